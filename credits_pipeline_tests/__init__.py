@@ -1,0 +1,1 @@
+"""Tests: most run over an honest local API server and a real DuckDB file."""
