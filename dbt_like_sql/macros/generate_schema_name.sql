@@ -1,0 +1,4 @@
+{# dbt would say main_marts: the schema is the one that dbt_project.yml names. The pipeline's own runner reads no macros. #}
+{% macro generate_schema_name(custom_schema_name, node) -%}
+    {{ custom_schema_name or target.schema }}
+{%- endmacro %}
