@@ -153,7 +153,7 @@ def check_base_url(url: str, allow_custom_host: bool) -> None:
     if not allow_custom_host:
         raise ConfigError(
             "OPENROUTER_BASE_URL must start with exactly https://openrouter.ai/ because a management key"
-            " sent anywhere else is a leaked key; set OPENROUTER_ALLOW_CUSTOM_HOST=1 if another host is really meant"
+            " sent anywhere else is a leaked key; set OPENROUTER_ALLOW_CUSTOM_HOST=1 if another host is meant"
         )
     if scheme == "http" and not _is_loopback(host):
         raise ConfigError(
@@ -289,7 +289,7 @@ def _alert_urls(text: str, problems: list[str]) -> tuple[str, ...]:
     urls = []
     for number, entry in enumerate(entries, start=1):
         url = entry.strip(" ,")
-        if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://\S", url):
+        if re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*://\S+", url):
             urls.append(url)  # one wrong address must not silence the others
         elif url:
             problems.append(

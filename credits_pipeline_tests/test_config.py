@@ -1,0 +1,414 @@
+"""What the environment may say, what a wrong value costs, and where a key may never be sent."""
+
+import os
+import stat
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from credits_pipeline import clock, config
+from credits_pipeline.config import ConfigError
+
+KEY = "sk-or-v1-0123456789abcdef0123456789abcdef"
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def one_problem(**env: str) -> str:
+    settings = config.load({"OPENROUTER_API_KEY": KEY, **env})
+    found = settings.problems + settings.alert_problems
+    assert len(found) == 1, found
+    assert "\n" not in found[0]
+    assert KEY not in found[0]
+    return found[0]
+
+
+def test_an_empty_environment_gives_the_documented_defaults():
+    settings = config.load({})
+    assert settings.accounts == ()
+    assert settings.base_url == "https://openrouter.ai/api/v1"
+    assert not settings.is_simulated
+    assert settings.data_dir == config.PROJECT_ROOT / "data"
+    assert settings.start_date == date(2025, 1, 1)
+    assert settings.snapshot_cron == "5 0 * * *"
+    assert settings.alert_urls == ()
+    assert settings.alert_days == (14, 7, 3)
+    assert settings.problems == settings.alert_problems == ()
+
+
+def test_a_run_without_any_key_is_told_where_to_create_one():
+    with pytest.raises(ConfigError, match=r"^OPENROUTER_API_KEY is not set: .*settings/management-keys"):
+        config.load({}).require()
+
+
+def test_the_first_problem_is_raised_and_good_settings_are_returned():
+    good = config.load({"OPENROUTER_API_KEY": KEY})
+    assert good.require() is good
+    bad = config.load({"OPENROUTER_API_KEY": KEY, "CREDITS_START_DATE": "soon"})
+    with pytest.raises(ConfigError, match=r"^CREDITS_START_DATE must be a day"):
+        bad.require()
+
+
+def test_a_wrong_alert_setting_does_not_stop_readings():
+    settings = config.load(
+        {"OPENROUTER_API_KEY": KEY, "CREDITS_ALERT_DAYS": "soon", "CREDITS_ALERT_URLS": "me"}
+    )
+    assert settings.require() is settings
+    assert len(settings.alert_problems) == 2
+    assert settings.alert_days == (14, 7, 3)
+
+
+def test_the_files_lie_in_the_data_directory(tmp_path):
+    settings = config.load({"CREDITS_DATA_DIR": str(tmp_path)})
+    assert settings.warehouse_path == tmp_path / "warehouse.duckdb"
+    assert settings.published_path == tmp_path / "credits.duckdb"
+    assert settings.report_path == tmp_path / "report.html"
+
+
+def test_a_relative_data_directory_is_taken_from_the_project_root(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert config.load({"CREDITS_DATA_DIR": "data-demo"}).data_dir == config.PROJECT_ROOT / "data-demo"
+    assert config.load({"CREDITS_DATA_DIR": "~/credits"}).data_dir == Path.home() / "credits"
+    assert one_problem(CREDITS_DATA_DIR="~nobody-of-this-name/x").startswith("CREDITS_DATA_DIR ")
+
+
+# --- accounts ---
+
+
+def test_accounts_are_named_by_the_variable_in_lower_case_and_ordered():
+    env = {"OPENROUTER_API_KEY_B2": "k3", "OPENROUTER_API_KEY_ACME_EU": "k2", "OPENROUTER_API_KEY": "k1"}
+    accounts = config.load(env).accounts
+    assert [(a.name, a.key, a.variable) for a in accounts] == [
+        ("default", "k1", "OPENROUTER_API_KEY"),
+        ("acme_eu", "k2", "OPENROUTER_API_KEY_ACME_EU"),
+        ("b2", "k3", "OPENROUTER_API_KEY_B2"),
+    ]
+
+
+def test_the_default_account_may_be_named_once_only():
+    alone = config.load({"OPENROUTER_API_KEY_DEFAULT": KEY})
+    assert [a.name for a in alone.require().accounts] == ["default"]
+    assert one_problem(OPENROUTER_API_KEY_DEFAULT=KEY) == (
+        "OPENROUTER_API_KEY_DEFAULT and OPENROUTER_API_KEY both name the account default: unset one of them"
+    )
+
+
+def test_two_variables_that_differ_in_case_only_are_refused():
+    assert "both name the account acme" in one_problem(
+        OPENROUTER_API_KEY_ACME="k", OPENROUTER_API_KEY_acme="k"
+    )
+
+
+@pytest.mark.parametrize(
+    "suffix",
+    [
+        "",
+        "../../x",
+        "A-B",
+        "É",
+        "ſ",
+        "A B",
+        "x" * 65,
+        "x;drop table raw",
+        "<script>",
+        "\x1b[31m",
+        "a\nb",
+        "\udcff",
+    ],
+)
+def test_an_account_name_that_is_no_plain_word_is_refused_and_shown_escaped(suffix):
+    problem = one_problem(**{"OPENROUTER_API_KEY_" + suffix: KEY})
+    assert problem.startswith("OPENROUTER_API_KEY_")
+    assert problem.isascii()
+    assert problem.isprintable()
+
+
+@pytest.mark.parametrize("value", ["", " ", "\t\n"])
+def test_an_empty_key_is_a_problem_that_names_the_variable(value):
+    assert one_problem(OPENROUTER_API_KEY_ACME=value).startswith("OPENROUTER_API_KEY_ACME is empty")
+
+
+@pytest.mark.parametrize("value", ["sk a", "sk\r\nHost: evil", "sk-é", "sk\x00", "sk\udcff", "sk\x7f"])
+def test_a_key_that_could_not_be_a_header_is_refused_without_showing_it(value):
+    problem = one_problem(OPENROUTER_API_KEY_ACME=value)
+    assert problem.startswith("OPENROUTER_API_KEY_ACME holds a space")
+    assert "sk" not in problem
+
+
+def test_a_line_break_after_the_key_is_forgiven():
+    (account,) = config.load({"OPENROUTER_API_KEY": f" {KEY}\n"}).require().accounts
+    assert account.key == KEY
+
+
+def test_neither_settings_nor_accounts_show_a_secret():
+    url = "slack://token-a/token-b/token-c"
+    settings = config.load({"OPENROUTER_API_KEY": KEY, "CREDITS_ALERT_URLS": url})
+    (account,) = settings.accounts
+    for text in (repr(settings), str(settings), f"{account}", f"{account!r}", f"{settings.accounts}"):
+        assert KEY not in text
+        assert "token" not in text
+
+
+def test_the_fingerprint_stands_for_the_key_and_does_not_contain_it():
+    one, other = config.load({"OPENROUTER_API_KEY": KEY, "OPENROUTER_API_KEY_B": KEY + "x"}).accounts
+    assert one.fingerprint == "8cf819f48b6f"  # printf %s KEY | sha256sum
+    assert other.fingerprint != one.fingerprint
+
+
+# --- the host ---
+
+ATTACKS = [
+    "https://opentouter.ai/api/v1",
+    "https://openrouter.ai.evil.example/api/v1",
+    "https://openrouter.ai.",
+    "https://openrouter.ai./api/v1",
+    "https://openrouter.ai",
+    "https://openrouter.aievil.example/",
+    "https://evil.example/https://openrouter.ai/api/v1",
+    "https://evil.openrouter.ai/api/v1",
+    "https://www.openrouter.ai/api/v1",
+    "https://OPENROUTER.AI/api/v1",
+    "HTTPS://openrouter.ai/api/v1",
+    "https://openrouter.ai:443/api/v1",
+    "https://openrouter.ai:8443/api/v1",
+    "https://openrouter.ai:/api/v1",
+    "https://xn--openruter-07a.ai/api/v1",
+    "https:/openrouter.ai/api/v1",
+    "https:openrouter.ai/api/v1",
+    "//openrouter.ai/api/v1",
+    "openrouter.ai/api/v1",
+    "ftp://openrouter.ai/api/v1",
+    "file:///etc/passwd",
+    "http://openrouter.ai/api/v1",
+    "http://127.0.0.1:8787/api/v1",
+    "https://127.0.0.1/api/v1",
+    "https://localhost/api/v1",
+    "https://[::1]/api/v1",
+    "javascript:alert",
+    "https://",
+    "https:///openrouter.ai/api/v1",
+    "x",
+]
+# Never allowed, on whatever host: parsers disagree about them, or they carry secrets of their own.
+MALFORMED = [
+    "https://openrouter.ai@evil.example/api/v1",
+    "https://openrouter.ai/api/v1@evil.example",
+    "https://user:password@openrouter.ai/api/v1",
+    "https://openrouter.ai\\@evil.example/api/v1",
+    "https://openrouter.ai/\\evil.example",
+    "https://openrouter.ai%2eevil.example/api/v1",
+    "https://openrouter.ai\t.evil.example/api/v1",
+    "https://openrouter.ai/api/v1\r\nHost: evil.example",
+    "https://openrouter.ai/api/v1?x=https://evil.example",
+    "https://openrouter.ai/api/v1#evil",
+    "https://openrouter\u3002ai/api/v1",
+    "https://\u043epenrouter.ai/api/v1",
+    "https://openrouter.ai\x00.evil.example/api/v1",
+    "https://openrouter.a\u0131/api/v1",
+    "http://127.0.0.1:8787@evil.example/api/v1",
+    "http://[::1%25eth0]/api/v1",
+]
+
+
+@pytest.mark.parametrize("url", ATTACKS + MALFORMED)
+def test_a_key_goes_to_no_host_that_only_looks_like_the_api(url):
+    with pytest.raises(ConfigError, match=r"^OPENROUTER_BASE_URL ") as refused:
+        config.check_base_url(url, allow_custom_host=False)
+    assert "evil" not in str(refused.value)
+    settings = config.load({"OPENROUTER_API_KEY": KEY, "OPENROUTER_BASE_URL": url})
+    assert settings.base_url == "https://openrouter.ai/api/v1"
+    assert len(settings.problems) == 1
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *MALFORMED,
+        "http://openrouter.ai/api/v1",
+        "http://evil.example/api/v1",
+        "http://127.0.0.1.evil.example/api/v1",
+        "http://localhost.evil.example/api/v1",
+        "http://localhost./api/v1",
+        "http://127.1/api/v1",
+        "http://2130706433/api/v1",
+        "http://0x7f.0.0.1/api/v1",
+        "http://0.0.0.0:8787/api/v1",
+        "http://[::]/api/v1",
+        "http://[::ffff:127.0.0.1]/api/v1",
+        "http://128.0.0.1/api/v1",
+        "http://10.0.0.5/api/v1",
+        "http://127.0.0.1:99999/api/v1",
+        "http://[::1/api/v1",
+        "http://",
+        "ftp://127.0.0.1/api/v1",
+    ],
+)
+def test_allowing_custom_hosts_still_refuses_plain_http_beyond_loopback_and_malformed_urls(url):
+    with pytest.raises(ConfigError, match=r"^OPENROUTER_BASE_URL "):
+        config.check_base_url(url, allow_custom_host=True)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:8787/api/v1",
+        "http://127.255.255.254/api/v1",
+        "http://127.0.0.1:4010",
+        "http://[::1]:8787/api/v1",
+        "http://localhost:8787/api/v1",
+        "https://gateway.example.com/openrouter/v1",
+        "https://10.0.0.5:8443/api/v1",
+    ],
+)
+def test_a_custom_host_is_used_when_allowed_and_everything_is_then_called_simulated(url):
+    settings = config.load(
+        {"OPENROUTER_API_KEY": KEY, "OPENROUTER_BASE_URL": url + "/", "OPENROUTER_ALLOW_CUSTOM_HOST": "1"}
+    )
+    assert settings.require().base_url == url
+    assert settings.is_simulated
+
+
+def test_the_api_is_the_api_however_it_is_spelled_and_allowed():
+    env = {"OPENROUTER_BASE_URL": "https://OPENROUTER.AI:443/api/v1", "OPENROUTER_ALLOW_CUSTOM_HOST": "1"}
+    assert not config.load(env).is_simulated
+    assert not config.load({"OPENROUTER_BASE_URL": "https://openrouter.ai/api/v2"}).is_simulated
+
+
+def test_allowing_a_custom_host_takes_exactly_1():
+    url = "http://127.0.0.1:8787"
+    for value in ("", "0"):
+        settings = config.load({"OPENROUTER_BASE_URL": url, "OPENROUTER_ALLOW_CUSTOM_HOST": value})
+        assert len(settings.problems) == 1
+    assert one_problem(OPENROUTER_ALLOW_CUSTOM_HOST="true").startswith(
+        "OPENROUTER_ALLOW_CUSTOM_HOST must be 1"
+    )
+
+
+@given(
+    st.text(max_size=60), st.sampled_from(["", "https://openrouter.ai", "https://openrouter.ai/", "https://"])
+)
+def test_whatever_passes_the_host_rule_is_read_as_openrouter_by_httpx(text, prefix):
+    import httpx
+
+    try:
+        config.check_base_url(prefix + text, allow_custom_host=False)
+    except ConfigError:
+        return
+    url = httpx.URL(prefix + text)
+    assert (url.scheme, url.host, url.port, url.userinfo) == ("https", "openrouter.ai", None, b"")
+
+
+# --- the rest ---
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("CREDITS_START_DATE", "20250101"),
+        ("CREDITS_START_DATE", "2025-W01-1"),
+        ("CREDITS_START_DATE", "2025-02-30"),
+        ("CREDITS_START_DATE", "٢٠٢٥-01-01"),
+        ("CREDITS_START_DATE", KEY),
+        ("CREDITS_SNAPSHOT_CRON", "daily"),
+        ("CREDITS_SNAPSHOT_CRON", "5 0 * *"),
+        ("CREDITS_SNAPSHOT_CRON", "5 0 * * * *"),
+        ("CREDITS_SNAPSHOT_CRON", "99 0 * * *"),
+        ("CREDITS_SNAPSHOT_CRON", "0 0 31 4 *"),
+        ("CREDITS_SNAPSHOT_CRON", "@reboot"),
+        ("CREDITS_SNAPSHOT_CRON", KEY),
+        ("CREDITS_ALERT_DAYS", "0"),
+        ("CREDITS_ALERT_DAYS", "-3"),
+        ("CREDITS_ALERT_DAYS", "14;7"),
+        ("CREDITS_ALERT_DAYS", "14,,7"),
+        ("CREDITS_ALERT_DAYS", "1.5"),
+        ("CREDITS_ALERT_DAYS", "366"),
+        ("CREDITS_ALERT_DAYS", "٣"),
+        ("CREDITS_ALERT_URLS", "me@example.com"),
+        ("CREDITS_ALERT_URLS", f"slack://{KEY}, me"),
+        *[(name, " ") for name in ("CREDITS_START_DATE", "CREDITS_SNAPSHOT_CRON", "CREDITS_ALERT_DAYS")],
+        ("CREDITS_DATA_DIR", ""),
+        ("OPENROUTER_BASE_URL", ""),
+    ],
+)
+def test_a_wrong_value_is_one_line_that_names_the_variable_and_leaves_the_default(variable, value):
+    assert one_problem(**{variable: value}).startswith(variable)
+    with clock.frozen(NOON):
+        wrong, default = config.load({variable: value}), config.load({})
+    name = {"OPENROUTER_BASE_URL": "base_url"}.get(variable, variable.removeprefix("CREDITS_").lower())
+    assert getattr(wrong, name) == getattr(default, name)
+
+
+def test_a_start_date_in_the_future_is_refused():
+    with clock.frozen(NOON):
+        assert config.load({"CREDITS_START_DATE": "2026-03-01"}).start_date == date(2026, 3, 1)
+        assert "lies in the future" in one_problem(CREDITS_START_DATE="2026-03-02")
+
+
+@pytest.mark.parametrize("cron", ["5 0 * * *", "*/15 * * * *", "0 6,18 * * mon-fri", "@hourly", "0 0 29 2 *"])
+def test_several_readings_a_day_are_welcome(cron):
+    assert config.load({"CREDITS_SNAPSHOT_CRON": cron}).snapshot_cron == cron
+
+
+def test_alert_thresholds_are_ordered_and_said_once():
+    assert config.load({"CREDITS_ALERT_DAYS": " 3, 30,7,7"}).alert_days == (30, 7, 3)
+
+
+def test_one_wrong_alert_address_does_not_silence_the_others():
+    settings = config.load(
+        {"CREDITS_ALERT_URLS": "nowhere, mailto://u:p@example.com?to=a@x.org,b@x.org , ntfy://t,"}
+    )
+    assert settings.alert_urls == ("mailto://u:p@example.com?to=a@x.org,b@x.org", "ntfy://t")
+    (problem,) = settings.alert_problems
+    assert problem.startswith("CREDITS_ALERT_URLS: entry 1 ")
+    assert "nowhere" not in problem
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(
+            [
+                *("OPENROUTER_API_KEY", "OPENROUTER_API_KEY_X", "OPENROUTER_BASE_URL", "CREDITS_DATA_DIR"),
+                *("OPENROUTER_ALLOW_CUSTOM_HOST", "CREDITS_START_DATE", "CREDITS_SNAPSHOT_CRON"),
+                *("CREDITS_ALERT_URLS", "CREDITS_ALERT_DAYS"),
+            ]
+        )
+        | st.text(max_size=8).map("OPENROUTER_API_KEY_".__add__),
+        st.text(max_size=30) | st.from_regex(r"[0-9*/,\- @]{1,12}", fullmatch=True),
+    )
+)
+def test_no_environment_makes_loading_raise(env):
+    settings = config.load(env)
+    assert settings.data_dir.is_absolute()
+    assert all("\n" not in problem for problem in settings.problems + settings.alert_problems)
+
+
+# --- .env ---
+
+
+def test_dotenv_fills_in_but_never_overrides_the_environment(tmp_path):
+    path = tmp_path / ".env"
+    path.write_text("OPENROUTER_API_KEY='from file'\nCREDITS_ALERT_DAYS=5 # days\n", encoding="utf-8")
+    path.chmod(0o600)
+    environ = {"OPENROUTER_API_KEY": "from environment"}
+    assert config.read_dotenv(path, environ) == ()
+    assert environ == {"OPENROUTER_API_KEY": "from environment", "CREDITS_ALERT_DAYS": "5"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes")
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660])
+def test_a_dotenv_that_others_may_read_is_warned_about_and_still_read(tmp_path, mode):
+    path = tmp_path / ".env"
+    path.write_text(f"OPENROUTER_API_KEY={KEY}\n", encoding="utf-8")
+    path.chmod(mode)
+    environ: dict[str, str] = {}
+    (warning,) = config.read_dotenv(path, environ)
+    assert warning.endswith(f"chmod 600 {path}")
+    assert KEY not in warning
+    assert environ == {"OPENROUTER_API_KEY": KEY}
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+def test_a_missing_dotenv_is_no_problem(tmp_path):
+    assert config.read_dotenv(tmp_path / ".env", {}) == ()
