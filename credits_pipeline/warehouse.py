@@ -1,0 +1,848 @@
+"""The one door to DuckDB: the warehouse (`warehouse.duckdb`) and its published copy (`credits.duckdb`).
+
+One process at a time holds the warehouse, behind a file lock that DuckDB's own lock backs up; everything that
+is written is one transaction. BI tools open the published copy, which is replaced as a whole.
+All instants are UTC, all money is USD in DECIMAL(18,9).
+"""
+
+import json
+import os
+import shutil
+import socket
+import threading
+import uuid
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import ROUND_HALF_EVEN, Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import filelock
+
+from credits_pipeline import clock
+
+if TYPE_CHECKING:
+    import duckdb
+    import pandas as pd
+
+SCHEMA_VERSION: Final = 1
+SETTLED_AFTER: Final = timedelta(hours=48)
+"""After a day's end: when its bill is taken as final, since the vendor does not say when it is."""
+
+STORAGE_VERSION: Final = "v1.1.0"
+"""The file format: every driver from 1.1.3 to 2.0.0 opens it; the default of 2.0 opens in no 1.x."""
+
+_POLL_S: Final = 0.1
+"""Between two tries for a lock: short beside a run (seconds), long beside a try (under a millisecond)."""
+
+_SMALLEST_FILE: Final = 3 * 4096
+"""Bytes: the three headers with which every DuckDB file begins."""
+
+_BILLIONTH: Final = Decimal("0.000000001")
+_MONEY_LIMIT: Final = Decimal(10) ** 9
+
+_MIGRATIONS: Final = Path(__file__).parent / "migrations"
+"""One file per schema version, in order: a new warehouse runs all, an older one those it has not seen."""
+
+
+class WarehouseError(Exception):
+    """The warehouse could not do what was asked; the message says why and what to do."""
+
+
+class WarehouseBusy(WarehouseError):
+    """Somebody else held the file for longer than we wait."""
+
+
+class WarehouseCorrupt(WarehouseError):
+    """The file is damaged, or is no warehouse of ours."""
+
+
+class WarehouseTooNew(WarehouseError):
+    """The file was written by a newer release of this program or of DuckDB."""
+
+
+class WarehouseDiskFull(WarehouseError):
+    """Nothing more can be written: disk, quota or file size limit."""
+
+
+class WarehouseNotPermitted(WarehouseError):
+    """The operating system does not let us read or write here."""
+
+
+class NotPublished(WarehouseError):
+    """There is no published copy yet."""
+
+
+class UnknownMart(WarehouseError):
+    """The published copy has no table of that name."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What `GET /credits` said at one instant: two lifetime counters in USD."""
+
+    account: str
+    snapshot_date: date
+    observed_at: datetime
+    total_credits: Decimal
+    total_usage: Decimal
+    key_fingerprint: str | None
+    run_id: str
+    source: str = "api"
+    payload: str | None = None
+
+
+class UsageRow(Protocol):
+    """What was billed to one account on one UTC day for one model; money in USD."""
+
+    @property
+    def usage_date(self) -> date: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def credits_usd(self) -> Decimal: ...
+    @property
+    def byok_usd(self) -> Decimal: ...
+    @property
+    def requests(self) -> int: ...
+    @property
+    def prompt_tokens(self) -> int: ...
+    @property
+    def completion_tokens(self) -> int: ...
+    @property
+    def reasoning_tokens(self) -> int: ...
+    @property
+    def cached_tokens(self) -> int: ...
+
+
+class Warehouse:
+    """The warehouse at `path`, opened for the length of one call or one `with` block, never longer."""
+
+    def __init__(self, path: Path, *, lock_timeout_s: float = 60) -> None:
+        self.path = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow a symlink the user chose
+        self.lock_timeout_s = lock_timeout_s
+
+    @contextmanager
+    def writing(self, purpose: str) -> Iterator["duckdb.DuckDBPyConnection"]:
+        """A read-write connection inside one transaction: committed at the end, undone by any exception.
+
+        The file is created or migrated first where needed. `purpose` is shown to those who have to wait.
+        Raises WarehouseBusy, WarehouseCorrupt, WarehouseTooNew, WarehouseDiskFull, WarehouseNotPermitted.
+        """
+        with self._held(purpose) as deadline, self._open(deadline, read_only=False) as con:
+            con.execute("begin transaction")
+            try:
+                yield con
+                con.execute("commit")
+            except BaseException:
+                with suppress(Exception):  # what failed matters more, and closing undoes it too
+                    con.execute("rollback")
+                raise
+
+    @contextmanager
+    def reading(self, purpose: str = "reading") -> Iterator["duckdb.DuckDBPyConnection"]:
+        """A read-only connection. An absent warehouse is created empty, an older one migrated, first."""
+        with self._held(purpose) as deadline, self._open(deadline, read_only=True) as con:
+            yield con
+
+    # -- readings ---------------------------------------------------------------------------------
+
+    def append_readings(
+        self, readings: Iterable[Reading], con: "duckdb.DuckDBPyConnection | None" = None
+    ) -> int:
+        """Append readings, all or none, and return how many. Reading twice appends two honest rows.
+
+        Pass `con` to append inside a `writing` block.
+        """
+        rows = list(readings)
+        if not rows:
+            return 0
+        columns: dict[str, tuple[str, list[Any]]] = {
+            "account": ("varchar", [r.account for r in rows]),
+            "snapshot_date": ("date", [r.snapshot_date for r in rows]),
+            "observed_at": ("timestamp", [_utc(r.observed_at) for r in rows]),
+            "total_credits": ("decimal(18,9)", [_money(r.total_credits) for r in rows]),
+            "total_usage": ("decimal(18,9)", [_money(r.total_usage) for r in rows]),
+            "key_fingerprint": ("varchar", [r.key_fingerprint for r in rows]),
+            "run_id": ("varchar", [r.run_id for r in rows]),
+            "source": ("varchar", [r.source for r in rows]),
+            "payload": ("varchar", [r.payload for r in rows]),
+        }
+        with self._within(con, "storing readings") as inner:
+            _insert(inner, "raw.credits_snapshots", columns)
+        return len(rows)
+
+    def newest_reading(self, account: str) -> Reading | None:
+        """The account's latest reading, or None."""
+        return self._reading(account, "desc")
+
+    def first_reading(self, account: str) -> Reading | None:
+        """The account's earliest reading, or None."""
+        return self._reading(account, "asc")
+
+    def has_history(self, account: str) -> bool:
+        """Whether the account was ever seen with credits or spend: then a reply of {0, 0} is not believed."""
+        with self.reading("reading the history of an account") as con:
+            found = con.execute(
+                """
+                select exists (
+                    from raw.credits_snapshots
+                    where account = $account and (total_credits <> 0 or total_usage <> 0)
+                ) or exists (
+                    from raw.model_usage_days where account = $account and credits_usd <> 0
+                )
+                """,
+                {"account": account},
+            ).fetchall()
+        return bool(found[0][0])
+
+    def _reading(self, account: str, order: str) -> Reading | None:
+        with self.reading("reading the history of an account") as con:
+            found = con.execute(
+                f"""
+                select account, snapshot_date, observed_at, total_credits, total_usage,
+                    key_fingerprint, run_id, source, payload
+                from raw.credits_snapshots where account = ?
+                order by observed_at {order}, rowid {order} limit 1
+                """,
+                [account],
+            ).fetchall()
+        if not found:
+            return None
+        account, snapshot_date, observed_at, *rest = found[0]
+        return Reading(account, snapshot_date, observed_at.replace(tzinfo=UTC), *rest)
+
+    # -- what was billed --------------------------------------------------------------------------
+
+    def replace_usage(
+        self,
+        account: str,
+        first: date,
+        last: date,
+        rows: Sequence[UsageRow],
+        *,
+        fetched_at: datetime,
+        run_id: str,
+        con: "duckdb.DuckDBPyConnection | None" = None,
+    ) -> dict[date, tuple[Decimal | None, Decimal]]:
+        """Replace the account's UTC days `first` to `last` (inclusive) by `rows`, all at once.
+
+        A day without rows becomes a day known to be zero. Of two fetches of a day the later one wins, in
+        whichever order they arrive. Returns the sum in USD of every day that was replaced, before (None: not
+        known) and after. Pass `con` to replace several accounts inside one `writing` block.
+        Raises ValueError for a row outside the range and for two rows of the same day and model.
+        """
+        days = [first + timedelta(days=n) for n in range((last - first).days + 1)]
+        _check_usage(rows, first, last)
+        with self._within(con, f"storing the usage of {account}") as inner:
+            stored = {
+                day: (usd, at)
+                for day, usd, at in inner.execute(
+                    """
+                    select usage_date, credits_usd, fetched_at from raw.model_usage_days
+                    where account = ? and usage_date between ? and ?
+                    """,
+                    [account, first, last],
+                ).fetchall()
+            }
+            # A fetch from the future was taken while the clock was wrong: it must not shut out right ones.
+            now = _utc(clock.now())
+            kept = {day for day, (_, at) in stored.items() if _utc(fetched_at) < at <= now}
+            replaced = [day for day in days if day not in kept]
+            sums = dict.fromkeys(replaced, Decimal(0))
+            rows = [row for row in rows if row.usage_date in sums]
+            for row in rows:
+                sums[row.usage_date] += Decimal(_money(row.credits_usd))
+            for table in ("raw.model_usage", "raw.model_usage_days"):
+                inner.execute(
+                    f"delete from {table} where account = ? and usage_date in (select unnest(?::date[]))",
+                    [account, replaced],
+                )
+            _insert(inner, "raw.model_usage", _usage_columns(account, rows))
+            _insert(
+                inner,
+                "raw.model_usage_days",
+                {
+                    "account": ("varchar", [account] * len(replaced)),
+                    "usage_date": ("date", replaced),
+                    "credits_usd": ("decimal(18,9)", [_money(sums[day]) for day in replaced]),
+                    "fetched_at": ("timestamp", [_utc(fetched_at)] * len(replaced)),
+                    "run_id": ("varchar", [run_id] * len(replaced)),
+                },
+            )
+        return {day: (stored[day][0] if day in stored else None, sums[day]) for day in replaced}
+
+    def unsettled_days(self, accounts: Collection[str], first: date, last: date) -> dict[str, list[date]]:
+        """Per account, the UTC days `first` to `last` (inclusive) whose bill is unknown or may still change.
+
+        A day is settled when it was fetched at least 48 h after its end.
+        """
+        days = [first + timedelta(days=n) for n in range((last - first).days + 1)]
+        with self.reading("looking for days to fetch") as con:
+            fetched = con.execute(
+                """
+                select account, usage_date, fetched_at from raw.model_usage_days
+                where usage_date between ? and ?
+                """,
+                [first, last],
+            ).fetchall()
+        now = _utc(clock.now())
+        settled = {(account, day) for account, day, at in fetched if _settled_from(day) <= at <= now}
+        return {account: [day for day in days if (account, day) not in settled] for account in accounts}
+
+    # -- the published copy -----------------------------------------------------------------------
+
+    def publish(
+        self, target: Path, *, run_id: str, published_at: datetime, version: str, is_simulated: bool
+    ) -> None:
+        """Replace the file `target` by a copy of the marts: tables only, comments kept, of one instant.
+
+        Whoever has the old file open goes on reading it; whoever opens it next gets the new one, mode 0444.
+        A crash at any point leaves the old file or the new one. `marts.published` says what is in it.
+        """
+        target = Path(os.path.abspath(target))  # noqa: PTH100
+        with self._held("publishing") as deadline:
+            _make_directory(target.parent)
+            _remove_leftovers(target)
+            fresh = _temporary(target)
+            try:
+                with self._open(deadline, read_only=True) as con:
+                    _attach(con, fresh, "published", read_only=False)
+                    _copy_marts(con)
+                    _write_published(con, run_id, published_at, version, is_simulated)
+                    con.execute("checkpoint published")
+                    con.execute("detach published")
+                # From here on DuckDB holds neither file: opening them by hand drops no lock of its own.
+                fresh.chmod(0o444)
+                _sync(fresh)
+                # A log left beside the old file would be replayed onto the new one by whoever opens it next;
+                # a second time, for a reader that opened the old one for writing in between.
+                _wal(target).unlink(missing_ok=True)
+                fresh.replace(target)
+                _wal(target).unlink(missing_ok=True)
+                _sync(target.parent)
+            finally:
+                _remove_leftovers(target)
+
+    # -- the lock and the file --------------------------------------------------------------------
+
+    @contextmanager
+    def _within(
+        self, con: "duckdb.DuckDBPyConnection | None", purpose: str
+    ) -> Iterator["duckdb.DuckDBPyConnection"]:
+        if con is not None:
+            yield con
+        else:
+            with self.writing(purpose) as own:
+                yield own
+
+    @contextmanager
+    def _held(self, purpose: str) -> Iterator[float]:
+        """Hold the file lock, creating files for our eyes only; yields the deadline for DuckDB's own lock."""
+        deadline = clock.monotonic() + self.lock_timeout_s
+        with _named_errors(self.path):
+            _make_directory(self.path.parent)
+            lock = filelock.FileLock(_beside(self.path, ".lock"), mode=0o600, preserve_lock_file=True)
+            self._acquire(lock, deadline)
+            try:
+                holder = _beside(self.path, ".holder")
+                _write_holder(holder, purpose)
+                try:
+                    with _private_files():
+                        shutil.rmtree(_beside(self.path, ".tmp"), ignore_errors=True)  # of a killed process
+                        yield deadline
+                finally:
+                    holder.unlink(missing_ok=True)
+            finally:
+                lock.release()
+
+    def _acquire(self, lock: filelock.BaseFileLock, deadline: float) -> None:
+        while True:
+            try:
+                lock.acquire(blocking=False)
+                return
+            except filelock.Timeout:
+                if clock.monotonic() >= deadline:
+                    raise WarehouseBusy(_busy(self.path, _holder(_beside(self.path, ".holder")))) from None
+            clock.sleep(_POLL_S)
+
+    @contextmanager
+    def _open(self, deadline: float, *, read_only: bool) -> Iterator["duckdb.DuckDBPyConnection"]:
+        self._prepare(deadline)
+        con = _connect(self.path)
+        try:
+            _attach_patiently(con, self.path, deadline, read_only=read_only)
+            con.execute("use warehouse")
+            yield con
+        finally:
+            con.close()
+
+    def _prepare(self, deadline: float) -> None:
+        """Make sure that the file is there, whole, and of today's form."""
+        if not self.path.exists():
+            if _wal(self.path).exists():
+                raise WarehouseCorrupt(
+                    f"{_wal(self.path)} has lost its database: put {self.path.name} back, or run `make restore`."
+                )
+            self._create()
+            return
+        con = _connect(self.path)
+        try:
+            _attach_patiently(con, self.path, deadline, read_only=True)
+            version = _schema_version(con, self.path)
+            if version < SCHEMA_VERSION:
+                self._keep_copy(con, version)
+        finally:
+            con.close()
+        if version < SCHEMA_VERSION:
+            self._migrate(version, deadline)
+
+    def _create(self) -> None:
+        # Under another name first: a process killed half-way must not leave a file that looks damaged.
+        fresh = _temporary(self.path)
+        con = _connect(self.path)
+        try:
+            _attach(con, fresh, "warehouse", read_only=False)
+            _apply(con, 0)
+        finally:
+            con.close()
+        _sync(fresh)
+        fresh.replace(self.path)
+        _remove_leftovers(self.path)
+        _sync(self.path.parent)
+
+    def _keep_copy(self, con: "duckdb.DuckDBPyConnection", version: int) -> None:
+        copy = _beside(self.path, f".v{version}-{clock.now():%Y%m%dT%H%M%SZ}.bak")
+        fresh = _temporary(copy)
+        _attach(con, fresh, "copy", read_only=False)
+        con.execute("copy from database warehouse to copy")
+        con.execute("detach copy")
+        _sync(fresh)
+        fresh.replace(copy)
+        _sync(copy.parent)
+
+    def _migrate(self, version: int, deadline: float) -> None:
+        con = _connect(self.path)
+        try:
+            _attach_patiently(con, self.path, deadline, read_only=False)
+            _apply(con, version)
+        finally:
+            con.close()
+
+
+@contextmanager
+def open_published(path: Path) -> Iterator["duckdb.DuckDBPyConnection"]:
+    """A read-only connection to the published copy; its tables are in the schema `marts`.
+
+    It goes on seeing the generation it was opened on. Raises NotPublished where there is none yet.
+    """
+    path = Path(os.path.abspath(path))  # noqa: PTH100
+    if not path.exists():
+        raise NotPublished(f"There is no {path} yet: run `make run` or `make demo` first.")
+    with _named_errors(path):
+        con = _connect(path)
+        try:
+            _attach_patiently(con, path, clock.monotonic() + 10, read_only=True)
+            con.execute("use warehouse")
+            yield con
+        finally:
+            con.close()
+
+
+def read_mart(name: str, path: Path | None = None) -> "pd.DataFrame":
+    """A table of the schema `marts` as a pandas DataFrame, its rows in the table's order.
+
+    Columns are backed by Arrow, so that nothing is rounded on the way: money is decimal128(18, 9) in USD (its
+    values are `Decimal`), counts are int64 also where some are missing, days are dates, instants are UTC.
+
+    `path` is a published copy; by default the one in the configured data directory.
+    Raises NotPublished, or UnknownMart, which lists the tables that there are.
+    """
+    import pandas as pd
+
+    if path is None:
+        from credits_pipeline import config
+
+        path = config.load(os.environ).published_path
+    with open_published(path) as con:
+        names = _marts(con)
+        if name not in names:
+            raise UnknownMart(f"There is no mart {name!r} in {path}: there are {', '.join(names)}.")
+        table = con.sql(f"from marts.{_quoted(name)}").to_arrow_table()
+    frame: pd.DataFrame = table.to_pandas(types_mapper=pd.ArrowDtype)
+    return frame
+
+
+# -- DuckDB --------------------------------------------------------------------------------------
+
+
+def _connect(beside: Path) -> "duckdb.DuckDBPyConnection":
+    """An empty in-memory database to attach files to; it spills beside the file and downloads nothing."""
+    import duckdb
+
+    con = duckdb.connect(
+        ":memory:",
+        config={
+            "temp_directory": str(_beside(beside, ".tmp")),
+            "memory_limit": f"{_memory_limit_mib()}MiB",
+            "autoinstall_known_extensions": "false",
+            "autoload_known_extensions": "false",
+            "allow_community_extensions": "false",
+        },
+    )
+    con.execute("set TimeZone = 'UTC'")
+    return con
+
+
+def _memory_limit_mib() -> int:
+    """Half of the machine's memory: the rest is for Dagster and whoever else lives there."""
+    return max(256, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**21)
+
+
+def _attach(con: "duckdb.DuckDBPyConnection", path: Path, name: str, *, read_only: bool) -> None:
+    mode = "read_only" if read_only else f"storage_version '{STORAGE_VERSION}'"
+    con.execute(f"attach {_text(str(path))} as {name} (type duckdb, {mode})")
+
+
+def _attach_patiently(
+    con: "duckdb.DuckDBPyConnection", path: Path, deadline: float, *, read_only: bool
+) -> None:
+    """Attach as `warehouse`; wait for another program that has the file open, until the deadline."""
+    import duckdb
+
+    while True:
+        try:
+            _attach(con, path, "warehouse", read_only=read_only)
+            return
+        except duckdb.Error as error:
+            if not _is_lock(str(error)) or clock.monotonic() >= deadline:
+                raise _renamed(error, path, opening=True) from error
+        clock.sleep(_POLL_S)
+
+
+def _schema_version(con: "duckdb.DuckDBPyConnection", path: Path) -> int:
+    tables = con.execute(
+        "select schema_name, table_name from duckdb_tables() where database_name = 'warehouse'"
+    ).fetchall()
+    if ("ops", "schema_version") not in tables:
+        raise WarehouseCorrupt(
+            f"{path} is a DuckDB file but no warehouse of this program: move it away, or run `make restore`."
+        )
+    found = con.execute("select version from warehouse.ops.schema_version").fetchall()
+    if len(found) != 1:
+        raise WarehouseCorrupt(f"{path} does not say which version it has: run `make restore`.")
+    version = int(found[0][0])
+    if version > SCHEMA_VERSION:
+        raise WarehouseTooNew(
+            f"{path} was written by a newer release (version {version}; this one knows {SCHEMA_VERSION}): "
+            "update this program."
+        )
+    return version
+
+
+def _apply(con: "duckdb.DuckDBPyConnection", version: int) -> None:
+    con.execute("use warehouse")
+    con.execute("begin transaction")
+    for step in sorted(_MIGRATIONS.glob("*.sql"))[version:]:
+        con.execute(step.read_text(encoding="utf-8"))
+    con.execute("delete from ops.schema_version")
+    con.execute("insert into ops.schema_version values (?, ?)", [SCHEMA_VERSION, _utc(clock.now())])
+    con.execute("commit")
+
+
+def _insert(con: "duckdb.DuckDBPyConnection", table: str, columns: dict[str, tuple[str, list[Any]]]) -> None:
+    """Insert columns of equal length as typed lists: a pandas object column is typed from a sample."""
+    lists = ", ".join(f"unnest(?::{kind}[])" for kind, _ in columns.values())
+    con.execute(
+        f"insert into {table} ({', '.join(columns)}) select {lists}",
+        [values for _, values in columns.values()],
+    )
+
+
+def _usage_columns(account: str, rows: Sequence[UsageRow]) -> dict[str, tuple[str, list[Any]]]:
+    return {
+        "account": ("varchar", [account] * len(rows)),
+        "usage_date": ("date", [r.usage_date for r in rows]),
+        "model": ("varchar", [r.model for r in rows]),
+        "credits_usd": ("decimal(18,9)", [_money(r.credits_usd) for r in rows]),
+        "byok_usd": ("decimal(18,9)", [_money(r.byok_usd) for r in rows]),
+        "requests": ("bigint", [r.requests for r in rows]),
+        "prompt_tokens": ("bigint", [r.prompt_tokens for r in rows]),
+        "completion_tokens": ("bigint", [r.completion_tokens for r in rows]),
+        "reasoning_tokens": ("bigint", [r.reasoning_tokens for r in rows]),
+        "cached_tokens": ("bigint", [r.cached_tokens for r in rows]),
+    }
+
+
+def _check_usage(rows: Sequence[UsageRow], first: date, last: date) -> None:
+    seen = set()
+    for row in rows:
+        if not first <= row.usage_date <= last:
+            raise ValueError(f"a row of {row.usage_date} lies outside {first} to {last}")
+        if (row.usage_date, row.model) in seen:
+            raise ValueError(f"two rows of {row.usage_date} for the model {row.model!r}")
+        seen.add((row.usage_date, row.model))
+
+
+def _marts(con: "duckdb.DuckDBPyConnection") -> list[str]:
+    found = con.execute(
+        """
+        select table_name from duckdb_tables()
+        where database_name = 'warehouse' and schema_name = 'marts' order by table_name
+        """
+    ).fetchall()
+    return [name for (name,) in found]
+
+
+def _copy_marts(con: "duckdb.DuckDBPyConnection") -> None:
+    con.execute("create schema published.marts")
+    for name in _marts(con):
+        table = f"marts.{_quoted(name)}"
+        con.execute(f"create table published.{table} as from warehouse.{table}")
+    comments = con.execute(
+        """
+        select 'table published.marts.' || '"' || replace(table_name, '"', '""') || '"', comment
+        from duckdb_tables()
+        where database_name = 'warehouse' and schema_name = 'marts' and comment is not null
+        union all
+        select
+            'column published.marts.' || '"' || replace(table_name, '"', '""') || '"."'
+            || replace(column_name, '"', '""') || '"', comment
+        from duckdb_columns()
+        where database_name = 'warehouse' and schema_name = 'marts' and comment is not null
+        """
+    ).fetchall()
+    for what, comment in comments:
+        con.execute(f"comment on {what} is {_text(comment)}")
+
+
+def _write_published(
+    con: "duckdb.DuckDBPyConnection", run_id: str, published_at: datetime, version: str, is_simulated: bool
+) -> None:
+    newest = "null"
+    if "credits_readings" in _marts(con):
+        newest = "(select max(observed_at) from warehouse.marts.credits_readings)"
+    con.execute(
+        f"""
+        create table published.marts.published as select
+            ?::varchar as run_id, ?::timestamp as published_at, {newest}::timestamp as as_of,
+            ?::varchar as version, ?::boolean as is_simulated
+        """,
+        [run_id, _utc(published_at), version, is_simulated],
+    )
+    table = "published.marts.published"
+    for what, comment in {
+        f"table {table}": "One row: which run made this file, when, and as of which reading.",
+        f"column {table}.run_id": "Run that made this file.",
+        f"column {table}.published_at": "UTC instant at which this file was made.",
+        f"column {table}.as_of": "UTC instant of the newest reading of any account.",
+        f"column {table}.version": "Version of the program that made this file.",
+        f"column {table}.is_simulated": "True: the figures come from the simulated API, not from an account.",
+    }.items():
+        con.execute(f"comment on {what} is {_text(comment)}")
+
+
+# -- values --------------------------------------------------------------------------------------
+
+
+def _utc(instant: datetime) -> datetime:
+    """As TIMESTAMP columns hold it: UTC, without saying so."""
+    if instant.tzinfo is None:
+        raise ValueError(f"{instant} has no time zone: pass an aware datetime")
+    return instant.astimezone(UTC).replace(tzinfo=None)
+
+
+def _money(value: Decimal) -> str:
+    """USD as plain digits, rounded to the billionth that DECIMAL(18,9) holds.
+
+    As text, since DuckDB 1.5 binds Decimal('1E+3') as 1.
+    """
+    if not isinstance(value, Decimal) or not value.is_finite():
+        raise ValueError(f"{value!r} is no amount of money")
+    if abs(value) >= _MONEY_LIMIT:
+        raise ValueError(f"{value} USD is beyond DECIMAL(18,9)")
+    return f"{value.quantize(_BILLIONTH, ROUND_HALF_EVEN):f}"
+
+
+def _settled_from(day: date) -> datetime:
+    return datetime.combine(day, time()) + timedelta(days=1) + SETTLED_AFTER
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
+# -- files ---------------------------------------------------------------------------------------
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _wal(path: Path) -> Path:
+    return _beside(path, ".wal")
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.new")
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what a killed process began to write; only under the lock, where nobody else is writing one."""
+    for leftover in path.parent.glob(f".{path.name}.*.new*"):
+        leftover.unlink(missing_ok=True)
+
+
+def _make_directory(path: Path) -> None:
+    if not path.is_dir():
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(0o700)
+
+
+def _sync(path: Path) -> None:
+    """Have a file, or the entries of a directory, on the disk before going on."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_umask_guard = threading.Lock()
+_umask_users = 0
+_umask_before = 0
+
+
+@contextmanager
+def _private_files() -> Iterator[None]:
+    """Files created meanwhile are for our eyes only, DuckDB's log and spill files included.
+
+    DuckDB has no setting for the mode of its files; the process's umask is the only handle.
+    """
+    global _umask_users, _umask_before
+    with _umask_guard:
+        if _umask_users == 0:
+            _umask_before = os.umask(0o077)
+        _umask_users += 1
+    try:
+        yield
+    finally:
+        with _umask_guard:
+            _umask_users -= 1
+            if _umask_users == 0:
+                os.umask(_umask_before)
+
+
+# -- who holds it --------------------------------------------------------------------------------
+
+
+def _write_holder(path: Path, purpose: str) -> None:
+    told = {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "purpose": purpose,
+        "since": f"{clock.now():%Y-%m-%d %H:%M:%S} UTC",
+    }
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(told, file)
+
+
+def _holder(path: Path) -> str:
+    """Who says to hold the lock; a note that a killed process left behind is not believed."""
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        pid, host = int(told["pid"]), str(told["host"])
+        if host == socket.gethostname() and not _is_alive(pid):
+            return "another process"
+        return f"process {pid} on {host} ({told['purpose']}) since {told['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _busy(path: Path, who: str) -> str:
+    return f"{path} is held by {who}: let it finish or stop it, then run this again."
+
+
+# -- errors --------------------------------------------------------------------------------------
+
+_LOCK = ("Could not set lock on file", "Unique file handle conflict")
+_FULL = ("No space left on device", "File too large", "Disk quota exceeded")
+_FORBIDDEN = ("Permission denied", "Read-only file system", "Operation not permitted")
+_DAMAGED = (
+    "not a valid DuckDB database file",
+    "Corrupt database file",
+    "Could not read enough bytes",
+    "replaying WAL",
+    "Serialization Error",
+    "checksum",
+)
+
+
+def _is_lock(message: str) -> bool:
+    return any(sign in message for sign in _LOCK)
+
+
+@contextmanager
+def _named_errors(path: Path) -> Iterator[None]:
+    """Give the failures of a file their own type and a sentence; let every other exception through."""
+    import duckdb
+
+    try:
+        yield
+    except duckdb.Error as error:
+        renamed = _renamed(error, path)
+        if renamed is error:
+            raise
+        raise renamed from error
+    except OSError as error:
+        renamed = _renamed(error, path)
+        if renamed is error:
+            raise
+        raise renamed from error
+
+
+def _renamed(error: Exception, path: Path, *, opening: bool = False) -> Exception:
+    message = str(error)
+    first_line = message.split("\n", 1)[0]
+    if _is_lock(message):
+        return WarehouseBusy(_busy(path, f"another program, not through our lock ({_lock_holder(message)})"))
+    if any(sign in message for sign in _FULL):
+        return WarehouseDiskFull(f"No room to write beside {path}: free some space, then run this again.")
+    if any(sign in message for sign in _FORBIDDEN):
+        return WarehouseNotPermitted(
+            f"No permission to use {path}: make it and its directory readable and writable for this user."
+        )
+    if "version number" in message and "read" in message:
+        return WarehouseTooNew(
+            f"{path} was written by a newer DuckDB than the one installed: update this program."
+        )
+    if any(sign in message for sign in _DAMAGED) or (opening and "INTERNAL Error" in message):
+        return WarehouseCorrupt(
+            f"{path} is damaged: run `make restore` to go back to a backup ({first_line})."
+        )
+    if opening:
+        return WarehouseError(f"{path} cannot be opened: {first_line}")
+    return error
+
+
+def _lock_holder(message: str) -> str:
+    _, _, rest = message.partition("Conflicting lock is held in ")
+    who, found, _ = rest.partition(")")
+    return f"{who})" if found else "in this very process"
