@@ -1,0 +1,137 @@
+-- One row per account and UTC midnight, no midnight left out: from the start of the first known day to the end of the
+-- day of the newest reading. What the two counters stood at there, and how sure that is.
+-- Guarantee: `total_usage` is null exactly where no reading lies on one of the two sides, so differences of it add up
+-- to the counter's own move; it is rounded once per midnight, in whole numbers, the same in every DuckDB.
+-- The readings are reduced to days first: what comes after costs by the day, however many readings there are.
+
+-- How near a reading must lie for a midnight to count as read: the vendor's figures are up to a minute old and
+-- schedules drift, and two hours are at most a twelfth of a day's spend shared out by time.
+{% set near_us = 2 * 60 * 60 * 1000 * 1000 %}
+
+with reading_days as (
+    select
+        account,
+        cast(observed_at as date) as reading_date,
+        count(*) as readings,
+        min(observed_at) as first_at,
+        arg_min(total_usage, observed_at) as first_usage,
+        arg_min(total_credits, observed_at) as first_credits,
+        max(observed_at) as last_at,
+        arg_max(total_usage, observed_at) as last_usage,
+        arg_max(total_credits, observed_at) as last_credits
+    from {{ ref('stg_credits_snapshots') }}
+    group by account, cast(observed_at as date)
+),
+
+read_spans as (
+    select
+        account,
+        min(reading_date) as first_day,
+        max(reading_date) as last_day
+    from reading_days
+    group by account
+),
+
+billed_spans as (
+    select
+        account,
+        min(usage_date) filter (where credits_usd > 0) as first_day,
+        max(usage_date) filter (where is_whole_day) as last_day
+    from {{ ref('stg_model_usage_days') }}
+    group by account
+),
+
+-- An account that was never read (its key may see the bills only) is known up to its last whole billed day.
+spans as (
+    select
+        account,
+        least(
+            coalesce(read_spans.first_day, billed_spans.first_day),
+            coalesce(billed_spans.first_day, read_spans.first_day)
+        ) as first_day,
+        coalesce(read_spans.last_day, billed_spans.last_day) as last_day
+    from read_spans
+    full join billed_spans using (account)
+),
+
+midnights as (
+    select
+        account,
+        cast(unnest(generate_series(first_day, last_day + 1, interval 1 day)) as date) as midnight_date
+    from spans
+    where first_day <= last_day
+),
+
+-- A reading at midnight itself belongs to the day that begins: it lies "after" at no distance.
+neighbours as (
+    select
+        midnights.account,
+        midnights.midnight_date,
+        coalesce(reading_days.readings, 0) as readings,
+        last_value(reading_days.last_at ignore nulls) over earlier as before_at,
+        last_value(reading_days.last_usage ignore nulls) over earlier as before_usage,
+        last_value(reading_days.last_credits ignore nulls) over earlier as before_credits,
+        first_value(reading_days.first_at ignore nulls) over later as after_at,
+        first_value(reading_days.first_usage ignore nulls) over later as after_usage,
+        first_value(reading_days.first_credits ignore nulls) over later as after_credits
+    from midnights
+    left join reading_days
+        on midnights.account = reading_days.account
+        and midnights.midnight_date = reading_days.reading_date
+    window
+        earlier as (
+            partition by midnights.account order by midnights.midnight_date
+            rows between unbounded preceding and 1 preceding
+        ),
+        later as (
+            partition by midnights.account order by midnights.midnight_date
+            rows between current row and unbounded following
+        )
+),
+
+distances as (
+    select
+        *,
+        epoch_us(cast(midnight_date as timestamp)) - epoch_us(before_at) as since_before_us,
+        epoch_us(after_at) - epoch_us(cast(midnight_date as timestamp)) as until_after_us,
+        -- Nano-dollars as a whole number: "/" would go through DOUBLE, whose last digits nobody could check by hand.
+        -- 2e18 nano-dollars times a century of microseconds stays far below what a HUGEINT holds.
+        cast((cast(after_usage as decimal(38, 9)) - before_usage) * 1000000000 as hugeint) as move_nano
+    from neighbours
+),
+
+shares as (
+    select
+        *,
+        coalesce(since_before_us <= {{ near_us }}, false)
+        or coalesce(until_after_us <= {{ near_us }}, false) as is_near,
+        -- move × elapsed ÷ total, halves away from zero as a CAST to DECIMAL rounds them.
+        sign(move_nano) * (
+            (2 * abs(move_nano) * since_before_us + since_before_us + until_after_us)
+            // (2 * (since_before_us + until_after_us))
+        ) as share_nano
+    from distances
+)
+
+select
+    account,
+    midnight_date,
+    readings,
+    before_at,
+    after_at,
+    before_usage,
+    after_usage,
+    cast(
+        case
+            when before_at is null and until_after_us = 0 then after_usage
+            else before_usage + cast(cast(share_nano as decimal(38, 0)) * 0.000000001 as decimal(18, 9))
+        end as decimal(18, 9)
+    ) as total_usage,
+    case
+        when is_near and (until_after_us is null or since_before_us <= until_after_us) then before_credits
+        when is_near then after_credits
+        when before_credits = after_credits then before_credits
+    end as total_credits,
+    is_near
+from shares
+order by account, midnight_date
