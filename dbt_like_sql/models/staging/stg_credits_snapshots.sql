@@ -1,6 +1,6 @@
 -- One row per account and instant: the readings, each instant once.
 -- Guarantee: where several rows claim the same instant of an account, the same one is kept at every build: a reading
--- of ours before an imported one, then the higher counters, then the later run id.
+-- of ours before an imported one, then the higher counters, then the later snapshot_date.
 
 select
     account,
@@ -13,5 +13,5 @@ from {{ source('raw', 'credits_snapshots') }}
 -- The row kept is the last of its instant: 'api' sorts before 'import', so `desc` puts it last.
 qualify lead(observed_at) over (
     partition by account
-    order by observed_at, source desc, total_usage, total_credits, run_id
+    order by observed_at, source desc, total_usage, total_credits, snapshot_date
 ) is distinct from observed_at
