@@ -1,0 +1,283 @@
+"""Builds the SQL models of a dbt project with DuckDB alone: needs no dbt and knows no Dagster.
+
+Every model is a table. What of dbt is understood, and how the files are read: dbt_files.py.
+"""
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+
+from credits_pipeline import clock, dbt_files
+from credits_pipeline.dbt_files import Column, Model, Source, SqlProjectError, Test, literal, quoted
+
+if TYPE_CHECKING:
+    import duckdb
+
+__all__ = [
+    "BuildResult",
+    "Column",
+    "Model",
+    "ModelResult",
+    "Source",
+    "SqlProject",
+    "SqlProjectError",
+    "Test",
+    "TestResult",
+]
+
+SAMPLE_ROWS = 5  # failing rows that a test shows: enough to see the pattern
+SAMPLE_CHARACTERS = 300  # of one such row: a whole reply in JSON would drown the rest
+
+_SQL_LINE = re.compile(r"^LINE (\d+):", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class ModelResult:
+    """A table that was built."""
+
+    model: str
+    row_count: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TestResult:
+    """What a test found: `failing_rows` counts them all, `sample` shows the first few as text."""
+
+    test: Test
+    failing_rows: int
+    sample: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        return self.failing_rows == 0
+
+    @property
+    def severity(self) -> str:
+        return self.test.severity
+
+    @property
+    def message(self) -> str:
+        """One line: which test of which model, which rows."""
+        rows = f"{self.failing_rows} failing rows: {'; '.join(self.sample)}"
+        return f"{self.test.name} on {self.test.model}: {'passed' if self.passed else rows}"
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What a build made and what its tests found. The caller rolls back if it is `blocked`."""
+
+    models: tuple[ModelResult, ...]
+    tests: tuple[TestResult, ...]
+    dropped: tuple[str, ...]  # tables that no model makes any longer, such as 'marts.old'
+
+    @property
+    def blocking(self) -> tuple[TestResult, ...]:
+        """The failed tests that forbid a commit."""
+        return tuple(result for result in self.tests if not result.passed and result.severity == "error")
+
+    @property
+    def blocked(self) -> bool:
+        return bool(self.blocking)
+
+
+@dataclass(frozen=True)
+class SqlProject:
+    """Models in dependency order, sources by 'name.table', and the schemas that hold nothing else."""
+
+    root: Path
+    models: Mapping[str, Model]
+    sources: Mapping[str, Source]
+    schemas: tuple[str, ...]
+    variables: Mapping[str, Any]
+
+    @classmethod
+    def load(cls, root: Path) -> "SqlProject":
+        """Read and check the project in `root`: reads files, renders nothing. Raises SqlProjectError."""
+        files = dbt_files.read(root)
+        return cls(root, files.models, files.sources, files.schemas, files.variables)
+
+    def build(
+        self,
+        con: "duckdb.DuckDBPyConnection",
+        select: Collection[str] | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> BuildResult:
+        """Build, comment and test the selected models (default: all) inside the caller's transaction.
+
+        A build of all models also empties the project's schemas of what neither is a model nor a source.
+        A failing test raises nothing: see BuildResult.blocked. What cannot be built raises SqlProjectError.
+        """
+        chosen = self._chosen(select)
+        existing = _existing(con)
+        self._check_upstream(chosen, set(existing))
+        for schema in dict.fromkeys(model.schema for model in chosen):
+            con.execute(f"create schema if not exists {quoted(schema)}")
+        dropped = self._drop_leftovers(con, existing) if select is None else ()
+        built = tuple(self._build_model(con, model, variables) for model in chosen)
+        tests = tuple(result for model in chosen for result in self._run_tests(con, model, variables))
+        return BuildResult(built, tests, dropped)
+
+    def compile(self, item: Model | Test, variables: Mapping[str, Any] | None = None) -> str:
+        """The SQL that DuckDB is given for a model or a test."""
+        values = {**self.variables, **(variables or {})}
+
+        def var(name: str, *default: Any) -> Any:
+            if name not in values and not default:
+                raise LookupError(f"var {name!r} has no value: set it in dbt_project.yml or give a default")
+            return values.get(name, *default)
+
+        raw = item.raw_sql if isinstance(item, Model) else item.sql
+        if isinstance(item, Test) and item.kind != "singular":
+            return raw
+        functions = {"ref": self.relation, "source": self._source, "var": var, "config": lambda **_: ""}
+        try:
+            return _compiled(raw, str(item.path)).render(functions)
+        except Exception as error:  # whatever an expression in a template may raise
+            line = _template_line(error, str(item.path))
+            raise SqlProjectError(item.path, line, str(error).strip("\"'")) from error
+
+    def relation(self, model: str) -> str:
+        """The quoted table of a model."""
+        return quoted(self.models[model].schema, model)
+
+    def _source(self, name: str, table: str) -> str:
+        source = self.sources[f"{name}.{table}"]
+        return quoted(source.schema, source.table)
+
+    def _chosen(self, select: Collection[str] | None) -> list[Model]:
+        for name in sorted(set(select or ()) - set(self.models)):
+            raise SqlProjectError(Path(self.root.name), None, f"no model is named {name!r}")
+        return [model for name, model in self.models.items() if select is None or name in select]
+
+    def _check_upstream(self, chosen: list[Model], existing: set[tuple[str, str]]) -> None:
+        selected = {model.name for model in chosen}
+        readers: list[Model | Test] = [*chosen, *(test for model in chosen for test in model.tests)]
+        for reader in readers:
+            needed = [(self.models[name].schema, name) for name in reader.depends_on if name not in selected]
+            needed += [(self.sources[key].schema, self.sources[key].table) for key in reader.sources]
+            for schema, table in needed:
+                if (schema, table) not in existing:
+                    problem = f"reads {schema}.{table}, which this database does not have: build that first"
+                    raise SqlProjectError(reader.path, None, problem)
+
+    def _drop_leftovers(
+        self, con: "duckdb.DuckDBPyConnection", existing: Mapping[tuple[str, str], str]
+    ) -> tuple[str, ...]:
+        """A model that left the project must not live on as a table that nobody refreshes."""
+        sources = {(source.schema, source.table) for source in self.sources.values()}
+        tables = {(model.schema, model.name) for model in self.models.values()}
+        dropped = []
+        for name, kind in existing.items():
+            is_ours = name[0] in self.schemas and name not in sources
+            if is_ours and (name not in tables or kind == "view"):
+                con.execute(f"drop {kind} {quoted(*name)}")
+                dropped.append(".".join(name))
+        return tuple(dropped)
+
+    def _build_model(
+        self, con: "duckdb.DuckDBPyConnection", model: Model, variables: Mapping[str, Any] | None
+    ) -> ModelResult:
+        started = clock.monotonic()
+        table = self.relation(model.name)
+        sql = self.compile(model, variables)
+        # Brackets refuse a second statement; no line break before the model keeps DuckDB's line numbers.
+        [(row_count,)] = _run(con, f"create or replace table {table} as ({sql}\n)", model, sql)
+        _check_columns(con, table, model)
+        con.execute(";".join(_comments(table, model)))
+        return ModelResult(model.name, row_count, clock.monotonic() - started)
+
+    def _run_tests(
+        self, con: "duckdb.DuckDBPyConnection", model: Model, variables: Mapping[str, Any] | None
+    ) -> Iterator[TestResult]:
+        compiled = {test.name: self.compile(test, variables) for test in model.tests}
+        # These cannot fail to run, so one query counts for all of them: half the time of one query each.
+        simple = [test for test in model.tests if test.kind in ("unique", "not_null") and not test.where]
+        counts: dict[str, int] = {}
+        for group in [simple, *([test] for test in model.tests if test not in simple)]:
+            queries = [f"select {literal(t.name)}, count(*) from ({compiled[t.name]}\n)" for t in group]
+            if group:
+                counts |= dict(_run(con, " union all ".join(queries), group[0], compiled[group[0].name]))
+        for test in model.tests:
+            count = counts[test.name]
+            yield TestResult(test, count, _sample(con, compiled[test.name]) if count else ())
+
+
+def _existing(con: "duckdb.DuckDBPyConnection") -> dict[tuple[str, str], str]:
+    """'table' or 'view' by (schema, name)."""
+    rows = con.execute(
+        "select schema_name, table_name, 'table' from duckdb_tables()"
+        " where database_name = current_database() and not temporary and not internal"
+        " union all select schema_name, view_name, 'view' from duckdb_views()"
+        " where database_name = current_database() and not temporary and not internal order by all"
+    ).fetchall()
+    return {(schema, name): kind for schema, name, kind in rows}
+
+
+def _run(con: "duckdb.DuckDBPyConnection", query: str, item: Model | Test, sql: str) -> list[Any]:
+    import duckdb
+
+    try:
+        return con.execute(query).fetchall()
+    except duckdb.Error as error:
+        found = _SQL_LINE.search(str(error))
+        raw = item.raw_sql if isinstance(item, Model) else item.sql
+        # A template that renders to as many lines as it has keeps its numbering.
+        has_same_lines = len(sql.splitlines()) == len(raw.splitlines())
+        line = int(found[1]) if found and has_same_lines else None
+        raise SqlProjectError(item.path, line, f"DuckDB refuses this SQL: {error}") from error
+
+
+def _check_columns(con: "duckdb.DuckDBPyConnection", table: str, model: Model) -> None:
+    """Every column is described and everything described exists, in the type that it is said to have."""
+    produced = {row[0]: row[1] for row in con.execute(f"describe {table}").fetchall()}
+    described = {column.name: column for column in model.columns}
+    for name in produced:
+        if name not in described:
+            problem = f"produces {name} {produced[name]}, which {model.yml_path} does not describe"
+            raise SqlProjectError(model.path, None, problem)
+    for name, column in described.items():
+        if name not in produced:
+            raise SqlProjectError(
+                model.yml_path, column.line, f"{model.path} does not produce the column {name}"
+            )
+        if _plain_type(column.data_type) != _plain_type(produced[name]):
+            problem = f"{name} is said to be {column.data_type}, but {model.path} makes it {produced[name]}"
+            raise SqlProjectError(model.yml_path, column.line, problem)
+
+
+def _plain_type(data_type: str) -> str:
+    return "".join(data_type.split()).upper()
+
+
+def _comments(table: str, model: Model) -> Iterator[str]:
+    yield f"comment on table {table} is {literal(model.description)}"
+    for column in model.columns:
+        yield f"comment on column {table}.{quoted(column.name)} is {literal(column.description)}"
+
+
+def _sample(con: "duckdb.DuckDBPyConnection", sql: str) -> tuple[str, ...]:
+    rows = con.execute(f"select * from ({sql}\n) limit {SAMPLE_ROWS}")
+    names = [column[0] for column in rows.description or []]
+    shown = [", ".join(f"{n}={v}" for n, v in zip(names, row, strict=True)) for row in rows.fetchall()]
+    return tuple(text[:SAMPLE_CHARACTERS] for text in shown)
+
+
+@cache
+def _compiled(text: str, file: str) -> jinja2.Template:
+    environment = dbt_files.environment()
+    code = environment.compile(text, name=file, filename=file)
+    return environment.template_class.from_code(environment, code, {"range": range})
+
+
+def _template_line(error: Exception, file: str) -> int | None:
+    line, trace = None, error.__traceback__
+    while trace:
+        line = trace.tb_lineno if trace.tb_frame.f_code.co_filename == file else line
+        trace = trace.tb_next
+    return line
