@@ -104,6 +104,11 @@ class Model:
     tags: tuple[str, ...]
     raw_sql: str
 
+    @property
+    def relation(self) -> str:
+        """Its table, as SQL names it."""
+        return quoted(self.schema, self.name)
+
 
 def quoted(*parts: str) -> str:
     """A SQL identifier, such as "marts"."daily_spend"."""
@@ -525,8 +530,7 @@ class _Reader:
 
 
 def _relation(model: Model, where: str | None) -> str:
-    table = quoted(model.schema, model.name)
-    return f"(select * from {table} where {where})" if where else table
+    return f"(select * from {model.relation} where {where})" if where else model.relation
 
 
 def _generic_name(kind: str, model: str, arguments: Mapping[str, Any]) -> str:

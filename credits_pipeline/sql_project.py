@@ -120,8 +120,25 @@ class SqlProject:
             con.execute(f"create schema if not exists {quoted(schema)}")
         dropped = self._drop_leftovers(con, existing) if select is None else ()
         built = tuple(self._build_model(con, model, variables) for model in chosen)
-        tests = tuple(result for model in chosen for result in self._run_tests(con, model, variables))
+        tests = tuple(result for model in chosen for result in self.test(con, model.tests, variables))
         return BuildResult(built, tests, dropped)
+
+    def test(
+        self,
+        con: "duckdb.DuckDBPyConnection",
+        tests: Collection[Test],
+        variables: Mapping[str, Any] | None = None,
+    ) -> tuple[TestResult, ...]:
+        """Run tests on tables that are there already."""
+        compiled = {test.name: self.compile(test, variables) for test in tests}
+        # One query for those that cannot fail to run, half the time of one each; the others name their own file.
+        simple = [test for test in tests if test.kind in ("unique", "not_null") and not test.where]
+        counts: dict[str, int] = {}
+        for group in [simple] * bool(simple) + [[test] for test in tests if test not in simple]:
+            queries = [f"select {literal(t.name)}, count(*) from ({compiled[t.name]}\n)" for t in group]
+            counts |= dict(_run(con, " union all ".join(queries), group[0], compiled[group[0].name]))
+        samples = {name: _sample(con, compiled[name]) for name, count in counts.items() if count}
+        return tuple(TestResult(test, counts[test.name], samples.get(test.name, ())) for test in tests)
 
     def compile(self, item: Model | Test, variables: Mapping[str, Any] | None = None) -> str:
         """The SQL that DuckDB is given for a model or a test."""
@@ -135,16 +152,15 @@ class SqlProject:
         raw = item.raw_sql if isinstance(item, Model) else item.sql
         if isinstance(item, Test) and item.kind != "singular":
             return raw
-        functions = {"ref": self.relation, "source": self._source, "var": var, "config": lambda **_: ""}
+        functions = {"ref": self._ref, "source": self._source, "var": var, "config": lambda **_: ""}
         try:
             return _compiled(raw, str(item.path)).render(functions)
         except Exception as error:  # whatever an expression in a template may raise
             line = _template_line(error, str(item.path))
             raise SqlProjectError(item.path, line, str(error).strip("\"'")) from error
 
-    def relation(self, model: str) -> str:
-        """The quoted table of a model."""
-        return quoted(self.models[model].schema, model)
+    def _ref(self, model: str) -> str:
+        return self.models[model].relation
 
     def _source(self, name: str, table: str) -> str:
         source = self.sources[f"{name}.{table}"]
@@ -184,28 +200,12 @@ class SqlProject:
         self, con: "duckdb.DuckDBPyConnection", model: Model, variables: Mapping[str, Any] | None
     ) -> ModelResult:
         started = clock.monotonic()
-        table = self.relation(model.name)
         sql = self.compile(model, variables)
         # Brackets refuse a second statement; no line break before the model keeps DuckDB's line numbers.
-        [(row_count,)] = _run(con, f"create or replace table {table} as ({sql}\n)", model, sql)
-        _check_columns(con, table, model)
-        con.execute(";".join(_comments(table, model)))
+        [(row_count,)] = _run(con, f"create or replace table {model.relation} as ({sql}\n)", model, sql)
+        _check_columns(con, model)
+        con.execute(";".join(_comments(model)))
         return ModelResult(model.name, row_count, clock.monotonic() - started)
-
-    def _run_tests(
-        self, con: "duckdb.DuckDBPyConnection", model: Model, variables: Mapping[str, Any] | None
-    ) -> Iterator[TestResult]:
-        compiled = {test.name: self.compile(test, variables) for test in model.tests}
-        # These cannot fail to run, so one query counts for all of them: half the time of one query each.
-        simple = [test for test in model.tests if test.kind in ("unique", "not_null") and not test.where]
-        counts: dict[str, int] = {}
-        for group in [simple, *([test] for test in model.tests if test not in simple)]:
-            queries = [f"select {literal(t.name)}, count(*) from ({compiled[t.name]}\n)" for t in group]
-            if group:
-                counts |= dict(_run(con, " union all ".join(queries), group[0], compiled[group[0].name]))
-        for test in model.tests:
-            count = counts[test.name]
-            yield TestResult(test, count, _sample(con, compiled[test.name]) if count else ())
 
 
 def _existing(con: "duckdb.DuckDBPyConnection") -> dict[tuple[str, str], str]:
@@ -233,9 +233,9 @@ def _run(con: "duckdb.DuckDBPyConnection", query: str, item: Model | Test, sql: 
         raise SqlProjectError(item.path, line, f"DuckDB refuses this SQL: {error}") from error
 
 
-def _check_columns(con: "duckdb.DuckDBPyConnection", table: str, model: Model) -> None:
+def _check_columns(con: "duckdb.DuckDBPyConnection", model: Model) -> None:
     """Every column is described and everything described exists, in the type that it is said to have."""
-    produced = {row[0]: row[1] for row in con.execute(f"describe {table}").fetchall()}
+    produced = {row[0]: row[1] for row in con.execute(f"describe {model.relation}").fetchall()}
     described = {column.name: column for column in model.columns}
     for name in produced:
         if name not in described:
@@ -255,10 +255,10 @@ def _plain_type(data_type: str) -> str:
     return "".join(data_type.split()).upper()
 
 
-def _comments(table: str, model: Model) -> Iterator[str]:
-    yield f"comment on table {table} is {literal(model.description)}"
+def _comments(model: Model) -> Iterator[str]:
+    yield f"comment on table {model.relation} is {literal(model.description)}"
     for column in model.columns:
-        yield f"comment on column {table}.{quoted(column.name)} is {literal(column.description)}"
+        yield f"comment on column {model.relation}.{quoted(column.name)} is {literal(column.description)}"
 
 
 def _sample(con: "duckdb.DuckDBPyConnection", sql: str) -> tuple[str, ...]:
