@@ -27,23 +27,22 @@ if TYPE_CHECKING:
     import duckdb
     import pandas as pd
 
-SCHEMA_VERSION: Final = 1
 SETTLED_AFTER: Final = timedelta(hours=48)
 """After a day's end: when its bill is taken as final, since the vendor does not say when it is."""
 
 STORAGE_VERSION: Final = "v1.1.0"
 """The file format: every driver from 1.1.3 to 2.0.0 opens it; the default of 2.0 opens in no 1.x."""
 
+_MEMORY_SHARE: Final = 0.625
+"""Of DuckDB's own limit, to come to half of the memory."""
+
 _POLL_S: Final = 0.1
 """Between two tries for a lock: short beside a run (seconds), long beside a try (under a millisecond)."""
-
-_SMALLEST_FILE: Final = 3 * 4096
-"""Bytes: the three headers with which every DuckDB file begins."""
 
 _BILLIONTH: Final = Decimal("0.000000001")
 _MONEY_LIMIT: Final = Decimal(10) ** 9
 
-_MIGRATIONS: Final = Path(__file__).parent / "migrations"
+MIGRATIONS: Final = Path(__file__).parent / "migrations"
 """One file per schema version, in order: a new warehouse runs all, an older one those it has not seen."""
 
 
@@ -120,9 +119,10 @@ class UsageRow(Protocol):
 class Warehouse:
     """The warehouse at `path`, opened for the length of one call or one `with` block, never longer."""
 
-    def __init__(self, path: Path, *, lock_timeout_s: float = 60) -> None:
-        self.path = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow a symlink the user chose
+    def __init__(self, path: Path, *, lock_timeout_s: float = 60, migrations: Path = MIGRATIONS) -> None:
+        self.path = _absolute(path)
         self.lock_timeout_s = lock_timeout_s
+        self.migrations = migrations
 
     @contextmanager
     def writing(self, purpose: str) -> Iterator["duckdb.DuckDBPyConnection"]:
@@ -251,10 +251,10 @@ class Warehouse:
             now = _utc(clock.now())
             kept = {day for day, (_, at) in stored.items() if _utc(fetched_at) < at <= now}
             replaced = [day for day in days if day not in kept]
-            sums = dict.fromkeys(replaced, Decimal(0))
+            sums = dict.fromkeys(replaced, money(Decimal(0)))
             rows = [row for row in rows if row.usage_date in sums]
             for row in rows:
-                sums[row.usage_date] += Decimal(_money(row.credits_usd))
+                sums[row.usage_date] += money(row.credits_usd)
             for table in ("raw.model_usage", "raw.model_usage_days"):
                 inner.execute(
                     f"delete from {table} where account = ? and usage_date in (select unnest(?::date[]))",
@@ -302,7 +302,7 @@ class Warehouse:
         Whoever has the old file open goes on reading it; whoever opens it next gets the new one, mode 0444.
         A crash at any point leaves the old file or the new one. `marts.published` says what is in it.
         """
-        target = Path(os.path.abspath(target))  # noqa: PTH100
+        target = _absolute(target)
         with self._held("publishing") as deadline:
             _make_directory(target.parent)
             _remove_leftovers(target)
@@ -316,13 +316,11 @@ class Warehouse:
                     con.execute("detach published")
                 # From here on DuckDB holds neither file: opening them by hand drops no lock of its own.
                 fresh.chmod(0o444)
-                _sync(fresh)
                 # A log left beside the old file would be replayed onto the new one by whoever opens it next;
                 # a second time, for a reader that opened the old one for writing in between.
                 _wal(target).unlink(missing_ok=True)
-                fresh.replace(target)
+                _move_into_place(fresh, target)
                 _wal(target).unlink(missing_ok=True)
-                _sync(target.parent)
             finally:
                 _remove_leftovers(target)
 
@@ -344,7 +342,9 @@ class Warehouse:
         deadline = clock.monotonic() + self.lock_timeout_s
         with _named_errors(self.path):
             _make_directory(self.path.parent)
-            lock = filelock.FileLock(_beside(self.path, ".lock"), mode=0o600, preserve_lock_file=True)
+            lock = filelock.FileLock(
+                _beside(self.path, ".lock"), mode=0o600, preserve_lock_file=True, thread_local=False
+            )
             self._acquire(lock, deadline)
             try:
                 holder = _beside(self.path, ".holder")
@@ -370,64 +370,138 @@ class Warehouse:
 
     @contextmanager
     def _open(self, deadline: float, *, read_only: bool) -> Iterator["duckdb.DuckDBPyConnection"]:
-        self._prepare(deadline)
+        """The file as the catalog `warehouse`, whole and of today's form."""
+        if not self.path.exists():
+            self._create()
         con = _connect(self.path)
         try:
             _attach_patiently(con, self.path, deadline, read_only=read_only)
+            newest = len(self._steps())
+            version = _schema_version(con, self.path, newest)
+            if version < newest:
+                con.execute("detach warehouse")
+                self._migrate(con, version, deadline)
+                _attach_patiently(con, self.path, deadline, read_only=read_only)
             con.execute("use warehouse")
             yield con
         finally:
             con.close()
 
-    def _prepare(self, deadline: float) -> None:
-        """Make sure that the file is there, whole, and of today's form."""
-        if not self.path.exists():
-            if _wal(self.path).exists():
-                raise WarehouseCorrupt(
-                    f"{_wal(self.path)} has lost its database: put {self.path.name} back, or run `make restore`."
-                )
-            self._create()
-            return
-        con = _connect(self.path)
-        try:
-            _attach_patiently(con, self.path, deadline, read_only=True)
-            version = _schema_version(con, self.path)
-            if version < SCHEMA_VERSION:
-                self._keep_copy(con, version)
-        finally:
-            con.close()
-        if version < SCHEMA_VERSION:
-            self._migrate(version, deadline)
+    def _steps(self) -> list[str]:
+        return [step.read_text(encoding="utf-8") for step in sorted(self.migrations.glob("*.sql"))]
 
     def _create(self) -> None:
+        if _wal(self.path).exists():
+            raise WarehouseCorrupt(
+                f"{_wal(self.path)} has lost its database: put {self.path.name} back, or run `make restore`."
+            )
+        _remove_leftovers(self.path)
         # Under another name first: a process killed half-way must not leave a file that looks damaged.
         fresh = _temporary(self.path)
         con = _connect(self.path)
         try:
             _attach(con, fresh, "warehouse", read_only=False)
-            _apply(con, 0)
+            _apply(con, self._steps(), newest=len(self._steps()))
         finally:
             con.close()
-        _sync(fresh)
-        fresh.replace(self.path)
+        _move_into_place(fresh, self.path)
+
+    def _migrate(self, con: "duckdb.DuckDBPyConnection", version: int, deadline: float) -> None:
+        """Bring the file to today's form in one transaction, with a copy of the old one kept beside it."""
+        _attach_patiently(con, self.path, deadline, read_only=True)
         _remove_leftovers(self.path)
-        _sync(self.path.parent)
+        fresh = _temporary(self.path)
+        _copy_database(con, "warehouse", fresh)
+        con.execute("detach warehouse")
+        _move_into_place(fresh, _beside(self.path, f".version-{version}-{_stamp()}"))
+        _attach_patiently(con, self.path, deadline, read_only=False)
+        _apply(con, self._steps()[version:], newest=len(self._steps()))
+        con.execute("use memory")
+        con.execute("detach warehouse")
 
-    def _keep_copy(self, con: "duckdb.DuckDBPyConnection", version: int) -> None:
-        copy = _beside(self.path, f".v{version}-{clock.now():%Y%m%dT%H%M%SZ}.bak")
-        fresh = _temporary(copy)
-        _attach(con, fresh, "copy", read_only=False)
-        con.execute("copy from database warehouse to copy")
-        con.execute("detach copy")
-        _sync(fresh)
-        fresh.replace(copy)
-        _sync(copy.parent)
+    # -- backups ---------------------------------------------------------------------------
 
-    def _migrate(self, version: int, deadline: float) -> None:
+    def backup(self, into: Path) -> Path:
+        """Write a consistent copy of everything into a new directory below `into`, and return that directory.
+
+        It holds `warehouse.duckdb`, which `restore` takes, and the raw and mart tables as Parquet
+        (`raw/…`, `marts/…`) for any other tool. A backup that was cut short never looks like a whole one.
+        """
+        into = _absolute(into)
+        finished = into / f"credits-{_stamp()}"
+        with self._held("making a backup") as deadline:
+            _make_directory(into)
+            if finished.exists():
+                raise WarehouseError(f"{finished} is there already: wait a second, then run this again.")
+            for leftover in into.glob(".credits-*.new"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            fresh = into / f".{finished.name}.new"
+            try:
+                with self._open(deadline, read_only=True) as con:
+                    fresh.mkdir(mode=0o700)
+                    _copy_database(con, "warehouse", fresh / "warehouse.duckdb")
+                    for schema in ("raw", "marts"):
+                        (fresh / schema).mkdir()
+                        for table in _tables(con, schema):
+                            _write_parquet(con, schema, table, fresh / schema / f"{table}.parquet")
+                _sync(fresh / "warehouse.duckdb")
+                fresh.rename(finished)
+                _sync(into)
+            finally:
+                shutil.rmtree(fresh, ignore_errors=True)
+        return finished
+
+    def restore(self, source: Path) -> Path | None:
+        """Put a backup in the warehouse's place; return where the earlier file is kept, if there was one.
+
+        `source` is a directory made by `backup`, or the `warehouse.duckdb` in it. It is read whole first,
+        so that a damaged backup changes nothing. Rebuild the SQL and publish afterwards.
+        """
+        source = _absolute(source)
+        source = source / "warehouse.duckdb" if source.is_dir() else source
+        if not source.exists():
+            raise WarehouseError(
+                f"There is no backup at {source}: name a directory that `make backup` has made."
+            )
+        with self._held("restoring a backup") as deadline:
+            if self.path.exists() and source.samefile(self.path):
+                raise WarehouseError(f"{source} is the warehouse itself: name a backup.")
+            _remove_leftovers(self.path)
+            fresh = _temporary(self.path)
+            with _named_errors(source):
+                self._copy_backup(source, fresh, deadline)
+            kept = self._keep_aside(deadline)
+            _move_into_place(fresh, self.path)
+        return kept
+
+    def _copy_backup(self, source: Path, fresh: Path, deadline: float) -> None:
         con = _connect(self.path)
         try:
-            _attach_patiently(con, self.path, deadline, read_only=False)
-            _apply(con, version)
+            _attach_patiently(con, source, deadline, read_only=True)
+            _schema_version(con, source, len(self._steps()))
+            _copy_database(con, "warehouse", fresh)
+        finally:
+            con.close()
+
+    def _keep_aside(self, deadline: float) -> Path | None:
+        """Give the present file, whole or damaged, a second name, and take its log away from it."""
+        kept = _beside(self.path, f".before-restore-{_stamp()}")
+        if self.path.exists():
+            self._wait_for_others(deadline)
+            _second_name(self.path, kept)
+        if _wal(self.path).exists():
+            _wal(self.path).replace(_wal(kept))
+        return kept if kept.exists() else None
+
+    def _wait_for_others(self, deadline: float) -> None:
+        """Open the present file once: then no other program has it, and what its log holds is in it."""
+        con = _connect(self.path)
+        try:
+            _attach_patiently(
+                con, self.path, deadline, read_only=False
+            )  # nobody has it; its log is worked in
+        except (WarehouseCorrupt, WarehouseTooNew):
+            pass  # then file and log are kept as they are
         finally:
             con.close()
 
@@ -438,7 +512,7 @@ def open_published(path: Path) -> Iterator["duckdb.DuckDBPyConnection"]:
 
     It goes on seeing the generation it was opened on. Raises NotPublished where there is none yet.
     """
-    path = Path(os.path.abspath(path))  # noqa: PTH100
+    path = _absolute(path)
     if not path.exists():
         raise NotPublished(f"There is no {path} yet: run `make run` or `make demo` first.")
     with _named_errors(path):
@@ -467,7 +541,7 @@ def read_mart(name: str, path: Path | None = None) -> "pd.DataFrame":
 
         path = config.load(os.environ).published_path
     with open_published(path) as con:
-        names = _marts(con)
+        names = _tables(con, "marts")
         if name not in names:
             raise UnknownMart(f"There is no mart {name!r} in {path}: there are {', '.join(names)}.")
         table = con.sql(f"from marts.{_quoted(name)}").to_arrow_table()
@@ -486,19 +560,16 @@ def _connect(beside: Path) -> "duckdb.DuckDBPyConnection":
         ":memory:",
         config={
             "temp_directory": str(_beside(beside, ".tmp")),
-            "memory_limit": f"{_memory_limit_mib()}MiB",
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": "false",
             "allow_community_extensions": "false",
         },
     )
     con.execute("set TimeZone = 'UTC'")
+    # DuckDB takes four fifths of what the machine or container has; Dagster and others live there too.
+    amount, unit = con.execute("select current_setting('memory_limit')").fetchall()[0][0].split()
+    con.execute(f"set memory_limit = '{float(amount) * _MEMORY_SHARE:.1f} {unit}'")
     return con
-
-
-def _memory_limit_mib() -> int:
-    """Half of the machine's memory: the rest is for Dagster and whoever else lives there."""
-    return max(256, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**21)
 
 
 def _attach(con: "duckdb.DuckDBPyConnection", path: Path, name: str, *, read_only: bool) -> None:
@@ -522,11 +593,8 @@ def _attach_patiently(
         clock.sleep(_POLL_S)
 
 
-def _schema_version(con: "duckdb.DuckDBPyConnection", path: Path) -> int:
-    tables = con.execute(
-        "select schema_name, table_name from duckdb_tables() where database_name = 'warehouse'"
-    ).fetchall()
-    if ("ops", "schema_version") not in tables:
+def _schema_version(con: "duckdb.DuckDBPyConnection", path: Path, newest: int) -> int:
+    if "schema_version" not in _tables(con, "ops"):
         raise WarehouseCorrupt(
             f"{path} is a DuckDB file but no warehouse of this program: move it away, or run `make restore`."
         )
@@ -534,22 +602,35 @@ def _schema_version(con: "duckdb.DuckDBPyConnection", path: Path) -> int:
     if len(found) != 1:
         raise WarehouseCorrupt(f"{path} does not say which version it has: run `make restore`.")
     version = int(found[0][0])
-    if version > SCHEMA_VERSION:
+    if version > newest:
         raise WarehouseTooNew(
-            f"{path} was written by a newer release (version {version}; this one knows {SCHEMA_VERSION}): "
-            "update this program."
+            f"{path} was written by a newer release of this program (its tables have version {version}, "
+            f"this release knows up to {newest}): update this program."
         )
     return version
 
 
-def _apply(con: "duckdb.DuckDBPyConnection", version: int) -> None:
+def _apply(con: "duckdb.DuckDBPyConnection", steps: list[str], *, newest: int) -> None:
     con.execute("use warehouse")
     con.execute("begin transaction")
-    for step in sorted(_MIGRATIONS.glob("*.sql"))[version:]:
-        con.execute(step.read_text(encoding="utf-8"))
+    for step in steps:
+        con.execute(step)
     con.execute("delete from ops.schema_version")
-    con.execute("insert into ops.schema_version values (?, ?)", [SCHEMA_VERSION, _utc(clock.now())])
+    con.execute("insert into ops.schema_version values (?, ?)", [newest, _utc(clock.now())])
     con.execute("commit")
+
+
+def _copy_database(con: "duckdb.DuckDBPyConnection", name: str, target: Path) -> None:
+    """Copy everything into a new file; every block is read, so that a damaged one is found."""
+    _attach(con, target, "copy_of_it", read_only=False)
+    con.execute(f"copy from database {name} to copy_of_it")
+    con.execute("checkpoint copy_of_it")
+    con.execute("detach copy_of_it")
+
+
+def _write_parquet(con: "duckdb.DuckDBPyConnection", schema: str, table: str, file: Path) -> None:
+    con.execute(f"copy warehouse.{schema}.{_quoted(table)} to {_text(str(file))} (format parquet)")
+    _sync(file)
 
 
 def _insert(con: "duckdb.DuckDBPyConnection", table: str, columns: dict[str, tuple[str, list[Any]]]) -> None:
@@ -586,19 +667,20 @@ def _check_usage(rows: Sequence[UsageRow], first: date, last: date) -> None:
         seen.add((row.usage_date, row.model))
 
 
-def _marts(con: "duckdb.DuckDBPyConnection") -> list[str]:
+def _tables(con: "duckdb.DuckDBPyConnection", schema: str) -> list[str]:
     found = con.execute(
         """
         select table_name from duckdb_tables()
-        where database_name = 'warehouse' and schema_name = 'marts' order by table_name
-        """
+        where database_name = 'warehouse' and schema_name = ? order by table_name
+        """,
+        [schema],
     ).fetchall()
     return [name for (name,) in found]
 
 
 def _copy_marts(con: "duckdb.DuckDBPyConnection") -> None:
     con.execute("create schema published.marts")
-    for name in _marts(con):
+    for name in _tables(con, "marts"):
         table = f"marts.{_quoted(name)}"
         con.execute(f"create table published.{table} as from warehouse.{table}")
     comments = con.execute(
@@ -622,7 +704,7 @@ def _write_published(
     con: "duckdb.DuckDBPyConnection", run_id: str, published_at: datetime, version: str, is_simulated: bool
 ) -> None:
     newest = "null"
-    if "credits_readings" in _marts(con):
+    if "credits_readings" in _tables(con, "marts"):
         newest = "(select max(observed_at) from warehouse.marts.credits_readings)"
     con.execute(
         f"""
@@ -654,16 +736,21 @@ def _utc(instant: datetime) -> datetime:
     return instant.astimezone(UTC).replace(tzinfo=None)
 
 
-def _money(value: Decimal) -> str:
-    """USD as plain digits, rounded to the billionth that DECIMAL(18,9) holds.
+def money(value: Decimal) -> Decimal:
+    """USD as DECIMAL(18,9) holds it: rounded to the billionth, halves to even.
 
-    As text, since DuckDB 1.5 binds Decimal('1E+3') as 1.
+    Raises ValueError for what is no finite Decimal, or has more than nine digits before the point.
     """
     if not isinstance(value, Decimal) or not value.is_finite():
         raise ValueError(f"{value!r} is no amount of money")
     if abs(value) >= _MONEY_LIMIT:
-        raise ValueError(f"{value} USD is beyond DECIMAL(18,9)")
-    return f"{value.quantize(_BILLIONTH, ROUND_HALF_EVEN):f}"
+        raise ValueError(f"{value:.3e} USD is beyond DECIMAL(18,9)")
+    return value.quantize(_BILLIONTH, ROUND_HALF_EVEN)
+
+
+def _money(value: Decimal) -> str:
+    """Money as a parameter. As text, since DuckDB 1.5.6 takes the parameter Decimal('1E+3') for 1."""
+    return f"{money(value):f}"
 
 
 def _settled_from(day: date) -> datetime:
@@ -679,6 +766,11 @@ def _text(value: str) -> str:
 
 
 # -- files ---------------------------------------------------------------------------------------
+
+
+def _absolute(path: Path) -> Path:
+    """Absolute, with symlinks left as the user chose them."""
+    return Path(os.path.abspath(path))  # noqa: PTH100
 
 
 def _beside(path: Path, suffix: str) -> Path:
@@ -701,8 +793,27 @@ def _remove_leftovers(path: Path) -> None:
 
 def _make_directory(path: Path) -> None:
     if not path.is_dir():
-        path.mkdir(parents=True, exist_ok=True)
-        path.chmod(0o700)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def _move_into_place(fresh: Path, path: Path) -> None:
+    """Give a finished file its name, so that a crash leaves the old file or the new one, whole."""
+    _sync(fresh)
+    fresh.replace(path)
+    _sync(path.parent)
+
+
+def _second_name(path: Path, name: Path) -> None:
+    """As a hard link, so that at no moment the file is missing; as a copy where there are no links."""
+    try:
+        name.hardlink_to(path)
+    except OSError:
+        shutil.copy2(path, name)
+        _sync(name)
+
+
+def _stamp() -> str:
+    return f"{clock.now():%Y%m%dT%H%M%SZ}"
 
 
 def _sync(path: Path) -> None:
@@ -820,6 +931,8 @@ def _named_errors(path: Path) -> Iterator[None]:
 
 def _renamed(error: Exception, path: Path, *, opening: bool = False) -> Exception:
     message = str(error)
+    if isinstance(error, OSError) and error.filename:
+        path = Path(os.fsdecode(error.filename))
     first_line = message.split("\n", 1)[0]
     if _is_lock(message):
         return WarehouseBusy(_busy(path, f"another program, not through our lock ({_lock_holder(message)})"))
