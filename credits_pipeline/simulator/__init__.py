@@ -14,7 +14,8 @@ from credits_pipeline.simulator.ledger import (
     write_readings,
 )
 from credits_pipeline.simulator.profiles import AGENTS, HOBBY, STEADY, Profile
-from credits_pipeline.simulator.server import Request, SimulatedAPI
+from credits_pipeline.simulator.replies import Request
+from credits_pipeline.simulator.server import SimulatedAPI
 
 __all__ = [
     "AGENTS",

@@ -43,7 +43,11 @@ def main() -> None:
             f"Wrote {lines} readings of the simulated account {options.account} to {options.write_readings}"
         )
         return
-    with SimulatedAPI(accounts, port=options.port, log=lambda line: print(line, flush=True)) as api:
+    try:
+        api = SimulatedAPI(accounts, port=options.port, log=lambda line: print(line, flush=True))
+    except OSError as error:
+        parser.error(f"port {options.port} cannot be had ({error.strerror}): choose another with --port")
+    with api:
         print(f"Simulated OpenRouter at {api.base_url}, anchored at {options.anchor}. To read from it:\n")
         for name, value in api.environment().items():
             print(f"export {name}={value}")

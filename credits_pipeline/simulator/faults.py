@@ -133,7 +133,11 @@ class Fault:
     @classmethod
     def latency(cls, seconds: float) -> "Fault":
         """Wait (real time, whatever the clock says) before answering."""
-        return cls(f"latency {seconds} s", lambda reply: setattr(reply, "wait_s", seconds))
+
+        def spoil(reply: Reply) -> None:
+            reply.wait_s += seconds
+
+        return cls(f"latency {seconds} s", spoil)
 
     @classmethod
     def drip(cls, interval_s: float) -> "Fault":

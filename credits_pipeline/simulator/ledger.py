@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 from credits_pipeline.simulator.models import MODELS, Model
 from credits_pipeline.simulator.profiles import AGENTS, EVEN_HOURS, HOBBY, STEADY, Profile
+from credits_pipeline.simulator.wire import NANO, money
 
-NANO = 10**9
 HOUR_US = 3_600_000_000
 # The ledger begins before the 365 days that the API tells, and goes on after the anchor for clocks that move.
 DAYS_BEFORE_ANCHOR = 400
@@ -222,18 +222,15 @@ class SimulatedAccount:
 
         Spend accrues evenly over the 24 hours unless `hours` says otherwise. Counts follow from the cost.
         """
-        credit_events = [
-            LedgerEvent(at.astimezone(UTC), "top_up" if amount >= 0 else "credit_decrease", Decimal(amount))
-            for at, amount in credits
+        events = [
+            _event(at, "top_up" if amount >= 0 else "credit_decrease", amount) for at, amount in credits
         ]
-        usage_events = [
-            LedgerEvent(at.astimezone(UTC), "usage_correction", Decimal(amount)) for at, amount in corrections
-        ]
+        events += [_event(at, "usage_correction", amount) for at, amount in corrections]
         counted = {
             day: {model: _plausible_counts(to_nano(amount)) for model, amount in models.items()}
             for day, models in days.items()
         }
-        ledger = Ledger(counted, credit_events + usage_events, hours)
+        ledger = Ledger(counted, events, hours)
         anchor = max(counted, default=date(2026, 1, 1))
         account = cls(name, key, anchor=anchor, is_management_key=is_management_key, reads_zeros=reads_zeros)
         account._make_ledger = lambda: ledger
@@ -301,18 +298,14 @@ def readings(
 
 def write_readings(path: Path, logged: Iterable[EarlierReading]) -> int:
     """Write readings as CSV (time, total_credits, total_usage); the number of lines written."""
-    rows = [(r.time.isoformat(), plain(r.total_credits), plain(r.total_usage)) for r in logged]
+    rows = [
+        (r.time.isoformat(), *(money(to_nano(n)) for n in (r.total_credits, r.total_usage))) for r in logged
+    ]
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["time", "total_credits", "total_usage"])
         writer.writerows(rows)
     return len(rows)
-
-
-def plain(amount: Decimal) -> str:
-    """A decimal as the API prints it: no exponent, no trailing zeros, whole numbers bare."""
-    text = f"{amount:f}"
-    return (text.rstrip("0").rstrip(".") or "0") if "." in text else text
 
 
 # One ledger per (profile, seed, anchor), shared: 200 accounts with ten seeds cost ten ledgers.
@@ -386,6 +379,12 @@ def _moves(profile: Profile, spending: Ledger, anchor: date) -> list[LedgerEvent
         corrected = midnight(day) + timedelta(hours=13)
         events.append(LedgerEvent(corrected, "usage_correction", -profile.correction_usd))
     return events
+
+
+def _event(at: datetime, kind: str, amount: Decimal) -> LedgerEvent:
+    if at.tzinfo is None:
+        raise ValueError(f"{kind} at {at} needs an aware time: add tzinfo=UTC")
+    return LedgerEvent(at.astimezone(UTC), kind, usd(to_nano(amount)))
 
 
 def _plausible_counts(nano: int) -> Counts:

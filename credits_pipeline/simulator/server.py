@@ -1,15 +1,7 @@
 """A local HTTP server that speaks OpenRouter's contract for the five calls this project knows.
 
 GET /credits, GET /key, POST /analytics/query, GET /analytics/meta, GET /activity, below /api/v1, on the
-loopback interface only. Where the contract is silent, this is what the simulator does:
-
-- A range may begin on any UTC day from today - 365 on (31 days back with `provider`); older is a 400.
-- `time_range` is [start, end): a day of which only a part lies inside is billed for that part. Without a
-  range, the last 30 days.
-- Granularities are day, week, month, or none; without order, rows come by day and name. At most `limit`
-  rows (1,000 unless told, 10,000 at most), with `truncated: true` where there were more.
-- Filters, classifiers and `group_limit` are refused with 400 rather than ignored.
-- More than 64 analytics queries in a minute, by the pipeline's clock, are a 429 with Retry-After.
+loopback interface only. More than 64 analytics queries a minute, by the pipeline's clock, are a 429.
 """
 
 import contextlib
@@ -18,91 +10,32 @@ import json
 import os
 import socket
 import socketserver
+import struct
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import datetime, timedelta
 from email.utils import format_datetime
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 from urllib.parse import parse_qsl, urlsplit
-from uuid import NAMESPACE_URL, uuid5
 
 from credits_pipeline import clock
 from credits_pipeline.simulator.faults import Fault, Reply
-from credits_pipeline.simulator.ledger import Counts, SimulatedAccount, midnight
-from credits_pipeline.simulator.models import MODELS
-from credits_pipeline.simulator.wire import Literal, money, to_json
+from credits_pipeline.simulator.ledger import SimulatedAccount
+from credits_pipeline.simulator.replies import ANALYTICS_QUERY, CALLS, CREDITS, KEY, Refused, Request
+from credits_pipeline.simulator.wire import to_json
 
 ROOT = "/api/v1"
 LOOPBACK = "127.0.0.1"
-DAYS_OF_ANALYTICS = 365
-DAYS_OF_PROVIDER = 31
-DAYS_OF_ACTIVITY = 30
-DEFAULT_LIMIT = 1_000
-MAX_LIMIT = 10_000
 MAX_BODY_BYTES = 1_000_000
 RATE_WINDOW = timedelta(minutes=1)
-NO_DAY = date.min  # the one bucket of a query without granularity
-
-METRICS: dict[str, Callable[[Counts], Literal | str]] = {
-    "credits_usage": lambda counts: money(counts.credits),
-    "total_usage": lambda counts: money(counts.credits + counts.byok),
-    "byok_usage": lambda counts: money(counts.byok),
-    "request_count": lambda counts: str(counts.requests),
-    "tokens_total": lambda counts: str(counts.prompt + counts.completion),
-    "tokens_prompt": lambda counts: str(counts.prompt),
-    "tokens_completion": lambda counts: str(counts.completion),
-    "reasoning_tokens": lambda counts: str(counts.reasoning),
-    "cached_tokens": lambda counts: str(counts.cached),
-}
-CURRENCY = ("credits_usage", "total_usage", "byok_usage")
-# Everything an account does comes from one key, one workspace and one app.
-DIMENSIONS: dict[str, Callable[[str], str | None]] = {
-    "model": lambda model: model,
-    "variant": lambda model: model.partition(":")[2] or "standard",
-    "api_key_id": lambda model: "Production",
-    "user": lambda model: None,
-    "workspace": lambda model: "Default Workspace",
-    "app": lambda model: "Simulated app",
-    "provider": lambda model: provider_of(model),
-}
-GRANULARITIES: dict[str, Callable[[date], date]] = {
-    "day": lambda day: day,
-    "week": lambda day: day - timedelta(days=day.weekday()),
-    "month": lambda day: day.replace(day=1),
-}
-QUERY_FIELDS = {"metrics", "dimensions", "granularity", "time_range", "limit", "order_by"}
-
-
-class Refused(Exception):
-    """The request gets an error reply."""
-
-    def __init__(self, status: int, message: str, **headers: str) -> None:
-        super().__init__(message)
-        self.reply = Reply(
-            {"error": {"code": status, "message": message}},
-            status,
-            {name.replace("_", "-"): value for name, value in headers.items()},
-        )
-
-
-@dataclass(frozen=True)
-class Request:
-    """One request as the server saw it: a fingerprint stands for the key."""
-
-    at: datetime
-    method: str
-    path: str  # without /api/v1 and without the query
-    query: dict[str, str]
-    body: Any  # parsed JSON, None without a body
-    key_fingerprint: str  # first 8 hex digits of the key's SHA-256, "" without a key
-    account: str | None
-    fault: str | None
+ACCEPT_POLL_S = 0.05  # how soon the accepting thread notices that it is to end
+FINGERPRINT_DIGITS = 12
 
 
 @dataclass
@@ -141,13 +74,15 @@ class SimulatedAPI:
         self.requests_per_minute = requests_per_minute
         self.log = log
         self._by_key = {account.key: account for account in self.accounts.values()}
+        if len(self._by_key) < len(self.accounts):
+            raise ValueError("two simulated accounts have the same key: an account is known by its key")
         self._orders: list[_Order] = []
         self._requests: deque[Request] = deque(maxlen=100_000)
         self._queries: dict[str, deque[datetime]] = {}
         self._lock = threading.Lock()
         self._server = _Server(self, port)
         self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.02,), name="simulated-api", daemon=True
+            target=self._server.serve_forever, args=(ACCEPT_POLL_S,), name="simulated-api", daemon=True
         )
 
     def __enter__(self) -> "SimulatedAPI":
@@ -183,6 +118,10 @@ class SimulatedAPI:
         self, fault: Fault, *, times: int | None = 1, path: str | None = None, account: str | None = None
     ) -> None:
         """Answer the next `times` matching requests (None: all) so. Of several faults the oldest is used."""
+        if path not in (None, *(known for _, known in CALLS)):
+            raise ValueError(f"the simulated API has no {path!r}: give the path without {ROOT}")
+        if account not in (None, *self.accounts):
+            raise ValueError(f"no simulated account {account!r}")
         with self._lock:
             self._orders.append(_Order(fault, times, path, account))
 
@@ -199,29 +138,9 @@ class SimulatedAPI:
 
     def answer(self, method: str, target: str, authorization: str | None, body: bytes) -> Reply:
         """The reply to one request, spoiled by the fault whose turn it is."""
-        url, now = urlsplit(target), self.now()
-        path = url.path.removeprefix(ROOT) if url.path.startswith(ROOT + "/") else url.path
-        query = dict(parse_qsl(url.query, keep_blank_values=True))
         key = (authorization or "").removeprefix("Bearer ").strip()
         account = self._by_key.get(key)
-        try:
-            parsed = json.loads(body) if body else None
-        except ValueError:
-            parsed = None
-        with self._lock:
-            order = self._next_order(path, account.name if account else None)
-            fingerprint = hashlib.sha256(key.encode()).hexdigest()[:8] if key else ""
-            request = Request(
-                at=now,
-                method=method,
-                path=path,
-                query=query,
-                body=parsed,
-                key_fingerprint=fingerprint,
-                account=account.name if account else None,
-                fault=order.fault.name if order else None,
-            )
-            self._requests.append(request)
+        request, order = self._noted(method, target, key, account, body)
         try:
             if not key:
                 raise Refused(401, "Missing Authentication header")
@@ -234,8 +153,28 @@ class SimulatedAPI:
         if order:
             order.fault.spoil(reply)
         if self.log:
-            self.log(f"{now:%H:%M:%S} {request.account or '?'} {method} {path} {reply.status}")
+            self.log(f"{request.at:%H:%M:%S} {request.account or '?'} {method} {request.path} {reply.status}")
         return reply
+
+    def _noted(
+        self, method: str, target: str, key: str, account: SimulatedAccount | None, body: bytes
+    ) -> tuple[Request, _Order | None]:
+        url, name = urlsplit(target), account.name if account else None
+        path = url.path.removeprefix(ROOT)
+        with self._lock:
+            order = self._next_order(path, name)
+            request = Request(
+                at=self.now(),
+                method=method,
+                path=path if url.path.startswith(ROOT) else f"outside {ROOT}: {url.path}",
+                query=dict(parse_qsl(url.query, keep_blank_values=True)),
+                body=_parsed(body),
+                key_fingerprint=hashlib.sha256(key.encode()).hexdigest()[:FINGERPRINT_DIGITS] if key else "",
+                account=name,
+                fault=order.fault.name if order else None,
+            )
+            self._requests.append(request)
+        return request, order
 
     def _next_order(self, path: str, account: str | None) -> _Order | None:
         for order in self._orders:
@@ -246,19 +185,16 @@ class SimulatedAPI:
         return None
 
     def _honest(self, request: Request, account: SimulatedAccount) -> dict[str, Any]:
-        call = (request.method, request.path)
-        now = request.at
-        if call == ("GET", "/key"):
-            return {"data": key_info(account, now)}
-        if call == ("GET", "/credits") and account.reads_zeros and not account.is_management_key:
-            return {"data": {"total_credits": 0, "total_usage": 0}}
+        call = request.method, request.path
         if call not in CALLS:
             raise Refused(404, "Resource not found")
-        if not account.is_management_key:
+        if call != KEY and not account.is_management_key:
+            if call == CREDITS and account.reads_zeros:
+                return {"data": {"total_credits": 0, "total_usage": 0}}
             raise Refused(403, "Only management keys can perform this operation")
-        if call == ("POST", "/analytics/query"):
-            self._count_query(account, now)
-        return CALLS[call](account, request, now)
+        if call == ANALYTICS_QUERY:
+            self._count_query(account, request.at)
+        return CALLS[call](account, request)
 
     def _count_query(self, account: SimulatedAccount, now: datetime) -> None:
         if self.requests_per_minute is None:
@@ -273,238 +209,12 @@ class SimulatedAPI:
             recent.append(now)
 
 
-def credits_reply(account: SimulatedAccount, request: Request, now: datetime) -> dict[str, Any]:
-    ledger = account.ledger
-    return {
-        "data": {
-            "total_credits": money(ledger.credits_at(now)),
-            "total_usage": money(ledger.usage_at(now)),
-        }
-    }
-
-
-def key_info(account: SimulatedAccount, now: datetime) -> dict[str, Any]:
-    """What a key is. A management key cannot ask models, so its own usage is 0."""
-    today = midnight(now.date())
-    periods = {
-        "": datetime.min.replace(tzinfo=UTC),
-        "_daily": today,
-        "_weekly": today - timedelta(days=now.weekday()),
-        "_monthly": today.replace(day=1),
-    }
-    used = account.ledger.usage_at
-    usage = {
-        f"usage{period}": money(0 if account.is_management_key else used(now) - used(begin))
-        for period, begin in periods.items()
-    }
-    return {
-        "label": f"{account.key[:12]}...{account.key[-3:]}",
-        "is_management_key": account.is_management_key,
-        "is_provisioning_key": account.is_management_key,
-        "is_free_tier": False,
-        **usage,
-        **{f"byok_usage{period}": 0 for period in periods},
-        "limit": None,
-        "limit_remaining": None,
-        "limit_reset": None,
-        "include_byok_in_limit": False,
-        "creator_user_id": "user_" + uuid5(NAMESPACE_URL, account.name).hex[:27],
-        "expires_at": None,
-        "rate_limit": {
-            "requests": -1,
-            "interval": "10s",
-            "note": "This field is deprecated and safe to ignore.",
-        },
-    }
-
-
-@dataclass(frozen=True)
-class _Query:
-    """An analytics query that may be answered."""
-
-    metrics: list[str]
-    dimensions: list[str]
-    granularity: str | None
-    start: datetime
-    end: datetime
-    limit: int
-    order_by: tuple[str, bool] | None  # field, descending
-
-    @classmethod
-    def checked(cls, body: Any, now: datetime) -> "_Query":
-        if not isinstance(body, dict):
-            raise Refused(400, "Invalid request parameters: the body is no JSON object")
-        if unknown := sorted(body.keys() - QUERY_FIELDS):
-            raise Refused(400, f"Invalid request parameters: not simulated: {', '.join(unknown)}")
-        metrics = _names(body, "metrics", METRICS)
-        if not metrics:
-            raise Refused(400, "Invalid request parameters: metrics needs at least one name")
-        dimensions = _names(body, "dimensions", DIMENSIONS)
-        if len(dimensions) > 2:
-            raise Refused(400, "Invalid request parameters: at most 2 dimensions")
-        granularity = body.get("granularity")
-        if granularity is not None and granularity not in GRANULARITIES:
-            raise Refused(400, f"Invalid request parameters: unknown granularity {granularity!r}")
-        limit = body.get("limit", DEFAULT_LIMIT)
-        if type(limit) is not int or not 1 <= limit <= MAX_LIMIT:
-            raise Refused(400, f"Invalid request parameters: limit must be 1 to {MAX_LIMIT}")
-        start, end = _time_range(body, now)
-        days = DAYS_OF_PROVIDER if "provider" in dimensions else DAYS_OF_ANALYTICS
-        if start < midnight(now.date() - timedelta(days=days)):
-            raise Refused(400, f"Invalid request parameters: time_range goes back more than {days} days")
-        order_by = _order_by(body, {*metrics, *dimensions, "request_count", "date"})
-        return cls(metrics, dimensions, granularity, start, end, limit, order_by)
-
-
-def _names(body: dict[str, Any], field: str, known: Iterable[str]) -> list[str]:
-    names = body.get(field, [])
-    if not isinstance(names, list) or any(not isinstance(name, str) for name in names):
-        raise Refused(400, f"Invalid request parameters: {field} must be a list of names")
-    if unknown := [name for name in names if name not in known]:
-        raise Refused(400, f"Invalid request parameters: unknown {field}: {', '.join(unknown)}")
-    return names
-
-
-def _time_range(body: dict[str, Any], now: datetime) -> tuple[datetime, datetime]:
-    given = body.get("time_range", {"start": (now - timedelta(days=30)).isoformat(), "end": now.isoformat()})
+def _parsed(body: bytes) -> Any:
+    """JSON, or None where there is none."""
     try:
-        start, end = (datetime.fromisoformat(given[name]) for name in ("start", "end"))
-    except (TypeError, KeyError, ValueError):
-        raise Refused(400, "Invalid request parameters: time_range needs start and end, date-times") from None
-    if start.tzinfo is None or end.tzinfo is None:
-        raise Refused(400, "Invalid request parameters: time_range needs a zone, such as Z")
-    if start >= end:
-        raise Refused(400, "Invalid request parameters: time_range.start must be before end")
-    return start.astimezone(UTC), end.astimezone(UTC)
-
-
-def _order_by(body: dict[str, Any], fields: set[str]) -> tuple[str, bool] | None:
-    order = body.get("order_by")
-    if order is None:
+        return json.loads(body)
+    except ValueError:
         return None
-    is_order = isinstance(order, dict) and order.get("direction") in ("asc", "desc")
-    if not is_order or order.get("field") not in fields:
-        raise Refused(400, "Invalid request parameters: order_by needs a known field and asc or desc")
-    return order["field"], order["direction"] == "desc"
-
-
-def analytics_reply(account: SimulatedAccount, request: Request, now: datetime) -> dict[str, Any]:
-    query = _Query.checked(request.body, now)
-    groups = _grouped(account, query, min(query.end, now))
-    keys = sorted(groups, key=lambda key: (key[0], tuple(name or "" for name in key[1])))
-    if query.order_by:
-        field, descending = query.order_by
-        keys.sort(key=lambda key: _order_value(field, key, groups[key], query), reverse=descending)
-    rows = [_row(query, day, names, groups[day, names]) for day, names in keys[: query.limit]]
-    metadata = {"query_time_ms": 42, "row_count": len(rows), "truncated": len(keys) > len(rows)}
-    return {"data": {"data": rows, "metadata": metadata, "cachedAt": int(now.timestamp() * 1000)}}
-
-
-_Group: TypeAlias = tuple[date, tuple[str | None, ...]]
-
-
-def _grouped(account: SimulatedAccount, query: _Query, end: datetime) -> dict[_Group, Counts]:
-    groups: dict[_Group, Counts] = {}
-    for day in _days(query.start, end):
-        bucket = GRANULARITIES[query.granularity](day) if query.granularity else NO_DAY
-        for model, counts in account.ledger.used(day, query.start, end).items():
-            group = bucket, tuple(DIMENSIONS[name](model) for name in query.dimensions)
-            groups[group] = groups[group].plus(counts) if group in groups else counts
-    return groups
-
-
-def _row(query: _Query, day: date, names: tuple[str | None, ...], counts: Counts) -> dict[str, Any]:
-    row: dict[str, Any] = {f"date__{query.granularity}": day.isoformat()} if query.granularity else {}
-    row.update(zip(query.dimensions, names, strict=True))
-    row.update((metric, METRICS[metric](counts)) for metric in query.metrics)
-    return row
-
-
-def _order_value(field: str, group: _Group, counts: Counts, query: _Query) -> Any:
-    if field == "date":
-        return group[0]
-    if field in DIMENSIONS:
-        return group[1][query.dimensions.index(field)] or ""
-    return float(METRICS[field](counts))  # only for the order
-
-
-def _days(start: datetime, end: datetime) -> Iterator[date]:
-    day = start.date()
-    while midnight(day) < end:
-        yield day
-        day += timedelta(days=1)
-
-
-def meta_reply(account: SimulatedAccount, request: Request, now: datetime) -> dict[str, Any]:
-    def named(name: str) -> dict[str, Any]:
-        return {"name": name, "display_label": name.replace("_", " ").title()}
-
-    metrics = [
-        {
-            **named(name),
-            "is_rate": False,
-            "display_format": "currency" if name in CURRENCY else "number",
-        }
-        for name in METRICS
-    ]
-    return {
-        "data": {
-            "metrics": metrics,
-            "dimensions": [named(name) for name in DIMENSIONS],
-            "operators": [],
-            "granularities": [named(name) for name in GRANULARITIES],
-        }
-    }
-
-
-def activity_reply(account: SimulatedAccount, request: Request, now: datetime) -> dict[str, Any]:
-    """The last 30 completed UTC days, newest first, per model (each is served by one endpoint)."""
-    if unknown := sorted(request.query.keys() - {"date", "group_by"}):
-        raise Refused(400, f"Invalid request parameters: not simulated: {', '.join(unknown)}")
-    if request.query.get("group_by", "workspace") != "workspace":
-        raise Refused(400, "Invalid request parameters: group_by must be workspace")
-    days = [now.date() - timedelta(days=back) for back in range(1, DAYS_OF_ACTIVITY + 1)]
-    if "date" in request.query:
-        days = [day for day in days if day.isoformat() == request.query["date"]]
-        if not days:
-            raise Refused(400, "Date must be within the last 30 (completed) UTC days")
-    workspace = (
-        {"workspace_id": str(uuid5(NAMESPACE_URL, account.name))} if "group_by" in request.query else {}
-    )
-    rows = []
-    for day in days:
-        for model, counts in account.ledger.used(day).items():
-            known = MODELS.get(model)
-            rows.append(
-                {
-                    "date": day.isoformat(),
-                    "model": model,
-                    "model_permaslug": known.permaslug if known else model,
-                    "endpoint_id": str(uuid5(NAMESPACE_URL, model)),
-                    "provider_name": provider_of(model),
-                    "usage": money(counts.credits),
-                    "byok_usage_inference": money(counts.byok),
-                    "requests": counts.requests,
-                    "prompt_tokens": counts.prompt,
-                    "completion_tokens": counts.completion,
-                    "reasoning_tokens": counts.reasoning,
-                    **workspace,
-                }
-            )
-    return {"data": rows}
-
-
-def provider_of(model: str) -> str:
-    known = MODELS.get(model)
-    return known.provider if known else model.partition("/")[0]
-
-
-CALLS: dict[tuple[str, str], Callable[[SimulatedAccount, Request, datetime], dict[str, Any]]] = {
-    ("GET", "/credits"): credits_reply,
-    ("POST", "/analytics/query"): analytics_reply,
-    ("GET", "/analytics/meta"): meta_reply,
-    ("GET", "/activity"): activity_reply,
-}
 
 
 class _Server(ThreadingHTTPServer):
@@ -613,7 +323,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _reset(self) -> None:
         """Close so that the client sees RST, no orderly end: linger for 0 s, before socketserver says FIN."""
         self.close_connection = True
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         os.close(self.connection.detach())
 
     def log_message(self, format: str, *args: Any) -> None:
