@@ -74,24 +74,41 @@ comment on column raw.model_usage_days.fetched_at is 'UTC instant at which the r
 comment on column raw.model_usage_days.run_id is 'Run that wrote the row.';
 
 create table ops.alerts_sent (
-    account varchar not null,
+    alert_key varchar not null,
     kind varchar not null,
+    account varchar,
     threshold_days bigint,
     run_out_p50 date,
-    sent_at timestamp not null,
+    as_of timestamp,
+    channel varchar not null,
+    title varchar not null,
+    body varchar not null,
+    due_at timestamp not null,
+    sent_at timestamp,
     cleared_at timestamp,
-    run_id varchar not null
+    run_id varchar
 );
-comment on table ops.alerts_sent is 'One row per alert that went out: what keeps it from going out twice.';
-comment on column ops.alerts_sent.account is 'Name of the account.';
-comment on column ops.alerts_sent.kind is 'What the alert was about.';
+comment on table ops.alerts_sent is
+    'One row per alert and channel: which alert went out when, so that none goes out twice and none is forgotten.';
+comment on column ops.alerts_sent.alert_key is
+    'What the alert is about; the same key is not due again before cleared_at.';
+comment on column ops.alerts_sent.kind is
+    'exhausted, run_out, spend (a day above what the forecast held possible), stale (no new readings) or run_failed.';
+comment on column ops.alerts_sent.account is 'Name of the account; null where no single one is meant.';
 comment on column ops.alerts_sent.threshold_days is
-    'Days left at which it was due; null where that does not apply.';
+    'The threshold (CREDITS_ALERT_DAYS) that was crossed; null where none applies.';
 comment on column ops.alerts_sent.run_out_p50 is 'UTC day named in the alert as the likely run-out.';
-comment on column ops.alerts_sent.sent_at is 'UTC instant at which it went out.';
+comment on column ops.alerts_sent.as_of is 'UTC instant of the reading that the alert goes by; null where none does.';
+comment on column ops.alerts_sent.channel is
+    'Scheme and fingerprint of the address it is for, never the address; log where no address is set.';
+comment on column ops.alerts_sent.title is 'First line of what it says.';
+comment on column ops.alerts_sent.body is 'The rest of what it says.';
+comment on column ops.alerts_sent.due_at is 'UTC instant at which it became due.';
+comment on column ops.alerts_sent.sent_at is
+    'UTC instant at which this channel had taken it; null while it has not, and it is tried again.';
 comment on column ops.alerts_sent.cleared_at is
-    'UTC instant at which the threshold was no longer crossed, so that the next crossing alerts again; null while it is.';
-comment on column ops.alerts_sent.run_id is 'Run that sent it.';
+    'UTC instant at which its cause was over, so that the next time is an alert again; null while it stands.';
+comment on column ops.alerts_sent.run_id is 'Run that found it due, or the failed run it is about; null where a sensor found it.';
 
 create table ops.schema_version (version bigint not null, applied_at timestamp not null);
 comment on table ops.schema_version is 'One row: which form the raw and ops tables of this file have.';
