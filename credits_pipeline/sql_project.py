@@ -1,19 +1,17 @@
 """Builds the SQL models of a dbt project with DuckDB alone: needs no dbt and knows no Dagster.
 
-Every model is a table. What of dbt is understood, and how the files are read: dbt_files.py.
+Every model is a table. What of dbt is understood: dbt_files.py (files) and sql_template.py (Jinja) say.
 """
 
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
-
-from credits_pipeline import clock, dbt_files
-from credits_pipeline.dbt_files import Column, Model, Source, SqlProjectError, Test, literal, quoted
+from credits_pipeline import clock, dbt_files, sql_template
+from credits_pipeline.dbt_files import Column, Model, Source, Test, literal, quoted
+from credits_pipeline.sql_template import SqlProjectError
 
 if TYPE_CHECKING:
     import duckdb
@@ -131,7 +129,7 @@ class SqlProject:
     ) -> tuple[TestResult, ...]:
         """Run tests on tables that are there already."""
         compiled = {test.name: self.compile(test, variables) for test in tests}
-        # One query for those that cannot fail to run, half the time of one each; the others name their own file.
+        # These cannot fail to run: one query for all is half the time. An error of the others names its file.
         simple = [test for test in tests if test.kind in ("unique", "not_null") and not test.where]
         counts: dict[str, int] = {}
         for group in [simple] * bool(simple) + [[test] for test in tests if test not in simple]:
@@ -142,29 +140,15 @@ class SqlProject:
 
     def compile(self, item: Model | Test, variables: Mapping[str, Any] | None = None) -> str:
         """The SQL that DuckDB is given for a model or a test."""
-        values = {**self.variables, **(variables or {})}
-
-        def var(name: str, *default: Any) -> Any:
-            if name not in values and not default:
-                raise LookupError(f"var {name!r} has no value: set it in dbt_project.yml or give a default")
-            return values.get(name, *default)
-
-        raw = item.raw_sql if isinstance(item, Model) else item.sql
         if isinstance(item, Test) and item.kind != "singular":
-            return raw
-        functions = {"ref": self._ref, "source": self._source, "var": var, "config": lambda **_: ""}
-        try:
-            return _compiled(raw, str(item.path)).render(functions)
-        except Exception as error:  # whatever an expression in a template may raise
-            line = _template_line(error, str(item.path))
-            raise SqlProjectError(item.path, line, str(error).strip("\"'")) from error
-
-    def _ref(self, model: str) -> str:
-        return self.models[model].relation
-
-    def _source(self, name: str, table: str) -> str:
-        source = self.sources[f"{name}.{table}"]
-        return quoted(source.schema, source.table)
+            return item.sql
+        return sql_template.render(
+            _raw(item),
+            item.path,
+            ref=lambda name: self.models[name].relation,
+            source=lambda name, table: _table(self.sources[f"{name}.{table}"]),
+            variables={**self.variables, **(variables or {})},
+        )
 
     def _chosen(self, select: Collection[str] | None) -> list[Model]:
         for name in sorted(set(select or ()) - set(self.models)):
@@ -208,6 +192,14 @@ class SqlProject:
         return ModelResult(model.name, row_count, clock.monotonic() - started)
 
 
+def _raw(item: Model | Test) -> str:
+    return item.raw_sql if isinstance(item, Model) else item.sql
+
+
+def _table(source: Source) -> str:
+    return quoted(source.schema, source.table)
+
+
 def _existing(con: "duckdb.DuckDBPyConnection") -> dict[tuple[str, str], str]:
     """'table' or 'view' by (schema, name)."""
     rows = con.execute(
@@ -226,9 +218,8 @@ def _run(con: "duckdb.DuckDBPyConnection", query: str, item: Model | Test, sql: 
         return con.execute(query).fetchall()
     except duckdb.Error as error:
         found = _SQL_LINE.search(str(error))
-        raw = item.raw_sql if isinstance(item, Model) else item.sql
         # A template that renders to as many lines as it has keeps its numbering.
-        has_same_lines = len(sql.splitlines()) == len(raw.splitlines())
+        has_same_lines = len(sql.splitlines()) == len(_raw(item).splitlines())
         line = int(found[1]) if found and has_same_lines else None
         raise SqlProjectError(item.path, line, f"DuckDB refuses this SQL: {error}") from error
 
@@ -266,18 +257,3 @@ def _sample(con: "duckdb.DuckDBPyConnection", sql: str) -> tuple[str, ...]:
     names = [column[0] for column in rows.description or []]
     shown = [", ".join(f"{n}={v}" for n, v in zip(names, row, strict=True)) for row in rows.fetchall()]
     return tuple(text[:SAMPLE_CHARACTERS] for text in shown)
-
-
-@cache
-def _compiled(text: str, file: str) -> jinja2.Template:
-    environment = dbt_files.environment()
-    code = environment.compile(text, name=file, filename=file)
-    return environment.template_class.from_code(environment, code, {"range": range})
-
-
-def _template_line(error: Exception, file: str) -> int | None:
-    line, trace = None, error.__traceback__
-    while trace:
-        line = trace.tb_lineno if trace.tb_frame.f_code.co_filename == file else line
-        trace = trace.tb_next
-    return line
