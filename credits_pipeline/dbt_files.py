@@ -1,7 +1,7 @@
 """Reads the files of a dbt project: models, descriptions, tests, sources. Opens no database, renders nothing.
 
 Understood are `.yml` files with descriptions, data types and the tests `unique`, `not_null`,
-`accepted_values` and `relationships`, and singular tests. All else is refused with file and line, never guessed at.
+`accepted_values` and `relationships`, and singular tests. All else is refused with file and line.
 """
 
 import re
@@ -238,11 +238,11 @@ class _Reader:
         for key, value in fixed.items():
             if key in settings and settings[key].value() != value:
                 settings[key].fail(f"{key} can only be {value}")
-        for name, part in settings["vars"].fields().items() if "vars" in settings else ():
-            self.variables[name] = part.value()
-            if isinstance(part.node, yaml.MappingNode):
-                part.fail(f"{name} is neither a value nor a list of values")
         name = project.required(settings, "name").text()
+        for key, part in settings["vars"].fields().items() if "vars" in settings else ():
+            self.variables[key] = (
+                part.value() if key != name else part.fail("vars of a package are not supported")
+            )
         folders = project.required(settings, "models")
         for key, part in folders.required(folders.fields(name), name).fields().items():
             if key == "+materialized":
