@@ -1,6 +1,7 @@
 """The SQL runner over small projects and a real DuckDB: what it builds, what it refuses and where."""
 
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 
 import duckdb
@@ -21,6 +22,7 @@ models:
     marts: { +schema: marts }
 vars:
   tolerance_hours: 2
+  weights: { slow: 0.5 }
 """
 
 SOURCES = """\
@@ -141,14 +143,16 @@ def test_set_for_if_var_and_comments_work_as_dbt_users_know_them(files, con):
             count(*) filter (state = '{{ state }}') as {{ state }}{{ ',' if not loop.last }}
             {%- endfor %}
             {% if var('with_hours', true) %}, {{ var('tolerance_hours') }} as hours{% endif %}
+        {% for name, weight in var('weights').items() %}, {{ weight }} as {{ name }}{% endfor %}
         from {{ source('raw', 'orders') }} -- a last comment without a line end""",
         "paid BIGINT",
         "open BIGINT",
         "hours INTEGER",
+        "slow DECIMAL(2,1)",
     )
     project = files.load()
     build(con, project)
-    assert con.execute("from marts.wide").fetchall() == [(1, 1, 2)]
+    assert con.execute("from marts.wide").fetchall() == [(1, 1, 2, Decimal("0.5"))]
     build(con, project, variables={"tolerance_hours": 5})
     assert con.execute("select hours from marts.wide").fetchall() == [(5,)]
     assert project.models["wide"].tags == ("x",)
@@ -550,10 +554,10 @@ def test_a_description_beyond_what_is_supported_is_refused_with_its_line(files, 
 PROJECTS = [
     (
         {"dbt_project.yml": SETTINGS + "on-run-start: [x]"},
-        "dbt_project.yml:12",
+        "dbt_project.yml:13",
         "on-run-start is not supported here",
     ),
-    ({"dbt_project.yml": SETTINGS + "model-paths: [sql]"}, "dbt_project.yml:12", "model-paths can only be"),
+    ({"dbt_project.yml": SETTINGS + "model-paths: [sql]"}, "dbt_project.yml:13", "model-paths can only be"),
     (
         {"dbt_project.yml": SETTINGS.replace("+materialized: table", "+materialized: view")},
         "dbt_project.yml:6",
@@ -575,9 +579,9 @@ PROJECTS = [
         "ops holds what cannot be built again",
     ),
     (
-        {"dbt_project.yml": SETTINGS.replace("2", "{shop: 1}")},
+        {"dbt_project.yml": SETTINGS.replace("tolerance_hours: 2", "shop: {a: 1}")},
         "dbt_project.yml:11",
-        "neither a value nor a list",
+        "vars of a package are not supported",
     ),
     (
         {"dbt_project.yml": SETTINGS.replace("marts:", "mart:")},
