@@ -1,0 +1,75 @@
+# Works with GNU Make 3.81 (macOS) and later. `make help` lists the targets.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+RUN := $(PY) -m credits_pipeline
+
+.PHONY: help demo demo-ui test run dev answer backfill import alert-test lint types check bench lock clean
+
+help: ## list these targets
+	@grep -hE '^[a-z-]+:.*##' Makefile | sort | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+
+demo: $(VENV)/installed ## the whole pipeline against a simulated API, and the answer (data/demo)
+	@$(RUN) demo
+
+demo-ui: $(VENV)/installed ## the Dagster UI on the demo's data
+	@$(RUN) dev --demo
+
+run: $(VENV)/installed ## a real day with your key: readings, history, forecast, answer
+	@$(RUN) run
+
+dev: $(VENV)/installed ## the Dagster UI with the schedules running, on http://127.0.0.1:3000
+	@$(RUN) dev
+
+answer: $(VENV)/installed ## print the answer again
+	@$(RUN) answer
+
+backfill: $(VENV)/installed ## fetch past days: make backfill FROM=2026-01-01 TO=2026-01-31
+	@$(RUN) backfill $(if $(FROM),--from $(FROM)) $(if $(TO),--to $(TO))
+
+import: $(VENV)/installed ## append earlier readings: make import FILE=readings.csv ACCOUNT=default [TZ=Europe/Zurich]
+	@$(RUN) import "$(FILE)" --account "$(or $(ACCOUNT),default)" $(if $(filter command line,$(origin TZ)),--tz "$(TZ)")
+
+alert-test: $(VENV)/installed ## send a test alert to every channel of CREDITS_ALERT_URLS
+	@$(RUN) alert-test
+
+test: $(VENV)/installed-dev ## all tests that need nothing but this machine, in under three minutes
+	@$(PY) -m pytest -n 2 --dist worksteal -q -m "not heavy and not browser"
+
+lint: $(VENV)/installed-dev ## ruff: rules and format
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
+
+types: $(VENV)/installed-dev ## mypy, strict
+	@$(PY) -m mypy
+
+check: $(VENV)/installed-dev ## Dagster's own check of the definitions
+	@$(VENV)/bin/dg check defs
+
+lock: ## resolve the dependencies anew (needs uv); the locks name no registry
+	uv pip compile pyproject.toml $(LOCK_OPTIONS) -o requirements.lock
+	uv pip compile pyproject.toml --extra dev $(LOCK_OPTIONS) -c requirements.lock -o requirements-dev.lock
+LOCK_OPTIONS := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-strip-extras -q -U
+
+clean: ## remove the virtual environment and the demo's data, never yours
+	rm -rf $(VENV) data/demo
+
+# What is missing on the machine is named in one line, before anything is set up.
+$(VENV)/bin/python:
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is missing: install it (Debian: apt-get install python3 python3-venv; macOS: brew install python), or name it: make PYTHON=/path/to/python3 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$$($(PYTHON) --version) is too old: Python 3.11 or newer is needed; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "Python's venv module is missing: install it (Debian: apt-get install python3-venv)"; exit 1; }
+	@echo "Setting up .venv (once; a minute or two) …"
+	@$(PYTHON) -m venv $(VENV)
+
+INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --no-input
+$(VENV)/installed: requirements.lock pyproject.toml | $(VENV)/bin/python
+	@echo "Installing pinned packages, checking their hashes …"
+	@$(INSTALL) --require-hashes -r requirements.lock
+	@$(INSTALL) --no-build-isolation --no-deps -e .
+	@touch $@
+
+$(VENV)/installed-dev: requirements-dev.lock $(VENV)/installed
+	@echo "Installing the tools of the tests …"
+	@$(INSTALL) --require-hashes -r requirements-dev.lock
+	@touch $@

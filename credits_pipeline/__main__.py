@@ -1,0 +1,86 @@
+"""The command line behind the Makefile: `python -m credits_pipeline <command>`."""
+
+import argparse
+import os
+import sys
+from datetime import date
+from pathlib import Path
+
+from credits_pipeline import config
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; its exit code. What goes wrong is one line on stderr."""
+    options = parser().parse_args(arguments)
+    try:
+        return perform(options)
+    except errors() as error:
+        print(f"error: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+    return 1
+
+
+def errors() -> tuple[type[Exception], ...]:
+    """What says in one sentence what to do; anything else is a bug and shows its traceback."""
+    from credits_pipeline.warehouse import WarehouseError
+
+    return config.ConfigError, WarehouseError
+
+
+def perform(options: argparse.Namespace) -> int:
+    from credits_pipeline import commands, demonstration
+
+    if options.name == "demo":
+        return demonstration.run()
+    if options.name == "dev" and options.demo:
+        return demonstration.show(options.port)
+    for warning in config.read_dotenv(config.PROJECT_ROOT / ".env", os.environ):
+        print(f"warning: {warning}", file=sys.stderr)
+    match options.name:
+        case "run":
+            return commands.run()
+        case "backfill":
+            return commands.backfill(options.first, options.last)
+        case "import":
+            return commands.import_and_rebuild(options.file, options.account, options.tz or None)
+        case "dev":
+            return commands.user_interface(options.port)
+        case _:
+            return commands.answer()
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m credits_pipeline", description=__doc__)
+    subcommands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        added = subcommands.add_parser(name, help=text, description=text)
+        added.set_defaults(name=name)
+        return added
+
+    command("run", "take today's readings, fill what is missing of the past, and print the answer")
+    command("demo", "the whole pipeline against a simulated API, in data/demo")
+    command("answer", "print the answer again: balance, spend, run-out date")
+    dev = command("dev", "open the Dagster UI, with schedules running, on http://127.0.0.1:3000")
+    dev.add_argument("--demo", action="store_true", help="on the demo's data, with the simulated API")
+    dev.add_argument("--port", type=int, default=3000)
+    backfill_ = command("backfill", "fetch what was billed on a range of past UTC days")
+    backfill_.add_argument("--from", dest="first", type=day, metavar="YYYY-MM-DD")
+    backfill_.add_argument("--to", dest="last", type=day, metavar="YYYY-MM-DD")
+    import_ = command("import", "append readings that were logged earlier (CSV or Parquet)")
+    import_.add_argument("file", type=Path, help="columns time, total_credits, total_usage")
+    import_.add_argument("--account", default=config.DEFAULT_ACCOUNT)
+    import_.add_argument("--tz", help="time zone of times that name none, such as Europe/Zurich")
+    return top
+
+
+def day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a UTC day such as 2026-01-31") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""The two lifetime counters of every account, as the credits API shows them right now.
+
+One row per account and reading is appended to `raw.credits_snapshots`: credits ever bought and credits ever used
+(USD), the instant (UTC) and the reply itself. The API knows only the present, so a partition can be filled during
+its own UTC day and never afterwards: a past day that was missed stays missing here. What was *spent* on it is known
+all the same, from `model_usage`, which can be backfilled.
+"""
+
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+
+import dagster as dg
+
+from credits_pipeline import clock
+from credits_pipeline.assets.partitions import (
+    accounts_verdict,
+    ask_every_account,
+    daily_partitions,
+    described,
+    description,
+    requested_days,
+    settings_for_a_run,
+)
+from credits_pipeline.assets.preview import preview
+from credits_pipeline.openrouter import Credits, OpenRouter
+from credits_pipeline.warehouse import Reading, Warehouse
+
+KEY = dg.AssetKey("credits_snapshots")
+CHECK = "every_account_was_read"
+
+
+def refuse_all_but_today(context: dg.AssetExecutionContext) -> None:
+    """The API reports only the present: today's totals under another day's name would be a lie for ever."""
+    first, last = requested_days(context)
+    today = clock.today()
+    if first == last == today:
+        return
+    asked = f"{first}" if first == last else f"{first} to {last}"
+    raise dg.Failure(
+        f"credits_snapshots was asked for {asked}, but it is {today} (UTC) and the credits API reports only the "
+        f"present, so nothing was written. Materialize the partition {today} instead; for what was spent on past "
+        "days, backfill model_usage.",
+        allow_retries=False,
+    )
+
+
+def unbelieved(credits: Mapping[str, Credits], warehouse: Warehouse) -> dict[str, str]:
+    """Accounts with history for which the API says 0 and 0, as ordinary keys have been seen to get."""
+    nothing = [
+        name for name, reply in credits.items() if reply.total_credits == reply.total_usage == Decimal(0)
+    ]
+    return {
+        name: "the API answered 0 bought and 0 used for an account with history, so the reading was refused; "
+        "check that its key is still a management key of the same account"
+        for name in nothing
+        if warehouse.has_history(name)
+    }
+
+
+@dg.asset(
+    key=KEY,
+    description=description(__doc__),
+    partitions_def=daily_partitions,
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    pool="warehouse",
+)
+def credits_snapshots(
+    context: dg.AssetExecutionContext, openrouter: OpenRouter, warehouse: dg.ResourceParam[Warehouse]
+) -> dg.MaterializeResult[None]:
+    settings = settings_for_a_run()
+    refuse_all_but_today(context)
+    keys = {account.name: account for account in settings.accounts}
+    credits, failures = ask_every_account(
+        settings.accounts, lambda account: openrouter.get_credits(account=account)
+    )
+    refuse_all_but_today(context)  # the UTC day may have turned while the API was asked
+    failures |= unbelieved(credits, warehouse)
+    credits = {name: reply for name, reply in credits.items() if name not in failures}
+    if not credits:
+        raise dg.Failure(f"no account could be read. {described(failures)}")
+    written = warehouse.append_readings(
+        [
+            Reading(
+                account=name,
+                snapshot_date=reply.observed_at.date(),
+                observed_at=reply.observed_at,
+                total_credits=reply.total_credits,
+                total_usage=reply.total_usage,
+                key_fingerprint=keys[name].fingerprint,
+                run_id=context.run_id,
+                source="api",
+                payload=reply.payload,
+            )
+            for name, reply in sorted(credits.items())
+        ]
+    )
+    balance = sum(c.total_credits - c.total_usage for c in credits.values())
+    context.log.info(f"{written} of {len(settings.accounts)} accounts read")
+    with warehouse.reading() as con:
+        newest = preview(con, "raw.credits_snapshots")
+    return dg.MaterializeResult(
+        metadata={
+            "balance_usd": float(balance),
+            "accounts_read": written,
+            "accounts_failed": len(failures),
+            "failed_accounts": dg.MetadataValue.json(failures),
+            "dagster/partition_row_count": written,
+            "preview": newest,
+        }
+    )
+
+
+@dg.multi_asset_check(
+    specs=[
+        dg.AssetCheckSpec(
+            CHECK,
+            asset=KEY,
+            description="Each account with a key gave a believable reading. A failed account costs the others nothing: "
+            "their readings are kept and published, and the run ends red with the failed ones named.",
+        )
+    ]
+)
+def every_account_was_read(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+    yield from accounts_verdict(context, KEY, CHECK)

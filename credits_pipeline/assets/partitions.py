@@ -1,0 +1,102 @@
+"""Daily partitions and what every raw asset needs to know about a run: its days and its accounts."""
+
+import inspect
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from typing import TypeVar
+
+import dagster as dg
+
+from credits_pipeline import clock, config
+from credits_pipeline.config import Account
+from credits_pipeline.openrouter import OpenRouterError
+
+Reply = TypeVar("Reply")
+
+# Accounts read at the same time. Round trips dominate, so threads are cheap; 16 keeps 200 accounts
+# under 2 s at 100 ms each without looking like a flood to the API.
+CONCURRENT_ACCOUNTS = 16
+
+# A partition is a UTC day, as the vendor bills; today is one too.
+daily_partitions = dg.DailyPartitionsDefinition(
+    start_date=config.load(os.environ).start_date.isoformat(), timezone="UTC", end_offset=1
+)
+
+
+def requested_days(context: dg.AssetExecutionContext) -> tuple[date, date]:
+    """First and last UTC day (inclusive) that this run was asked for."""
+    keys = context.partition_key_range
+    return date.fromisoformat(keys.start), date.fromisoformat(keys.end)
+
+
+def settings_for_a_run() -> config.Settings:
+    """The configuration, or a Failure that names the wrong variable. Never retried: it will not mend itself."""
+    try:
+        return config.load(os.environ).require()
+    except config.ConfigError as error:
+        raise dg.Failure(str(error), allow_retries=False) from None
+
+
+def ask_every_account(
+    accounts: Sequence[Account], ask: Callable[[Account], Reply]
+) -> tuple[dict[str, Reply], dict[str, str]]:
+    """Ask for all accounts at once: replies by account, and for those that failed the sentence that says why."""
+
+    def outcome(account: Account) -> Reply | OpenRouterError:
+        try:
+            return ask(account)
+        except OpenRouterError as error:
+            return error
+
+    with ThreadPoolExecutor(max_workers=CONCURRENT_ACCOUNTS) as pool:
+        outcomes = dict(zip((a.name for a in accounts), pool.map(outcome, accounts), strict=True))
+    failures = {name: str(o) for name, o in outcomes.items() if isinstance(o, OpenRouterError)}
+    replies = {name: o for name, o in outcomes.items() if not isinstance(o, OpenRouterError)}
+    return replies, failures
+
+
+def described(failures: dict[str, str]) -> str:
+    """`failures` as one line: each account and its reason."""
+    return "; ".join(f"{account}: {reason}" for account, reason in sorted(failures.items()))
+
+
+def description(module_doc: str | None) -> str:
+    """A module's docstring as an asset's description."""
+    return inspect.cleandoc(module_doc or "")
+
+
+def today_key() -> str:
+    """The running UTC day as a partition key."""
+    return clock.today().isoformat()
+
+
+def accounts_verdict(
+    context: dg.AssetCheckExecutionContext, key: dg.AssetKey, check: str
+) -> Iterator[dg.AssetCheckResult]:
+    """Say which accounts the latest materialization of `key` could not do, and end the run red if any.
+
+    A check's step is the one place for both: what lies downstream of the asset does not wait for it, so the other
+    accounts' figures are published, and a step that raises makes the run a failure.
+    """
+    event = context.instance.get_latest_materialization_event(key)
+    metadata = event.asset_materialization.metadata if event and event.asset_materialization else {}
+    failed = stored_json(metadata, "failed_accounts")
+    warned = stored_json(metadata, "accounts_without_analytics")
+    yield dg.AssetCheckResult(
+        asset_key=key,
+        check_name=check,
+        passed=not failed and not warned,
+        severity=dg.AssetCheckSeverity.ERROR if failed else dg.AssetCheckSeverity.WARN,
+        description=described(failed | warned) or "every account answered",
+        metadata={"accounts_failed": len(failed), "accounts_without_analytics": len(warned)},
+    )
+    if failed:
+        raise dg.Failure(f"{key.to_user_string()}: {described(failed)}", allow_retries=False)
+
+
+def stored_json(metadata: Mapping[str, dg.MetadataValue], name: str) -> dict[str, str]:
+    """A JSON object out of a materialization's metadata; empty where there is none."""
+    value = metadata[name].value if name in metadata else None
+    return {str(k): str(v) for k, v in value.items()} if isinstance(value, dict) else {}

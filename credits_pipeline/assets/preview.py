@@ -1,0 +1,22 @@
+"""A table's newest rows, as people see them on an asset's page."""
+
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from credits_pipeline.text import markdown_table
+
+if TYPE_CHECKING:
+    import duckdb
+
+# A week: enough to see the rhythm of a daily table.
+PREVIEW_ROWS = 7
+
+
+def preview(con: "duckdb.DuckDBPyConnection", relation: str) -> dg.MarkdownMetadataValue:
+    """The newest rows of `relation` (a quoted name) as a Markdown table; all text in it is escaped."""
+    columns = con.execute(f"describe {relation}").fetchall()
+    times = [name for name, kind, *_ in columns if kind in {"DATE", "TIMESTAMP"}]
+    order = f'order by "{times[0]}" desc' if times else ""
+    rows = con.execute(f"select * from {relation} {order} limit {PREVIEW_ROWS}").fetchall()
+    return dg.MetadataValue.md(markdown_table([name for name, *_ in columns], rows))

@@ -1,0 +1,48 @@
+"""`credits.duckdb`, the file that BI tools open: every mart, tables only, as of one and the same build.
+
+It is replaced atomically after the SQL has been committed, so a reader sees yesterday's file or today's and never
+half of one, and neither side ever waits for the other. `marts.published` in it says which run wrote it, when, as of
+which reading and with which version of this program, and whether the figures are simulated.
+"""
+
+import os
+from importlib.metadata import version
+
+import dagster as dg
+
+from credits_pipeline import clock, config
+from credits_pipeline.assets.partitions import description
+from credits_pipeline.sql_project import SqlProject
+from credits_pipeline.warehouse import Warehouse
+
+KEY = dg.AssetKey("published")
+
+
+def published(project: SqlProject) -> dg.AssetsDefinition:
+    marts = [model.name for model in project.models.values() if model.schema == "marts"]
+
+    @dg.asset(
+        key=KEY,
+        deps=marts,
+        description=description(__doc__),
+        group_name="delivery",
+        kinds={"duckdb"},
+        pool="warehouse",
+    )
+    def publish(
+        context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Warehouse]
+    ) -> dg.MaterializeResult[None]:
+        settings = config.load(os.environ)
+        target = settings.published_path
+        warehouse.publish(
+            target,
+            run_id=context.run_id,
+            published_at=clock.now(),
+            version=version("credits-pipeline"),
+            is_simulated=settings.is_simulated,
+        )
+        return dg.MaterializeResult(
+            metadata={"dagster/uri": str(target), "tables": len(marts), "size_bytes": target.stat().st_size}
+        )
+
+    return publish

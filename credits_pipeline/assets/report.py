@@ -1,0 +1,35 @@
+"""`report.html`, the one page for whoever pays: the balance, the spend, when credits run out, and how sure that is.
+
+One self-contained file, written from the published copy after each daily run: no request to anywhere, readable on a
+phone and on paper. Its figures are as of the newest reading, in USD and UTC days.
+"""
+
+import os
+
+import dagster as dg
+
+from credits_pipeline import clock, config
+from credits_pipeline.assets import published
+from credits_pipeline.assets.partitions import description
+
+KEY = dg.AssetKey("report")
+
+
+@dg.asset(
+    key=KEY,
+    deps=[published.KEY],
+    description=description(__doc__),
+    group_name="delivery",
+    kinds={"html"},
+)
+def report() -> dg.MaterializeResult[None]:
+    from credits_pipeline import report as page  # here, because drawing libraries take half a second to load
+
+    settings = config.load(os.environ)
+    page.write(settings.published_path, settings.report_path, generated_at=clock.now())
+    return dg.MaterializeResult(
+        metadata={
+            "dagster/uri": dg.MetadataValue.url(settings.report_path.as_uri()),
+            "size_bytes": settings.report_path.stat().st_size,
+        }
+    )

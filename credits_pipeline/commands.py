@@ -1,0 +1,88 @@
+"""What the command line does, each command a function that returns its exit code."""
+
+import os
+import sys
+from collections.abc import Iterable
+from datetime import date
+from pathlib import Path
+
+import dagster as dg
+
+from credits_pipeline import automation, clock, config, launch
+from credits_pipeline.assets import model_usage
+from credits_pipeline.importing import import_readings
+from credits_pipeline.warehouse import Warehouse
+
+
+def run() -> int:
+    """Today's readings, after whatever is missing of the past; then the answer."""
+    settings = config.load(os.environ).require()
+    say(settings.alert_problems)
+    with launch.instance(settings) as instance:
+        ok = True
+        days = automation.unsettled_range(Warehouse(settings.warehouse_path))
+        if days and date.fromisoformat(days[0]) < automation.first_day_of_daily_run():
+            ok = fetch_history(instance, *days)
+        print("Taking today's readings …", flush=True)
+        ok = launch.run_job(instance, "daily_credits", partition=clock.today().isoformat()) and ok
+    print_answer(settings)
+    return 0 if ok else 1
+
+
+def backfill(first: date | None, last: date | None) -> int:
+    """What was billed from `first` to `last` (UTC days, inclusive); all that the API knows by default."""
+    settings = config.load(os.environ).require()
+    first, last = first or model_usage.oldest_day(), last or clock.today()
+    if first > last:
+        raise config.ConfigError(f"FROM={first} lies after TO={last}: swap them")
+    with launch.instance(settings) as instance:
+        ok = fetch_history(instance, first.isoformat(), last.isoformat())
+    print_answer(settings)
+    return 0 if ok else 1
+
+
+def fetch_history(instance: dg.DagsterInstance, first: str, last: str) -> bool:
+    print(f"Fetching what was billed from {first} to {last} …", flush=True)
+    return launch.run_job(instance, "backfill_history", tags=automation.range_tags(first, last))
+
+
+def import_and_rebuild(file: Path, account: str, tz: str | None) -> int:
+    """Append readings that were logged earlier, and rebuild everything from them."""
+    settings = config.load(os.environ)
+    import_readings_of(file, account, tz)
+    with launch.instance(settings) as instance:
+        return 0 if launch.run_job(instance, "rebuild") else 1
+
+
+def import_readings_of(file: Path, account: str, tz: str | None) -> None:
+    warehouse = Warehouse(config.load(os.environ).warehouse_path)
+    result = import_readings(warehouse, file, account, tz=tz, run_id="import")
+    print(
+        f"{file.name}: {result.appended} readings appended to {account}, {result.already_there} already there."
+    )
+
+
+def answer() -> int:
+    """The answer as of the newest reading."""
+    print_answer(config.load(os.environ))
+    return 0
+
+
+def user_interface(port: int) -> int:
+    """The Dagster UI and the daemon that runs the schedules."""
+    settings = config.load(os.environ)
+    say((*settings.problems, *settings.alert_problems))
+    if not settings.accounts:
+        say([f"{config.KEY_VARIABLE} is not set: readings will fail until it is"])
+    return launch.user_interface(settings, port)
+
+
+def print_answer(settings: config.Settings) -> None:
+    from credits_pipeline import answer as summary
+
+    print(summary.text(settings))
+
+
+def say(warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)

@@ -1,0 +1,67 @@
+"""Wiring: which assets, checks, jobs, schedules, sensors and resources there are. Nothing else."""
+
+import os
+from datetime import timedelta
+
+import dagster as dg
+
+from credits_pipeline import automation, config, launch
+from credits_pipeline.assets import credits_snapshots, model_usage, published, report, sql_models
+from credits_pipeline.openrouter import OpenRouter
+from credits_pipeline.sql_project import Source, SqlProject
+from credits_pipeline.warehouse import Warehouse
+
+# A day and a bit: one missed night is a warning, a day and a half without a reading is stale.
+SNAPSHOTS_FRESH = dg.FreshnessPolicy.time_window(
+    fail_window=timedelta(hours=36), warn_window=timedelta(hours=26)
+)
+OWNERS = ["team:finops"]
+
+project = SqlProject.load(sql_models.PROJECT_DIR)
+
+RAW_TABLES = {credits_snapshots.KEY: "raw.credits_snapshots", model_usage.KEY: "raw.model_usage"}
+
+
+def table_of(source: Source) -> dict[str, object]:
+    """What the catalogue shows of a raw table: its name and its columns, as sources.yml describes them."""
+    columns = [dg.TableColumn(c.name, c.data_type, c.description) for c in source.columns]
+    return {
+        "dagster/table_name": f"{source.schema}.{source.table}",
+        "dagster/column_schema": dg.TableSchema(columns),
+    }
+
+
+def with_policies(spec: dg.AssetSpec) -> dg.AssetSpec:
+    """What holds for every asset, said once: who owns it, and that raw tables are described and kept fresh."""
+    spec = spec.replace_attributes(owners=spec.owners or OWNERS)
+    if spec.key in RAW_TABLES:
+        spec = spec.replace_attributes(group_name="raw", kinds={"openrouter", "duckdb"})
+        spec = spec.merge_attributes(metadata=table_of(project.sources[RAW_TABLES[spec.key]]))
+    if spec.key == credits_snapshots.KEY:
+        spec = spec.replace_attributes(freshness_policy=SNAPSHOTS_FRESH)
+    return spec
+
+
+@dg.resource(description="The DuckDB file that the pipeline writes; its folder is CREDITS_DATA_DIR.")
+def warehouse(_: dg.InitResourceContext) -> Warehouse:
+    return Warehouse(config.load(os.environ).warehouse_path)
+
+
+defs = dg.Definitions(
+    assets=dg.with_source_code_references(
+        [
+            credits_snapshots.credits_snapshots,
+            model_usage.model_usage,
+            sql_models.sql_models(project),
+            published.published(project),
+            report.report,
+        ]
+    ),
+    asset_checks=[credits_snapshots.every_account_was_read, model_usage.every_account_was_fetched],
+    jobs=[automation.daily_credits, automation.backfill_history, automation.rebuild],
+    schedules=[automation.daily_credits_schedule, automation.history_backfill],
+    sensors=[automation.rebuild_after_manual_changes],
+    resources={"openrouter": OpenRouter(), "warehouse": warehouse},
+    loggers={"console": launch.console},
+    executor=dg.in_process_executor,  # one process per run: each further one would import Dagster again
+).map_asset_specs(func=with_policies)

@@ -1,0 +1,99 @@
+"""Run the jobs from a shell, in this process, with the history kept where the UI finds it."""
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import dagster as dg
+
+from credits_pipeline import config
+from credits_pipeline.text import plain
+
+INSTANCE_SETTINGS = Path(__file__).with_name("dagster.yaml")
+
+
+def dagster_home(settings: config.Settings) -> Path:
+    """Where Dagster keeps its history: DAGSTER_HOME, or a folder beside the data, ready to use.
+
+    Without one, Dagster would use a temporary folder and forget every run at exit.
+    """
+    home = Path(os.environ.get("DAGSTER_HOME") or settings.data_dir / "dagster").expanduser().absolute()
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not (home / "dagster.yaml").exists():
+        shutil.copyfile(INSTANCE_SETTINGS, home / "dagster.yaml")
+    os.environ["DAGSTER_HOME"] = str(home)
+    return home
+
+
+@contextmanager
+def instance(settings: config.Settings) -> Iterator[dg.DagsterInstance]:
+    """The Dagster instance that the UI shows."""
+    dagster_home(settings)
+    with dg.DagsterInstance.get() as held:
+        yield held
+
+
+def run_job(
+    held: dg.DagsterInstance,
+    name: str,
+    *,
+    partition: str | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> bool:
+    """Run a job to its end; say on stderr, in a sentence each, what failed. True when all went well."""
+    from credits_pipeline.definitions import defs
+
+    result = defs.resolve_job_def(name).execute_in_process(
+        instance=held, partition_key=partition, tags=dict(tags or {}), raise_on_error=False
+    )
+    for event in result.all_events:
+        if event.is_step_failure:
+            print(f"failed: {event.step_key}: {reason(event)}", file=sys.stderr)
+    return result.success
+
+
+def reason(event: dg.DagsterEvent) -> str:
+    """The sentence that a failed step ended with, without its traceback."""
+    data = event.step_failure_data
+    if data.user_failure_data and data.user_failure_data.description:
+        return data.user_failure_data.description
+    error = data.error
+    while error and error.cause:
+        error = error.cause
+    return error.message.strip() if error else (event.message or "no reason given")
+
+
+class OneLine(logging.Formatter):
+    """What the pipeline says in its own words; Dagster's events are in the UI."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        said = getattr(record, "dagster_meta", {}).get("orig_message") or record.getMessage()
+        return f"  {plain(str(said).splitlines()[0])}"
+
+
+@dg.logger({}, description="One short line per thing worth knowing, on stderr.")
+def console(_: dg.InitLoggerContext) -> logging.Logger:
+    log = logging.Logger("credits_pipeline", level=logging.INFO)
+    handler = logging.StreamHandler()
+    handler.setFormatter(OneLine())
+    log.addHandler(handler)
+    return log
+
+
+def user_interface(settings: config.Settings, port: int) -> int:
+    """The Dagster UI and daemon until Ctrl-C; bound to this machine, for the open-source UI has no login."""
+    dagster_home(settings)
+    dg_command = str(Path(sys.executable).with_name("dg"))
+    print(
+        f"Dagster UI: http://127.0.0.1:{port}  (Ctrl-C ends it; history is kept in {os.environ['DAGSTER_HOME']})"
+    )
+    command = [dg_command, "dev", "--host", "127.0.0.1", "--port", str(port)]
+    try:
+        return subprocess.run(command, cwd=config.PROJECT_ROOT, check=False).returncode  # noqa: S603
+    except KeyboardInterrupt:
+        return 0
