@@ -100,7 +100,8 @@ comment on column ops.alerts_sent.threshold_days is
 comment on column ops.alerts_sent.run_out_p50 is 'UTC day named in the alert as the likely run-out.';
 comment on column ops.alerts_sent.as_of is 'UTC instant of the reading that the alert goes by; null where none does.';
 comment on column ops.alerts_sent.channel is
-    'Scheme and fingerprint of the address it is for, never the address; log where no address is set.';
+    'Scheme and fingerprint of the address it is for, never the address; log where no address is set; covered where '
+    'the alert of a nearer threshold says it as well.';
 comment on column ops.alerts_sent.title is 'First line of what it says.';
 comment on column ops.alerts_sent.body is 'The rest of what it says.';
 comment on column ops.alerts_sent.due_at is 'UTC instant at which it became due.';
