@@ -402,6 +402,7 @@ class Warehouse:
         try:
             _attach(con, fresh, "warehouse", read_only=False)
             _apply(con, self._steps(), newest=len(self._steps()))
+            con.execute("checkpoint")  # closing does it too, but says nothing when there is no room
         finally:
             con.close()
         _move_into_place(fresh, self.path)
@@ -468,8 +469,13 @@ class Warehouse:
                 raise WarehouseError(f"{source} is the warehouse itself: name a backup.")
             _remove_leftovers(self.path)
             fresh = _temporary(self.path)
-            with _named_errors(source):
-                self._copy_backup(source, fresh, deadline)
+            try:
+                with _named_errors(source):
+                    self._copy_backup(source, fresh, deadline)
+            except WarehouseCorrupt as error:
+                raise WarehouseCorrupt(
+                    f"{source} is damaged or no backup of ours: take another one."
+                ) from error
             kept = self._keep_aside(deadline)
             _move_into_place(fresh, self.path)
         return kept
@@ -935,7 +941,7 @@ def _renamed(error: Exception, path: Path, *, opening: bool = False) -> Exceptio
         path = Path(os.fsdecode(error.filename))
     first_line = message.split("\n", 1)[0]
     if _is_lock(message):
-        return WarehouseBusy(_busy(path, f"another program, not through our lock ({_lock_holder(message)})"))
+        return WarehouseBusy(_busy(path, _lock_holder(message)))
     if any(sign in message for sign in _FULL):
         return WarehouseDiskFull(f"No room to write beside {path}: free some space, then run this again.")
     if any(sign in message for sign in _FORBIDDEN):
@@ -956,6 +962,9 @@ def _renamed(error: Exception, path: Path, *, opening: bool = False) -> Exceptio
 
 
 def _lock_holder(message: str) -> str:
+    """Who has the file open without our lock: a BI tool, a notebook, a DuckDB shell."""
+    if "Unique file handle conflict" in message:
+        return "another DuckDB connection of this very process"
     _, _, rest = message.partition("Conflicting lock is held in ")
-    who, found, _ = rest.partition(")")
-    return f"{who})" if found else "in this very process"
+    who, told, _ = rest.partition(")")
+    return f"another program, {who})," if told else "another program"
