@@ -1,0 +1,52 @@
+"""Which alerts went out when: credits that run out or are used up, and days that cost more than seemed possible.
+
+After each run the newest figures are looked at, and what became due goes to the channels of `CREDITS_ALERT_URLS`
+(without one, to the log). One row per alert and channel in `ops.alerts_sent`; an alert is due once until its cause is
+over, whatever restarts. A channel that does not answer fails no run: it is tried again, by the next run and by the
+sensor `stale_data`. Alerts about runs that fail or never happen come from sensors, which need the Dagster daemon.
+Money is USD, days and instants are UTC.
+"""
+
+import os
+
+import dagster as dg
+
+from credits_pipeline import config
+from credits_pipeline.assets import published
+from credits_pipeline.assets.partitions import description
+from credits_pipeline.text import markdown_table
+from credits_pipeline.warehouse import Warehouse
+
+KEY = dg.AssetKey("alerts_sent")
+
+# As many as a look at the page takes in.
+PREVIEW_ROWS = 7
+
+
+@dg.asset(
+    key=KEY,
+    deps=[published.KEY],
+    description=description(__doc__),
+    group_name="delivery",
+    kinds={"apprise", "duckdb"},  # no pool: other runs need not wait while messages travel
+)
+def alerts_sent(
+    context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Warehouse]
+) -> dg.MaterializeResult[None]:
+    from credits_pipeline import alerts
+
+    try:
+        sent = alerts.send_due(config.load(os.environ), warehouse, run_id=context.run_id, log=context.log)
+    except alerts.AlertsBusy as busy:
+        context.log.warning(str(busy))
+        sent = alerts.Sent()
+    columns, rows = alerts.newest(warehouse, PREVIEW_ROWS)
+    return dg.MaterializeResult(
+        metadata={
+            "alerts_due": len(sent.due),
+            "alerts_delivered": sent.delivered,
+            "channels_failed": sum(not outcome.delivered for outcome in sent.outcomes),
+            "dagster/table_name": "ops.alerts_sent",
+            "preview": dg.MetadataValue.md(markdown_table(columns, rows)),
+        }
+    )

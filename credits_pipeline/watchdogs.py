@@ -1,0 +1,191 @@
+"""Sensors for what a run cannot report itself: that it failed, or that it never happened.
+
+They run in the Dagster daemon: without it (`make run` from cron, say) nobody watches.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+import dagster as dg
+
+from credits_pipeline import clock, config
+from credits_pipeline.launch import reason
+from credits_pipeline.warehouse import Warehouse, WarehouseError
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from credits_pipeline import alerts
+
+LOCK_WAIT_S: Final = 20
+"""A sensor's tick may take 60 s, sending included: what holds the warehouse longer is left to the next tick."""
+
+REMIND_AFTER: Final = timedelta(hours=24)
+"""A job that goes on failing for the same reason is reported again after this, not at every run."""
+
+STALE_EVERY_S: Final = 600
+"""Against 36 h it makes no difference; it is also how soon a channel that failed is tried again."""
+
+MOST_REASONS: Final = 5
+"""Failed steps and checks named in one message: the first is the cause, the others mostly its consequences."""
+
+
+@dg.run_failure_sensor(
+    name="run_failure",
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Sends an alert for a run that failed, whatever the job, with the failed steps and blocking checks. "
+    "A job that fails again for the same reason is reported once a day until it has succeeded.",
+)
+def run_failure(context: dg.RunFailureSensorContext) -> None:
+    from credits_pipeline import alerts
+
+    settings = config.load(os.environ)
+    failed = context.dagster_run
+    alert = failure_alert(context)
+
+    def look(con: "duckdb.DuckDBPyConnection", standing: Sequence["alerts.Standing"]) -> "alerts.Found":
+        over = {s.key for s in standing if s.kind == alerts.RUN_FAILED and is_over(context.instance, s)}
+        return alerts.Found((alert,), frozenset(over))
+
+    try:
+        alerts.notify(settings, warehouse(settings), look, run_id=failed.run_id, log=context.log)
+    except (WarehouseError, OSError, alerts.AlertsBusy) as error:
+        # A full disk or a damaged warehouse may be why the run failed: then this alert matters most.
+        context.log.warning(f"this alert is not remembered: {error}")
+        alerts.send_without_memory(settings, [alert], log=context.log)
+
+
+@dg.sensor(
+    name="stale_data",
+    minimum_interval_seconds=STALE_EVERY_S,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Sends an alert when the newest reading of an account is older than 36 hours, once until there is a "
+    "new one. Also tries again to deliver alerts that a channel did not take.",
+)
+def stale_data(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    from credits_pipeline import alerts
+
+    settings = config.load(os.environ)
+    watched = json.loads(context.cursor) if context.cursor else {}
+    said = "every account with a key was read within 36 hours"
+
+    def look(con: "duckdb.DuckDBPyConnection", standing: Sequence["alerts.Standing"]) -> "alerts.Found":
+        nonlocal watched, said
+        newest = newest_readings(con, [account.name for account in settings.accounts])
+        watched = {
+            name: watched.get(name, clock.now().isoformat()) for name, at in newest.items() if at is None
+        }
+        found = stale_alerts(newest, watched)
+        over = {s.key for s in standing if s.kind == alerts.STALE and s.account in newest}
+        if found:
+            said = f"no new reading for 36 hours: {', '.join(str(alert.account) for alert in found)}"
+        return alerts.Found(tuple(found), frozenset(over - {alert.key for alert in found}))
+
+    try:
+        alerts.notify(settings, warehouse(settings), look, log=context.log)
+    except (WarehouseError, OSError, alerts.AlertsBusy) as error:
+        return dg.SkipReason(f"could not look: {error}")
+    context.update_cursor(json.dumps(watched))
+    return dg.SkipReason(said)
+
+
+SENSORS = [run_failure, stale_data]
+
+
+def warehouse(settings: config.Settings) -> Warehouse:
+    return Warehouse(settings.warehouse_path, lock_timeout_s=LOCK_WAIT_S)
+
+
+# -- runs that failed --------------------------------------------------------------------------------------------
+
+
+def failure_alert(context: dg.RunFailureSensorContext) -> "alerts.Alert":
+    """The alert about a failed run; its key is the job and the reason, so that a repetition is known as one."""
+    from credits_pipeline import alerts, messages
+
+    failed = context.dagster_run
+    reasons = [
+        f"{event.step_key}: {first_line(reason(event))}" for event in context.get_step_failure_events()
+    ]
+    reasons = (reasons or [first_line(context.failure_event.message or "no reason given")])[:MOST_REASONS]
+    reasons += failed_checks(context.instance, failed.run_id)[:MOST_REASONS]
+    record = context.instance.get_run_record_by_id(failed.run_id)
+    at = datetime.fromtimestamp(record.end_time, UTC) if record and record.end_time else clock.now()
+    title, body = messages.run_failed(failed.job_name, failed.run_id, at, reasons)
+    return alerts.Alert(
+        key=f"{alerts.RUN_FAILED}/{failed.job_name}/{digest(reasons)}",
+        kind=alerts.RUN_FAILED,
+        title=title,
+        body=body,
+        run_id=failed.run_id,
+    )
+
+
+def failed_checks(instance: dg.DagsterInstance, run_id: str) -> list[str]:
+    """The checks of a run that failed as errors, each with how many rows it found."""
+    events = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records
+    found = []
+    for event in events:
+        check = event.event_log_entry.asset_check_evaluation
+        if check and not check.passed and check.severity == dg.AssetCheckSeverity.ERROR:
+            rows = check.metadata.get("failing_rows")
+            counted = f" ({rows.value} rows)" if rows else ""
+            why = f": {first_line(check.description)}" if check.description else ""
+            found.append(
+                f"check {check.check_name} of {check.asset_key.to_user_string()} failed{counted}{why}"
+            )
+    return found
+
+
+def is_over(instance: dg.DagsterInstance, alert: "alerts.Standing") -> bool:
+    """Whether a failure that was reported may be reported again: a day later, or when its job has succeeded since."""
+    job = alert.key.split("/")[1]
+    succeeded = dg.RunsFilter(
+        job_name=job, statuses=[dg.DagsterRunStatus.SUCCESS], updated_after=alert.due_at
+    )
+    return clock.now() - alert.due_at >= REMIND_AFTER or instance.get_runs_count(succeeded) > 0
+
+
+def digest(reasons: Sequence[str]) -> str:
+    """The same for the same reasons, whatever days, counts and run ids they name."""
+    return hashlib.sha256(re.sub(r"[0-9a-f-]*[0-9][0-9a-f-]*", "#", "\n".join(reasons)).encode()).hexdigest()[
+        :12
+    ]
+
+
+def first_line(text: str) -> str:
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")
+
+
+# -- data that do not come ---------------------------------------------------------------------------------------
+
+
+def newest_readings(con: "duckdb.DuckDBPyConnection", accounts: Sequence[str]) -> dict[str, datetime | None]:
+    """When each account was last read; None where it never was."""
+    rows = con.execute(
+        "select account, max(observed_at) from raw.credits_snapshots group by account"
+    ).fetchall()
+    read = {account: at.replace(tzinfo=UTC) for account, at in rows}
+    return {account: read.get(account) for account in accounts}
+
+
+def stale_alerts(newest: dict[str, datetime | None], watched: dict[str, str]) -> list["alerts.Alert"]:
+    """An alert for every account without a reading in 36 hours; of one never read, since it was first `watched`."""
+    from credits_pipeline import alerts, messages
+
+    ages = {
+        account: clock.now() - (at or datetime.fromisoformat(watched[account]))
+        for account, at in newest.items()
+    }
+    old = [account for account, age in ages.items() if age > alerts.STALE_AFTER]
+    found = []
+    for account in old:
+        title, body = messages.stale(account, newest[account], ages[account], is_alone=len(old) < len(newest))
+        key = f"{alerts.STALE}/{account}"
+        found.append(alerts.Alert(key, alerts.STALE, title, body, account=account, as_of=newest[account]))
+    return found
