@@ -26,11 +26,12 @@ REFUSED_PATHS = ("packages.yml", "dependencies.yml", "seeds", "snapshots", "test
 RAW_SCHEMAS = ("raw", "ops")  # written by Python; a model's schema is emptied of what no model makes
 HINTS = {
     "tests": "its present name is data_tests",
+    "data_tests": "it stands under a column; a test of several columns is a .sql file in tests/",
     **dict.fromkeys(("values", "quote", "to", "field"), "arguments of a test stand under `arguments:`"),
     **dict.fromkeys(("severity", "where"), "it stands under `config:`"),
 }
 
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_NAME = re.compile(r"[a-z_][a-z0-9_]*")  # lower case: DuckDB takes Daily_Spend and daily_spend for one table
 _REF = re.compile(r"""ref\(\s*(['"])(\w+)\1\s*\)""")
 _NOT_IN_A_NAME = re.compile(r"[^0-9a-zA-Z_]+")
 _JINJA_IN_YML = re.compile(r"^[^#\n]*\{[{%#]", re.MULTILINE)
@@ -169,11 +170,14 @@ class _Yaml:
         return (
             self.text()
             if _NAME.fullmatch(self.text())
-            else self.fail("a name is of letters, digits and underscores")
+            else self.fail("a name is of lower-case letters, digits and underscores")
         )
 
     def value(self) -> Any:
-        return yaml.constructor.SafeConstructor().construct_document(self.node)
+        try:
+            return yaml.constructor.SafeConstructor().construct_document(self.node)
+        except yaml.MarkedYAMLError as error:
+            self.fail(f"is no plain value: {error.problem}")
 
     def options(self, *known: str) -> dict[str, Any]:
         parts = self.fields(*known).items()
@@ -209,19 +213,25 @@ class _Reader:
         raise SqlProjectError(self._shown(path), None, problem)
 
     def _files(self, folder: str, *suffixes: str) -> list[Path]:
-        files = sorted(path for path in (self.root / folder).rglob("*") if path.suffix in suffixes)
+        found = (path for path in (self.root / folder).rglob("*") if path.suffix in suffixes)
+        files = sorted(path for path in found if not path.name.startswith("."))  # an editor's lock, say
         for path in files:
             if path.suffix == ".sql" and not _NAME.fullmatch(path.stem):
-                self._fail(path, "a name is of letters, digits and underscores")
+                self._fail(path, "a name is of lower-case letters, digits and underscores")
         return files
 
-    def _yaml(self, path: Path) -> _Yaml:
-        shown = self._shown(path)
+    def _text(self, path: Path) -> str:
         try:
-            text = path.read_text(encoding="utf-8")
-            node = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+            return path.read_text(encoding="utf-8")
         except FileNotFoundError:
             self._fail(path, "is missing")
+        except UnicodeDecodeError:
+            self._fail(path, "is not UTF-8")
+
+    def _yaml(self, path: Path) -> _Yaml:
+        shown, text = self._shown(path), self._text(path)
+        try:
+            node = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else None
             raise SqlProjectError(shown, line, f"is no valid YAML: {error.problem}") from error
@@ -290,7 +300,7 @@ class _Reader:
                 entry.fail(f"{name} is described, but models/ holds no {name}.sql")
 
     def _template(self, path: Path) -> Template:
-        template = Template(self._shown(path), path.read_text(encoding="utf-8"))
+        template = Template(self._shown(path), self._text(path))
         for name, line in template.refs.items():
             if name not in self.paths:
                 raise SqlProjectError(template.file, line, f"ref({name!r}): no model has this name")

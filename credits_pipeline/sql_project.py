@@ -62,8 +62,10 @@ class TestResult:
     @property
     def message(self) -> str:
         """One line: which test of which model, which rows."""
-        rows = f"{self.failing_rows} failing rows: {'; '.join(self.sample)}"
-        return f"{self.test.name} on {self.test.model}: {'passed' if self.passed else rows}"
+        count = f"{self.failing_rows} failing row{'s' if self.failing_rows > 1 else ''}"
+        more = "; …" if self.failing_rows > len(self.sample) else ""
+        found = "passed" if self.passed else f"{count}: {'; '.join(self.sample)}{more}"
+        return f"{self.test.name} on {self.test.model}: {found}"
 
 
 @dataclass(frozen=True)

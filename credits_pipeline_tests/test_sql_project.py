@@ -271,7 +271,8 @@ def test_a_generic_test_counts_and_shows_the_failing_rows(files, con, column, na
     assert (result.test.name, result.failing_rows) == (name, failing)
     assert result.passed == (failing == 0)
     assert sample in "".join(result.sample)
-    assert name in result.message
+    rows = f"{failing} failing row{'s' if failing > 1 else ''}: " if failing else "passed"
+    assert result.message.startswith(f"{name} on m: {rows}")
 
 
 def test_a_warning_does_not_block(files, con):
@@ -516,9 +517,10 @@ DESCRIPTIONS = [
     ),
     (COLUMN + "        data_tests: unique", 9, "expected a list"),
     (COLUMN + "        data_tests: [{unique: {}, not_null: {}}]", 9, "expected one test"),
-    (COLUMN + "        data_tests: [unique: {name: a-b}]", 9, "letters, digits and underscores"),
-    (COLUMN + "    data_tests: [unique]", 9, "data_tests is not supported here"),
+    (COLUMN + "        data_tests: [unique: {name: a-b}]", 9, "lower-case letters, digits and underscores"),
+    (COLUMN + "    data_tests: [unique]", 9, "data_tests is not supported here: it stands under a column"),
     (COLUMN + "    config: {materialized: view}", 9, "materialized 'view' is not supported"),
+    (COLUMN + "    config: {meta: !mine {a: 1}}", 9, "is no plain value"),
     (COLUMN + "    config: {contract: {enforced: true}}", 9, "contract is not supported here"),
     (COLUMN + "    versions: [1]", 9, "versions is not supported here"),
     (COLUMN + "    description: again", 9, "description is given twice"),
@@ -593,12 +595,17 @@ PROJECTS = [
     ({"snapshots/a.sql": "a"}, "snapshots", "not supported"),
     ({"tests/generic/t.sql": "select 1"}, "tests/generic", "not supported"),
     ({"models/marts/p.py": "def model(): pass"}, "models/marts/p.py", "Python models"),
-    ({"models/marts/a-b.sql": "select 1"}, "models/marts/a-b.sql", "letters, digits and underscores"),
+    (
+        {"models/marts/a-b.sql": "select 1"},
+        "models/marts/a-b.sql",
+        "lower-case letters, digits and underscores",
+    ),
+    ({"models/marts/M.sql": "select 1"}, "models/marts/M.sql", "lower-case letters, digits and underscores"),
     ({"models/marts/z.sql": "select 1"}, "models/marts/z.sql", "is not described: write z.yml beside it"),
     ({"models/staging/m.sql": "select 1"}, "models/staging/m.sql", "another model of this name"),
     ({"models/m.sql": "select 1"}, "models/marts/m.sql", "another model of this name"),
     ({"tests/t.sql": "select 1"}, "tests/t.sql", "reads at least one model"),
-    ({"tests/t-t.sql": "from {{ ref('m') }}"}, "tests/t-t.sql", "letters, digits and underscores"),
+    ({"tests/t-t.sql": "from {{ ref('m') }}"}, "tests/t-t.sql", "lower-case letters, digits and underscores"),
     (
         {"tests/a/t.sql": "from {{ ref('m') }}", "tests/t.sql": "from {{ ref('m') }}"},
         "tests/t.sql",
@@ -625,6 +632,20 @@ def test_a_project_beyond_what_is_supported_is_refused_with_its_file(files, text
         files.load()
     assert message in str(caught.value)
     assert str(caught.value).startswith(f"shop/{where}")
+
+
+def test_a_file_in_another_encoding_is_named(files):
+    files.model("m", "select 1 as n", "n INTEGER")
+    (files.root / "models/marts/m.sql").write_bytes("select 'é'".encode("latin-1"))
+    with pytest.raises(SqlProjectError, match=r"^shop/models/marts/m.sql: is not UTF-8$"):
+        files.load()
+
+
+def test_what_an_editor_leaves_beside_a_file_is_no_model(files):
+    files.model("m", "select 1 as n", "n INTEGER")
+    files.write("models/marts/.#m.sql", "x")
+    files.write("models/marts/m.sql~", "x")
+    assert list(files.load().models) == ["m"]
 
 
 def test_a_circle_of_models_is_shown_as_one(files):
