@@ -14,7 +14,7 @@ import threading
 from base64 import b64encode, urlsafe_b64encode
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from dataclasses import fields as fields_of
 from datetime import UTC, date, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Context, Decimal
@@ -290,8 +290,8 @@ class _Reply:
     """A reply with status 200 whose body is a JSON object with an object under `data`."""
 
     call: str  # "GET /credits"
-    json: dict[str, Any]  # numbers are Decimal
-    data: dict[str, Any]
+    json: dict[str, Any] = field(repr=False)  # numbers are Decimal
+    data: dict[str, Any] = field(repr=False)
     read_at: datetime
     attempts: int
 
@@ -308,7 +308,7 @@ class _UsageAnswer:
 
 @dataclass(frozen=True)
 class _Body:
-    content: bytes
+    content: bytes = field(repr=False)
     read_at: datetime
 
 
@@ -319,7 +319,7 @@ class _Api:
         self._base_url = base_url
         self._host = urlsplit(base_url).netloc
         self._limits = limits
-        self._http = _http_client(limits)
+        self._http = _http_client(base_url, limits)
         self._queues: dict[str, _RateLimit] = {}
         self._lock = threading.Lock()
 
@@ -386,7 +386,11 @@ class _Api:
             if attempts > 1:
                 got.args = (f"{got} (asked {attempts} times)",)
             raise got
-        document = _parsed(got.content, call)
+        document = _json_object(got.content)
+        if isinstance(document, str):
+            error = _unbelievable(call, document)
+            error.retryable = True  # what stands between us and the API answered: it may be gone in a while
+            raise error
         data = document.get("data")
         if not isinstance(data, dict):
             raise _unbelievable(call, "there is no object under data")
@@ -517,7 +521,7 @@ def _retry_after_s(header: str) -> float | None:
 # --- the wire ---
 
 
-def _http_client(limits: OpenRouter) -> "httpx.Client":
+def _http_client(base_url: str, limits: OpenRouter) -> "httpx.Client":
     """A client that reads nothing from the environment but SSL_CERT_FILE and SSL_CERT_DIR.
 
     Proxy variables would hand the key to the proxy (over plain http) or to whoever set them. The certificate
@@ -527,7 +531,12 @@ def _http_client(limits: OpenRouter) -> "httpx.Client":
     import httpx
 
     _hide_keys_in_logs()
-    certificates = httpx.create_ssl_context(trust_env=True)
+    if base_url.startswith("https:"):
+        certificates = httpx.create_ssl_context(trust_env=True)
+    else:
+        certificates = ssl.SSLContext(
+            ssl.PROTOCOL_TLS_CLIENT
+        )  # trusts nobody, and spares reading the real ones
     transport = httpx.HTTPTransport(verify=certificates, trust_env=False)
     # httpx has no limit for a request as a whole: a server that drips a byte now and then, in its headers as
     # well, would hold a run for ever. So its connection pool gets sockets that know the request's deadline.
@@ -686,36 +695,28 @@ def _unbelievable(call: str, what: str) -> UnbelievableReply:
     )
 
 
-def _parsed(content: bytes, call: str) -> dict[str, Any]:
-    """The JSON object in `content`, numbers as Decimal from their own text."""
-    document: object = None
+def _json_object(content: bytes) -> dict[str, Any] | str:
+    """The object in `content`, numbers as Decimal from their own text; or what is wrong with it."""
     try:
         document = json.loads(
             content.decode("utf-8"),
             parse_float=Decimal,
             parse_int=Decimal,
             parse_constant=_no_constant,
-            object_pairs_hook=_no_key_twice,
+            object_pairs_hook=_no_name_twice,
         )
-        problem = "it is not a JSON object"
     except RecursionError:
-        problem = "its JSON is nested too deeply"
+        return "its JSON is nested too deeply"
     except (ValueError, ArithmeticError):
-        problem = (
-            "it is HTML, not JSON" if content.lstrip()[:1] == b"<" else "it is not complete and valid JSON"
-        )
-    if not isinstance(document, dict):
-        error = _unbelievable(call, problem)
-        error.retryable = True  # what stands between us and the API answered: it may be gone in a while
-        raise error
-    return document
+        return "it is HTML, not JSON" if content.lstrip()[:1] == b"<" else "it is not complete and valid JSON"
+    return document if isinstance(document, dict) else "it is not a JSON object"
 
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("a name occurs twice: which of the values is meant?")
@@ -872,7 +873,7 @@ def _usage_row(reply: _Reply, number: int, day: date, fields: dict[str, Any]) ->
 
 
 def _sum(reply: _Reply, one: UsageRow, other: UsageRow) -> UsageRow:
-    names = [field.name for field in fields_of(UsageRow)][2:]
+    names = [column.name for column in fields_of(UsageRow)][2:]
     total = replace(one, **{name: getattr(one, name) + getattr(other, name) for name in names})
     money, counts = (total.credits_usd, total.byok_usd), [getattr(total, name) for name in _METRICS]
     if None in map(_amount, money) or max(counts) > LARGEST_COUNT:
