@@ -14,14 +14,10 @@ from typing import Any, NoReturn
 
 import yaml
 
+from credits_pipeline import generic_tests
+from credits_pipeline.generic_tests import quoted
 from credits_pipeline.sql_template import SqlProjectError, Template, check_option
 
-GENERIC_TESTS = {  # and their arguments, all of which but `quote` are required
-    "unique": (),
-    "not_null": (),
-    "accepted_values": ("values", "quote"),
-    "relationships": ("to", "field"),
-}
 REFUSED_PATHS = ("packages.yml", "dependencies.yml", "seeds", "snapshots", "tests/generic")
 RAW_SCHEMAS = ("raw", "ops")  # written by Python; a model's schema is emptied of what no model makes
 HINTS = {
@@ -33,7 +29,6 @@ HINTS = {
 
 _NAME = re.compile(r"[a-z_][a-z0-9_]*")  # lower case: DuckDB takes Daily_Spend and daily_spend for one table
 _REF = re.compile(r"""ref\(\s*(['"])(\w+)\1\s*\)""")
-_NOT_IN_A_NAME = re.compile(r"[^0-9a-zA-Z_]+")
 _JINJA_IN_YML = re.compile(r"^[^#\n]*\{[{%#]", re.MULTILINE)
 _JINJA_OUTPUT = re.compile(r"\{\{.*?\}\}", re.DOTALL)
 
@@ -64,7 +59,7 @@ class Test:
 
     name: str
     model: str
-    kind: str  # 'singular' or one of GENERIC_TESTS
+    kind: str  # 'singular' or one of generic_tests.KINDS
     severity: str  # 'error' or 'warn'
     sql: str
     description: str
@@ -111,16 +106,6 @@ class ProjectFiles:
 def read(root: Path) -> ProjectFiles:
     """Read and check the project in the folder `root`. Raises SqlProjectError."""
     return _Reader(root.resolve()).read()
-
-
-def quoted(*parts: str) -> str:
-    """A SQL identifier, such as "marts"."daily_spend"."""
-    return ".".join('"' + part.replace('"', '""') + '"' for part in parts)
-
-
-def literal(text: str) -> str:
-    """A SQL string."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 @dataclass(frozen=True)
@@ -250,9 +235,9 @@ class _Reader:
                 settings[key].fail(f"{key} can only be {value}")
         name = project.required(settings, "name").text()
         for key, part in settings["vars"].fields().items() if "vars" in settings else ():
-            self.variables[key] = (
-                part.value() if key != name else part.fail("vars of a package are not supported")
-            )
+            if key == name:
+                part.fail("vars of a package are not supported")
+            self.variables[key] = part.value()
         folders = project.required(settings, "models")
         for key, part in folders.required(folders.fields(name), name).fields().items():
             if key == "+materialized":
@@ -315,6 +300,9 @@ class _Reader:
             self._fail(path, f"models/{folder} has no +schema in dbt_project.yml")
         return self.schemas[folder]
 
+    def _relation(self, name: str) -> str:
+        return quoted(self._schema(self.paths[name]), name)
+
     def _model(self, path: Path) -> Model:
         template, entry = self._template(path), self.entries[path.stem]
         fields = entry.fields()
@@ -327,7 +315,7 @@ class _Reader:
             path=template.file,
             yml_path=entry.file,
             description=entry.required(fields, "description").text(),
-            columns=_columns(entry, fields),
+            columns=_columns(entry, fields, "data_tests"),
             depends_on=tuple(template.refs),
             sources=tuple(template.sources),
             tests=(),
@@ -362,7 +350,7 @@ class _Reader:
         if not template.refs:
             self._fail(path, "a test reads at least one model by ref()")
         # The last model it reads is the one that makes it fail: the others were there before.
-        model = options.get("meta", {}).get("model", max(template.refs, key=order.index))
+        model = str(options.get("meta", {}).get("model", max(template.refs, key=order.index)))
         if model not in self.paths:
             self._fail(path, f"meta names the model {model}, which does not exist")
         return Test(
@@ -388,22 +376,22 @@ class _Reader:
         is_bare = isinstance(item.node, yaml.ScalarNode)
         parts: dict[str, _Yaml | None] = {item.text(): None} if is_bare else {**item.fields()}
         kind, body = next(iter(parts.items())) if len(parts) == 1 else item.fail("expected one test")
-        if kind not in GENERIC_TESTS:
+        if kind not in generic_tests.KINDS:
             item.fail(
-                f"the test {kind} is not supported: use {', '.join(GENERIC_TESTS)} or write tests/….sql"
+                f"the test {kind} is not supported: use {', '.join(generic_tests.KINDS)} or write tests/….sql"
             )
-        known = ("name", "description", "config", *(["arguments"] if GENERIC_TESTS[kind] else []))
+        known = ("name", "description", "config", *(["arguments"] if generic_tests.KINDS[kind] else []))
         fields = body.fields(*known) if body else {}
         options = fields["config"].options("severity", "where") if "config" in fields else {}
         arguments = self._arguments(kind, item, fields)
+        parent = self._relation(arguments["to"]) if "to" in arguments else ""
+        name = generic_tests.name(kind, model.name, column, arguments)
         return Test(
-            name=fields["name"].name()
-            if "name" in fields
-            else _generic_name(kind, model.name, column, arguments),
+            name=fields["name"].name() if "name" in fields else name,
             model=model.name,
             kind=kind,
             severity=options.get("severity", "error"),
-            sql=self._generic_sql(kind, column, _tested(model, options.get("where")), arguments),
+            sql=generic_tests.sql(kind, _tested(model, options.get("where")), column, arguments, parent),
             description=fields["description"].text() if "description" in fields else "",
             path=item.file,
             line=item.line,
@@ -413,7 +401,7 @@ class _Reader:
         )
 
     def _arguments(self, kind: str, item: _Yaml, fields: dict[str, _Yaml]) -> dict[str, Any]:
-        takes = GENERIC_TESTS[kind]
+        takes = generic_tests.KINDS[kind]
         parts = fields["arguments"].fields(*takes) if "arguments" in fields else {}
         for name in takes:
             if name not in parts and name != "quote":
@@ -423,50 +411,22 @@ class _Reader:
             parts["values"].items()
         if "to" in parts:
             found = _REF.fullmatch(str(values["to"]))
-            values["to"] = (
-                found[2]
-                if found and found[2] in self.paths
-                else parts["to"].fail("`to` is the ref('…') of a model")
-            )
+            if not found or found[2] not in self.paths:
+                parts["to"].fail("`to` is the ref('…') of a model")
+            values["to"] = found[2]
         return values
-
-    def _generic_sql(self, kind: str, name: str, tested: str, arguments: dict[str, Any]) -> str:
-        column = quoted(name)
-        counted = f"select {column}, count(*) as n_records from {tested} where"
-        if kind == "unique":
-            return f"{counted} {column} is not null group by {column} having count(*) > 1"
-        if kind == "not_null":
-            return f"select * from {tested} where {column} is null"
-        if kind == "accepted_values":
-            show = literal if arguments.get("quote", True) else str
-            values = ", ".join(show(str(value)) for value in arguments["values"])
-            return f"{counted} {column} not in ({values}) group by {column}"
-        parent = quoted(self._schema(self.paths[arguments["to"]]), arguments["to"])
-        found = f"select 1 from {parent} as parent where parent.{quoted(arguments['field'])} = child.{column}"
-        return f"select * from {tested} as child where {column} is not null and not exists ({found})"
 
 
 def _tested(model: Model, where: str | None) -> str:
     return f"(select * from {model.relation} where {where})" if where else model.relation
 
 
-def _generic_name(kind: str, model: str, column: str, arguments: Mapping[str, Any]) -> str:
-    """As dbt names it: kind, model, then all arguments in the order of their names, the column among them."""
-    values = {**arguments, "column_name": column}
-    if "to" in values:
-        values["to"] = f"ref('{values['to']}')"
-    lists = [value if isinstance(value, list) else [value] for _, value in sorted(values.items())]
-    parts = [_NOT_IN_A_NAME.sub("_", str(part)) for items in lists for part in items]
-    return f"{kind}_{model}_{'__'.join(parts)}"
-
-
-def _columns(entry: _Yaml, parts: dict[str, _Yaml]) -> tuple[Column, ...]:
+def _columns(entry: _Yaml, parts: dict[str, _Yaml], *more: str) -> tuple[Column, ...]:
     columns: dict[str, Column] = {}
+    wanted = ("name", "description", "data_type")
     for item in entry.required(parts, "columns").items():
-        fields = item.fields("name", "description", "data_type", "data_tests")
-        name, about, kind = (
-            item.required(fields, part).text() for part in ("name", "description", "data_type")
-        )
+        fields = item.fields(*wanted, *more)
+        name, about, kind = (item.required(fields, part).text() for part in wanted)
         if name in columns:
             item.fail(f"{name} is described twice")
         columns[name] = Column(name, about, kind, item.line)

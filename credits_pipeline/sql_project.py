@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from credits_pipeline import clock, dbt_files, sql_template
-from credits_pipeline.dbt_files import Column, Model, Source, Test, literal, quoted
+from credits_pipeline.dbt_files import Column, Model, Source, Test
+from credits_pipeline.generic_tests import literal, quoted
 from credits_pipeline.sql_template import SqlProjectError
 
 if TYPE_CHECKING:
