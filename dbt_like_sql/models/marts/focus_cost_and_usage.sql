@@ -1,0 +1,165 @@
+-- One row per charge, in the columns of FOCUS 1.2 (FinOps Open Cost and Usage Specification): top-ups and other moves of
+-- credits, and usage per account, UTC day and model.
+-- Guarantee: over any day, and so over any month, EffectiveCost sums to spend_usd of daily_spend, and BilledCost to the
+-- moves of credits in credit_events. Credits are paid in advance: a purchase costs cash and no use of it yet, usage
+-- costs no more cash, so neither is counted twice.
+-- Where bill and counter differ on a day, the bill's models keep their figures and one more row carries the remainder: as
+-- usage of no known model where the counter shows more, as an adjustment where it shows less.
+
+with days as (
+    select account, spend_date, spend_usd, method, is_complete
+    from {{ ref('daily_spend') }}
+    where spend_usd is not null
+),
+
+models as (
+    select
+        days.account,
+        days.spend_date,
+        billed.model,
+        billed.spend_usd,
+        billed.requests,
+        billed.prompt_tokens,
+        billed.completion_tokens,
+        days.method,
+        days.is_complete
+    from days
+    inner join {{ ref('daily_spend_by_model') }} as billed
+        on days.account = billed.account
+        and days.spend_date = billed.spend_date
+),
+
+model_sums as (
+    select account, spend_date, sum(spend_usd) as spend_usd
+    from models
+    group by account, spend_date
+),
+
+remainders as (
+    select
+        days.account,
+        days.spend_date,
+        cast(days.spend_usd - coalesce(model_sums.spend_usd, 0) as decimal(18, 9)) as spend_usd,
+        days.method,
+        days.is_complete
+    from days
+    left join model_sums
+        on days.account = model_sums.account
+        and days.spend_date = model_sums.spend_date
+),
+
+charges as (
+    select
+        account,
+        spend_date as charge_date,
+        'Usage' as category,
+        'Usage-Based' as frequency,
+        'Use of ' || model as description,
+        0 as billed_usd,
+        spend_usd as effective_usd,
+        spend_usd as list_usd,
+        prompt_tokens + completion_tokens as quantity,
+        'Tokens' as unit,
+        'model' as kind,
+        model,
+        requests,
+        prompt_tokens,
+        completion_tokens,
+        cast(null as timestamp) as event_at,
+        method,
+        is_complete
+    from models
+
+    union all
+
+    -- No tokens are known here: what was used is credits, one for one US dollar.
+    select
+        account,
+        spend_date,
+        case when spend_usd > 0 then 'Usage' else 'Adjustment' end,
+        'Usage-Based',
+        case
+            when spend_usd > 0 then 'Use that no bill attributes to a model'
+            else 'Bill above the counter: a correction, or use that the counter shows on a neighbouring day'
+        end,
+        0,
+        spend_usd,
+        spend_usd,
+        case when spend_usd > 0 then spend_usd end,
+        case when spend_usd > 0 then 'Credits' end,
+        case when spend_usd > 0 then 'unattributed' else 'correction' end,
+        null,
+        null,
+        null,
+        null,
+        null,
+        method,
+        is_complete
+    from remainders
+    where spend_usd <> 0
+
+    union all
+
+    select
+        account,
+        cast(event_at_latest as date),
+        case kind when 'top_up' then 'Purchase' else 'Adjustment' end,
+        'One-Time',
+        case kind
+            when 'top_up' then 'Purchase of credits'
+            else 'Credits taken back: refund, transfer or expiry'
+        end,
+        amount_usd,
+        0,
+        amount_usd,
+        case kind when 'top_up' then amount_usd end,
+        case kind when 'top_up' then 'Credits' end,
+        kind,
+        null,
+        null,
+        null,
+        null,
+        event_at_latest,
+        null,
+        null
+    from {{ ref('credit_events') }}
+    where kind in ('top_up', 'credit_decrease')
+)
+
+select
+    cast(billed_usd as decimal(18, 9)) as BilledCost,
+    account as BillingAccountId,
+    account as BillingAccountName,
+    'USD' as BillingCurrency,
+    cast(date_trunc('month', charge_date) + interval 1 month as timestamp) as BillingPeriodEnd,
+    cast(date_trunc('month', charge_date) as timestamp) as BillingPeriodStart,
+    category as ChargeCategory,
+    cast(null as varchar) as ChargeClass,
+    description as ChargeDescription,
+    frequency as ChargeFrequency,
+    cast(charge_date + 1 as timestamp) as ChargePeriodEnd,
+    cast(charge_date as timestamp) as ChargePeriodStart,
+    cast(case category when 'Usage' then quantity end as decimal(38, 9)) as ConsumedQuantity,
+    case category when 'Usage' then unit end as ConsumedUnit,
+    list_usd as ContractedCost,
+    cast(effective_usd as decimal(18, 9)) as EffectiveCost,
+    cast(null as varchar) as InvoiceId,
+    'OpenRouter' as InvoiceIssuerName,
+    list_usd as ListCost,
+    cast(quantity as decimal(38, 9)) as PricingQuantity,
+    unit as PricingUnit,
+    'OpenRouter' as ProviderName,
+    'OpenRouter' as PublisherName,
+    'AI and Machine Learning' as ServiceCategory,
+    'OpenRouter' as ServiceName,
+    'Generative AI' as ServiceSubcategory,
+    kind as x_kind,
+    model as x_model,
+    requests as x_requests,
+    prompt_tokens as x_prompt_tokens,
+    completion_tokens as x_completion_tokens,
+    event_at as x_event_at,
+    method as x_method,
+    is_complete as x_is_complete
+from charges
+order by BillingAccountId, ChargePeriodStart, x_kind, x_model nulls first, x_event_at nulls first
