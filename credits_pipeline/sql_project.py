@@ -231,15 +231,13 @@ def _check_columns(con: "duckdb.DuckDBPyConnection", model: Model) -> None:
     """Every column is described and everything described exists, in the type that it is said to have."""
     produced = {row[0]: row[1] for row in con.execute(f"describe {model.relation}").fetchall()}
     described = {column.name: column for column in model.columns}
-    for name in produced:
-        if name not in described:
-            problem = f"produces {name} {produced[name]}, which {model.yml_path} does not describe"
-            raise SqlProjectError(model.path, None, problem)
+    if unknown := [f"{name} {kind}" for name, kind in produced.items() if name not in described]:
+        problem = f"produces {', '.join(unknown)}, which {model.yml_path} does not describe"
+        raise SqlProjectError(model.path, None, problem)
     for name, column in described.items():
         if name not in produced:
-            raise SqlProjectError(
-                model.yml_path, column.line, f"{model.path} does not produce the column {name}"
-            )
+            problem = f"{model.path} does not produce the column {name}"
+            raise SqlProjectError(model.yml_path, column.line, problem)
         if _plain_type(column.data_type) != _plain_type(produced[name]):
             problem = f"{name} is said to be {column.data_type}, but {model.path} makes it {produced[name]}"
             raise SqlProjectError(model.yml_path, column.line, problem)

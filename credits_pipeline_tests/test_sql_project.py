@@ -368,6 +368,11 @@ def test_a_second_statement_in_a_model_is_refused(files, con):
             "shop/models/marts/m.sql: produces t VARCHAR, which shop/models/marts/m.yml does not describe",
         ),
         (
+            ["x DATE"],
+            "shop/models/marts/m.sql: produces n INTEGER, t VARCHAR,"
+            " which shop/models/marts/m.yml does not describe",
+        ),
+        (
             ["n INTEGER", "t VARCHAR", "x DATE"],
             "shop/models/marts/m.yml:12: shop/models/marts/m.sql does not produce the column x",
         ),
