@@ -1,0 +1,141 @@
+-- One row per account with a dated forecast today and the night before: how many days the middle date (P50) moved, and why.
+-- The causes are told apart by changing one thing at a time, in the order in which it happened: first what the newest
+-- complete day cost, then the credits bought or taken, then what the forecast learnt from the day.
+-- Guarantee: `spend_days + credit_days + learning_days = moved_days`, exactly.
+
+{% set steps = ['night_before', 'after_spend', 'after_credits', 'today'] %}
+
+with pairs as (
+    select
+        place.account,
+        place.last_complete_date,
+        cast(place.balance_at_close_usd as double) as balance_today,
+        cast(balance.balance_usd as double) as balance_before,
+        cast(balance.balance_usd - spend.spend_usd as double) as balance_after_spend,
+        spend.spend_usd,
+        today.level_usd as level_today,
+        today.weekday_factors as factors_today,
+        before.level_usd as level_before,
+        before.weekday_factors as factors_before
+    from {{ ref('int_runway_position') }} as place
+    inner join {{ ref('int_spend_forecast') }} as today
+        on place.account = today.account
+        and place.last_complete_date = today.origin_date
+    inner join {{ ref('int_spend_forecast') }} as before
+        on place.account = before.account
+        and place.last_complete_date - 1 = before.origin_date
+    inner join {{ ref('daily_balance') }} as balance
+        on place.account = balance.account
+        and place.last_complete_date - 1 = balance.balance_date
+    inner join {{ ref('daily_spend') }} as spend
+        on place.account = spend.account
+        and place.last_complete_date = spend.spend_date
+    where place.status = 'ok'
+    and place.close_date = place.last_complete_date
+    and before.is_dated
+    and balance.balance_usd > 0
+    and place.balance_at_close_usd > 0
+),
+
+scenarios as (
+    select
+        account, 'night_before' as step, level_before as level, factors_before as factors,
+        last_complete_date - 1 as start_date, balance_before as balance
+    from pairs
+    union all
+    select account, 'after_spend', level_before, factors_before, last_complete_date, balance_after_spend from pairs
+    union all
+    select account, 'after_credits', level_before, factors_before, last_complete_date, balance_today from pairs
+    union all
+    select account, 'today', level_today, factors_today, last_complete_date, balance_today from pairs
+),
+
+-- The first day on which the median of what is spent reaches the balance: whole weeks, then days of the profile.
+reaches as (
+    select
+        *,
+        least(greatest(balance / level, 0), 1e6) as average_days,
+        isodow(start_date) as weekday
+    from scenarios
+),
+
+dates as (
+    select
+        account,
+        step,
+        start_date,
+        cast(floor(average_days / 7) as integer) * 7
+        {%- for day in range(7) %}
+        + if(
+            average_days - floor(average_days / 7) * 7 > 0
+            {%- for earlier in range(day) %} + factors[(weekday + {{ earlier }}) % 7 + 1]{% endfor %}, 1, 0
+        )
+        {%- endfor %} as days_ahead
+    from reaches
+),
+
+steps as (
+    select
+        account
+        {%- for step in steps %},
+        max(case when days_ahead <= {{ var('forecast_horizon_days') }} then start_date + cast(days_ahead as integer) end)
+            filter (where step = '{{ step }}') as {{ step }}
+        {%- endfor %}
+    from dates
+    group by account
+),
+
+-- Who spent it: the models whose bill differs most from their mean of the seven days before, if all eight are billed.
+billed_days as (
+    select pairs.account
+    from pairs
+    inner join {{ ref('daily_spend') }} as spend
+        on pairs.account = spend.account
+        and spend.spend_date between pairs.last_complete_date - 7 and pairs.last_complete_date
+        and spend.billed_usd is not null
+    group by pairs.account
+    having count(*) = 8
+),
+
+model_changes as (
+    select
+        pairs.account,
+        models.model,
+        sum(if(models.spend_date = pairs.last_complete_date, models.spend_usd, cast(0 as decimal(18, 9))))
+        - sum(if(models.spend_date < pairs.last_complete_date, models.spend_usd, cast(0 as decimal(18, 9)))) / 7
+            as change_usd
+    from pairs
+    inner join billed_days using (account)
+    inner join {{ ref('daily_spend_by_model') }} as models
+        on pairs.account = models.account
+        and models.spend_date between pairs.last_complete_date - 7 and pairs.last_complete_date
+    group by pairs.account, models.model
+),
+
+drivers as (
+    select
+        account,
+        first(model order by change_usd desc, model) filter (where change_usd > 0) as most_risen_model,
+        first(model order by change_usd, model) filter (where change_usd < 0) as most_fallen_model
+    from model_changes
+    group by account
+)
+
+select
+    pairs.account,
+    cast(today - night_before as bigint) as moved_days,
+    cast(after_spend - night_before as bigint) as spend_days,
+    cast(after_credits - after_spend as bigint) as credit_days,
+    cast(today - after_credits as bigint) as learning_days,
+    pairs.spend_usd,
+    cast(
+        pairs.level_before * pairs.factors_before[isodow(pairs.last_complete_date)] as decimal(18, 9)
+    ) as expected_spend_usd,
+    cast(pairs.balance_today - pairs.balance_after_spend as decimal(18, 9)) as credit_change_usd,
+    drivers.most_risen_model,
+    drivers.most_fallen_model
+from pairs
+inner join steps using (account)
+left join drivers using (account)
+where today is not null and night_before is not null and after_spend is not null and after_credits is not null
+order by pairs.account

@@ -1,0 +1,80 @@
+-- One row per account and day ahead: the fan. What is spent from the close of the last complete day to the end of that day
+-- (quantiles of the same distribution as runway_curve), and the balance that this leaves.
+-- Guarantee: balance_p10 reaches zero on the very day whose probability in runway_curve reaches 0.10, and so for p50 and
+-- p90; spend quantiles never fall with the horizon. No further top-up is assumed, and a balance is not clamped at zero.
+-- For the accounts of runway_curve with spend in the last half-year; an account that is used up has no fan.
+
+-- The largest DECIMAL(18,9): beyond a billion USD nobody plans by the cent.
+{% set most_usd = 999999999.0 %}
+-- ln(p / (1 - p)) of P10 and P90.
+{% set quantiles = {'p10': 'ln(1.0 / 9)', 'p50': '0.0', 'p90': 'ln(9.0)'} %}
+
+with starts as (
+    select
+        place.account,
+        place.close_date,
+        place.balance_at_close_usd,
+        forecast.* exclude (account, origin_date),
+        isodow(place.close_date) as weekday
+    from {{ ref('int_runway_position') }} as place
+    inner join {{ ref('int_spend_forecast') }} as forecast
+        on place.account = forecast.account
+        and place.last_complete_date = forecast.origin_date
+    where place.history_days >= 2 and place.status <> 'exhausted'
+),
+
+partial_weeks as (
+    select
+        *,
+        [cast(0 as double)
+            {%- for day in range(1, 7) %},
+            {%- for earlier in range(day) %}
+            {{ '+ ' if not loop.first }}weekday_factors[(weekday + {{ earlier }}) % 7 + 1]
+            {%- endfor %}
+            {%- endfor %}
+        ] as factor_sums
+    from starts
+),
+
+days as (
+    select
+        account,
+        close_date,
+        balance_at_close_usd,
+        day_ahead,
+        level_usd * (day_ahead // 7 * 7 + factor_sums[day_ahead % 7 + 1]) as median_usd,
+        sqrt(
+            width_factor * (ln(1 + day_noise / day_ahead + level_noise) + drift_per_day * day_ahead + noise_floor)
+            + disagreement
+        ) / {{ var('logistic_scale') }} as log_scale
+    from partial_weeks
+    cross join range(1, {{ var('forecast_horizon_days') + 1 }}) as horizon (day_ahead)
+),
+
+spends as (
+    select
+        account,
+        close_date,
+        balance_at_close_usd,
+        day_ahead
+        {%- for quantile, logit in quantiles.items() %},
+        cast(
+            least(max(median_usd * exp({{ logit }} * log_scale)) over so_far, {{ most_usd }}) as decimal(18, 9)
+        ) as spend_{{ quantile }}
+        {%- endfor %}
+    from days
+    window so_far as (partition by account order by day_ahead rows unbounded preceding)
+)
+
+select
+    account,
+    close_date + cast(day_ahead as integer) as forecast_date,
+    spend_p10,
+    spend_p50,
+    spend_p90,
+    -- What is spent with one chance in ten to be exceeded leaves the balance that is low with one chance in ten.
+    cast(greatest(balance_at_close_usd - spend_p90, -{{ most_usd }}) as decimal(18, 9)) as balance_p10,
+    cast(greatest(balance_at_close_usd - spend_p50, -{{ most_usd }}) as decimal(18, 9)) as balance_p50,
+    cast(greatest(balance_at_close_usd - spend_p10, -{{ most_usd }}) as decimal(18, 9)) as balance_p90
+from spends
+order by account, forecast_date

@@ -1,0 +1,41 @@
+-- One row per account and horizon (7, 14 and 30 days): how good the forecast was, replayed for every day of the last half-year
+-- whose horizon has passed, beside the plain rule "the mean of the last 7 days goes on".
+-- Guarantee: every replay rests on the days up to its own, backfilled history included; a horizon without any replay has
+-- no row. Replays overlap, so a hundred of them are worth far fewer independent ones.
+
+{% set quantiles = {'p10': 0.1, 'p50': 0.5, 'p90': 0.9} %}
+
+with losses as (
+    select
+        account,
+        horizon_days,
+        is_inside_80,
+        -- Decimals add up to the same sum in any order.
+        (
+            {%- for quantile, level in quantiles.items() %}
+            {{ '+ ' if not loop.first }}greatest(
+                {{ level }} * (spent_usd - spend_{{ quantile }}), {{ 1 - level }} * (spend_{{ quantile }} - spent_usd)
+            )
+            {%- endfor %}
+        ) / 3 as pinball,
+        -- One figure for all quantiles: its losses at P10, P50 and P90 average to half its absolute error.
+        abs(spent_usd - flat_7d_spend) * 0.5 as flat_pinball,
+        spent_usd = flat_7d_spend as is_flat_right,
+        power(probability - if(spent_usd >= virtual_balance_usd, 1, 0), 2) as squared_error,
+        if((flat_7d_spend >= virtual_balance_usd) = (spent_usd >= virtual_balance_usd), 0, 1) as flat_squared_error
+    from {{ ref('int_forecast_replays') }}
+)
+
+select
+    account,
+    horizon_days,
+    count(*) as replays,
+    count(*) filter (where is_inside_80) / count(*) as coverage_80,
+    cast(avg(pinball) as decimal(18, 9)) as pinball_loss_usd,
+    avg(squared_error) as brier_score,
+    count(*) filter (where is_flat_right) / count(*) as flat_7d_coverage_80,
+    cast(avg(flat_pinball) as decimal(18, 9)) as flat_7d_pinball_loss_usd,
+    avg(flat_squared_error) as flat_7d_brier_score
+from losses
+group by account, horizon_days
+order by account, horizon_days

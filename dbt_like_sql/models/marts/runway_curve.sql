@@ -1,0 +1,66 @@
+-- One row per account and day ahead, 1 to 365: the probability that the credits are gone by the end of that day. For every
+-- account with two complete days and some spend, whatever its status. Spend is never negative, so "gone within h days"
+-- is "h days cost at least the balance": one distribution, of the sum of h days, answers for dates, fan and alerts.
+-- Guarantee: the probability never falls with the horizon; no date lies before the day of the newest reading; an account
+-- whose credits are used up has 1 throughout, one that spent nothing for half a year has 0.
+
+with starts as (
+    select
+        place.account,
+        place.as_of,
+        place.close_date,
+        place.status = 'exhausted' or place.balance_at_close_usd <= 0 as is_gone,
+        case when place.balance_at_close_usd > 0 then cast(place.balance_at_close_usd as double) end as balance,
+        forecast.* exclude (account, origin_date),
+        isodow(place.close_date) as weekday
+    from {{ ref('int_runway_position') }} as place
+    left join {{ ref('int_spend_forecast') }} as forecast
+        on place.account = forecast.account
+        and place.last_complete_date = forecast.origin_date
+    where place.history_days >= 2 and place.days_with_spend > 0
+),
+
+-- Weekday factors of the first 0 to 6 days ahead, summed; over a whole week they sum to 7.
+partial_weeks as (
+    select
+        *,
+        [cast(0 as double)
+            {%- for day in range(1, 7) %},
+            {%- for earlier in range(day) %}
+            {{ '+ ' if not loop.first }}weekday_factors[(weekday + {{ earlier }}) % 7 + 1]
+            {%- endfor %}
+            {%- endfor %}
+        ] as factor_sums
+    from starts
+),
+
+days as (
+    select
+        account,
+        as_of,
+        close_date,
+        day_ahead,
+        is_gone,
+        ln(level_usd * (day_ahead // 7 * 7 + factor_sums[day_ahead % 7 + 1]) / balance) as log_spend_over_balance,
+        width_factor * (ln(1 + day_noise / day_ahead + level_noise) + drift_per_day * day_ahead + noise_floor)
+        + disagreement as log_variance
+    from partial_weeks
+    cross join range(1, {{ var('forecast_horizon_days') + 1 }}) as horizon (day_ahead)
+)
+
+select
+    account,
+    as_of,
+    day_ahead,
+    close_date + cast(day_ahead as integer) as run_out_date,
+    -- More days never make it less likely; a wider distribution alone might, by a hair, where it is all but certain.
+    max(
+        case
+            when is_gone then 1
+            else coalesce(
+                1 / (1 + exp(least(-{{ var('logistic_scale') }} * log_spend_over_balance / sqrt(log_variance), 700))), 0
+            )
+        end
+    ) over (partition by account order by day_ahead rows unbounded preceding) as probability
+from days
+order by account, day_ahead

@@ -1,0 +1,123 @@
+-- One row per account and each of the last 90 days whose balance at the close is known: the forecast as it would have been
+-- made that night, from the days up to it; and what the next day then cost.
+-- Guarantee: no later spend moves a forecast (a balance between two distant readings is interpolated, see daily_balance).
+-- Quantiles are null where that night's status would have been accumulating or idle, and beyond the horizon. No date
+-- lies before the day after `as_of_date`.
+
+{% set horizon = var('forecast_horizon_days') %}
+-- ln(p / (1 - p)) of P10, P50 and P90.
+{% set quantiles = {'p10': '-ln(9.0)', 'p50': '0.0', 'p90': 'ln(9.0)'} %}
+
+with nights as (
+    select
+        balance.account,
+        balance.balance_date as as_of_date,
+        balance.balance_usd,
+        cast(balance.balance_usd as double) as balance,
+        forecast.* exclude (account, origin_date),
+        isodow(balance.balance_date) as weekday,
+        -- The largest variance of the logarithm at any horizon, or a little more.
+        width_factor * (ln(1 + day_noise + level_noise) + drift_per_day * {{ horizon }} + noise_floor) + disagreement
+            as most_variance
+    from {{ ref('daily_balance') }} as balance
+    left join {{ ref('int_spend_forecast') }} as forecast
+        on balance.account = forecast.account
+        and balance.balance_date = forecast.origin_date
+    where balance.balance_usd is not null
+    qualify row_number() over (partition by balance.account order by balance.balance_date desc)
+        <= {{ var('runway_history_days') }}
+),
+
+partial_weeks as (
+    select
+        *,
+        [cast(0 as double)
+            {%- for day in range(1, 7) %},
+            {%- for earlier in range(day) %}
+            {{ '+ ' if not loop.first }}weekday_factors[(weekday + {{ earlier }}) % 7 + 1]
+            {%- endfor %}
+            {%- endfor %}
+        ] as factor_sums,
+        -- The P90 day lies before this one: no need to look further.
+        cast(least(
+            balance / level_usd * exp(ln(9.0) / {{ var('logistic_scale') }} * sqrt(most_variance)) + 7, {{ horizon }}
+        ) as bigint) as last_day
+    from nights
+    where is_dated and balance > 0
+),
+
+days_ahead as (
+    select
+        *,
+        unnest(range(1, last_day + 1)) as day_ahead
+    from partial_weeks
+),
+
+reaches as (
+    select
+        account,
+        as_of_date,
+        day_ahead,
+        ln(level_usd * (day_ahead // 7 * 7 + factor_sums[day_ahead % 7 + 1]) / balance) as log_spend_over_balance,
+        sqrt(
+            width_factor * (ln(1 + day_noise / day_ahead + level_noise) + drift_per_day * day_ahead + noise_floor)
+            + disagreement
+        ) / {{ var('logistic_scale') }} as log_scale
+    from days_ahead
+),
+
+quantile_days as (
+    select
+        account,
+        as_of_date
+        {%- for quantile, logit in quantiles.items() %},
+        min(day_ahead) filter (where log_spend_over_balance >= {{ logit }} * log_scale) as days_left_{{ quantile }}
+        {%- endfor %}
+    from reaches
+    group by account, as_of_date
+),
+
+forecasts as (
+    select
+        nights.account,
+        nights.as_of_date,
+        nights.balance_usd
+        {%- for quantile in quantiles %},
+        cast(
+            case
+                when nights.balance_usd <= 0 then 1
+                else quantile_days.days_left_{{ quantile }}
+            end as bigint
+        ) as days_left_{{ quantile }}
+        {%- endfor %},
+        nights.level_usd * nights.weekday_factors[nights.weekday % 7 + 1] as next_day_p50,
+        sqrt(
+            nights.width_factor
+            * (ln(1 + nights.day_noise + nights.level_noise) + nights.drift_per_day + nights.noise_floor)
+            + nights.disagreement
+        ) / {{ var('logistic_scale') }} as next_day_log_scale
+    from nights
+    left join quantile_days using (account, as_of_date)
+)
+
+select
+    forecasts.account,
+    forecasts.as_of_date,
+    forecasts.balance_usd
+    {%- for quantile in quantiles %},
+    forecasts.days_left_{{ quantile }}
+    {%- endfor %}
+    {%- for quantile in quantiles %},
+    forecasts.as_of_date + cast(forecasts.days_left_{{ quantile }} as integer) as run_out_{{ quantile }}
+    {%- endfor %},
+    cast(least(forecasts.next_day_p50, 999999999.0) as decimal(18, 9)) as next_day_p50_usd,
+    cast(
+        least(forecasts.next_day_p50 * exp(ln(99.0) * forecasts.next_day_log_scale), 999999999.0) as decimal(18, 9)
+    ) as next_day_p99_usd,
+    next_day.spend_usd as next_day_spend_usd
+from forecasts
+left join {{ ref('daily_spend') }} as next_day
+    on forecasts.account = next_day.account
+    and forecasts.as_of_date + 1 = next_day.spend_date
+    and next_day.is_complete
+order by forecasts.account, forecasts.as_of_date
