@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import ssl
+import sys
 import threading
 from base64 import b64encode, urlsafe_b64encode
 from collections import deque
@@ -19,7 +20,6 @@ from dataclasses import fields as fields_of
 from datetime import UTC, date, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from email.utils import parsedate_to_datetime
-from functools import lru_cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 from urllib.parse import quote, urlsplit
@@ -53,7 +53,8 @@ TIMED_OUT = {408, 504, 524}  # the last is the CDN's word for 504
 RETRIED = {425}  # besides 408, 429 and 5xx
 FIRST_WAIT_S = 1.0  # before the second attempt; doubled for each further one
 LONGEST_WAIT_S = 120.0  # of any single wait, also where Retry-After asks for more: a run must come to an end
-# A usage query that timed out is asked once more as it is, in case it was chance, and then for half the days.
+# A usage query that timed out is asked once more as it is, in case it was chance, and then for half the days;
+# a half that times out is halved at once, as each attempt can take a minute.
 ATTEMPTS_BEFORE_HALVING = 2
 
 # Money as the tables hold it: DECIMAL(18,9).
@@ -64,9 +65,7 @@ LARGEST_COUNT = 2**63 - 1  # BIGINT
 
 LONGEST_MESSAGE = 300  # characters of the server's own words in an error
 LONGEST_NAME = 200  # characters of a model's or a key's name
-SHORTEST_KEY_TO_HIDE = (
-    8  # real keys have 73 characters; hiding every "k" of a made-up one would garble all text
-)
+SHORTEST_KEY_TO_HIDE = 8  # real keys have 73 characters; hiding every "k" of a made-up one garbles all text
 UNKNOWN_MODEL = "unknown"
 
 KEEPALIVE_S = 5.0  # an idle connection older than this is not used again: the server may be closing it
@@ -110,7 +109,7 @@ class ServerUnavailable(OpenRouterError):
 
 
 class RequestTimedOut(ServerUnavailable):
-    """408, 504, 524: the server gave up on a question that was too much for it."""
+    """408, 504, 524, or one of our own time limits: perhaps the question was too much for the server."""
 
 
 class UntrustedServer(OpenRouterError):
@@ -199,7 +198,7 @@ class OpenRouter(dg.ConfigurableResource):  # type: ignore[type-arg]
             total_credits=_counter(reply, "total_credits"),
             total_usage=_counter(reply, "total_usage"),
             observed_at=reply.read_at,
-            payload=_json_text(reply.json),
+            payload=reply.text(),
         )
         if found.total_credits == found.total_usage == 0:
             self._refuse_unless_management_key(account)
@@ -229,14 +228,16 @@ class OpenRouter(dg.ConfigurableResource):  # type: ignore[type-arg]
         if first > last:
             raise ValueError(f"{first} lies after {last}")
         api, waiting, requests_made = self._api(), _queries(first, last), 0
+        attempts_if_slow = ATTEMPTS_BEFORE_HALVING
         rows: list[UsageRow] = []
         recency: list[datetime] = []
         while waiting:
             begin, end = waiting.pop()
-            answer = api.ask_for_usage(account, begin, end)
+            answer = api.ask_for_usage(account, begin, end, attempts_if_slow)
             requests_made += answer.attempts
             if answer.rows is None:
                 waiting += _halves(begin, end)
+                attempts_if_slow = 1 if answer.was_slow else attempts_if_slow
                 continue
             rows += answer.rows
             recency.append(answer.as_of)
@@ -295,6 +296,13 @@ class _Reply:
     read_at: datetime
     attempts: int
 
+    def text(self) -> str:
+        try:
+            return _json_text(self.json)
+        except RecursionError:
+            pass  # what the parser survives, writing it again may not
+        raise self.unbelievable(TOO_DEEP)
+
     def unbelievable(self, what: str) -> UnbelievableReply:
         return _unbelievable(self.call, what)
 
@@ -304,6 +312,7 @@ class _UsageAnswer:
     rows: list[UsageRow] | None  # None: too much for one query, ask for fewer days
     as_of: datetime
     attempts: int
+    was_slow: bool = False
 
 
 @dataclass(frozen=True)
@@ -326,7 +335,7 @@ class _Api:
     def close(self) -> None:
         self._http.close()
 
-    def ask_for_usage(self, account: Account, first: date, last: date) -> _UsageAnswer:
+    def ask_for_usage(self, account: Account, first: date, last: date, attempts_if_slow: int) -> _UsageAnswer:
         is_one_day = first == last
         try:
             reply = self.ask(
@@ -335,12 +344,12 @@ class _Api:
                 "/analytics/query",
                 question=_usage_query(first, last),
                 largest=LARGEST_USAGE_REPLY,
-                attempts_if_slow=None if is_one_day else ATTEMPTS_BEFORE_HALVING,
+                attempts_if_slow=None if is_one_day else attempts_if_slow,
             )
         except RequestTimedOut as error:
             if is_one_day:
                 raise
-            return _UsageAnswer(None, clock.now(), error.attempts)
+            return _UsageAnswer(None, clock.now(), error.attempts, was_slow=True)
         if not _is_truncated(reply):
             return _UsageAnswer(_usage_rows(reply, first, last), _as_of(reply), reply.attempts)
         if is_one_day:
@@ -401,16 +410,19 @@ class _Api:
     ) -> "_Body | OpenRouterError":
         import httpx
 
-        _KEYS_TO_HIDE.add(account.key)
+        _secrets.add(account.key)
         self._queue(account).wait_for_turn()
         _deadline.at = clock.monotonic() + self._limits.total_timeout_s
         headers = {"Authorization": f"Bearer {account.key}", "Content-Type": "application/json"}
         url = self._base_url + path
+        response, body = None, None
         try:
             with self._http.stream(method, url, headers=headers, content=content) as response:
                 body = _read(response, largest)
         except (httpx.HTTPError, httpx.StreamError, OSError) as error:
-            return self._unreachable(error)
+            # A refusal is one as soon as its status is known: a key is not sent again for the sake of the words.
+            if response is None or response.status_code == 200:
+                return self._unreachable(error)
         if response.status_code == 200:
             return self._accepted(response, body, f"{method} {path}", largest)
         return self._refused(response, body, f"{method} {path}", account)
@@ -462,13 +474,18 @@ class _Api:
         return error
 
     def _unreachable(self, error: Exception) -> OpenRouterError:
+        import httpx
+
         reason = _shown(f"{type(error).__name__}: {error}")
         if _is_about_the_certificate(error):
             return UntrustedServer(
                 f"{self._host} could not prove that it is {self._host}, so no key was sent ({reason}): check"
                 " the network and OPENROUTER_BASE_URL; where a company inspects TLS, set SSL_CERT_FILE"
             )
-        return ServerUnavailable(
+        could_be_the_question = isinstance(error, httpx.TimeoutException)
+        could_be_the_question &= not isinstance(error, httpx.ConnectTimeout)
+        kind = RequestTimedOut if could_be_the_question else ServerUnavailable
+        return kind(
             f"no complete reply from {self._host} ({reason}): check the network and OPENROUTER_BASE_URL, then"
             " run again"
         )
@@ -531,12 +548,15 @@ def _http_client(base_url: str, limits: OpenRouter) -> "httpx.Client":
     import httpx
 
     _hide_keys_in_logs()
+    certificates = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody
     if base_url.startswith("https:"):
-        certificates = httpx.create_ssl_context(trust_env=True)
-    else:
-        certificates = ssl.SSLContext(
-            ssl.PROTOCOL_TLS_CLIENT
-        )  # trusts nobody, and spares reading the real ones
+        try:
+            certificates = httpx.create_ssl_context(trust_env=True)
+        except OSError:
+            raise config.ConfigError(
+                "SSL_CERT_FILE or SSL_CERT_DIR names no readable certificates: correct it, or unset it to use the"
+                " usual ones"
+            ) from None
     transport = httpx.HTTPTransport(verify=certificates, trust_env=False)
     # httpx has no limit for a request as a whole: a server that drips a byte now and then, in its headers as
     # well, would hold a run for ever. So its connection pool gets sockets that know the request's deadline.
@@ -550,9 +570,8 @@ def _http_client(base_url: str, limits: OpenRouter) -> "httpx.Client":
         transport=transport,
         trust_env=False,
         follow_redirects=False,
-        cookies=CookieJar(
-            DefaultCookiePolicy(allowed_domains=[])
-        ),  # accounts share this client, not a session
+        # Accounts share this client, not a session.
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         timeout=httpx.Timeout(limits.read_timeout_s, connect=limits.connect_timeout_s),
         # Replies are small, and a compressed one could unfold to any size.
         headers={
@@ -635,10 +654,31 @@ def _is_about_the_certificate(error: BaseException | None) -> bool:
 
 # --- secrets and hostile text ---
 
-_KEYS_TO_HIDE: set[str] = set()  # every key that this process has sent
+
+class _Secrets:
+    """Every key that this process has sent, and how to keep them out of text."""
+
+    def __init__(self) -> None:
+        self._spellings: dict[str, tuple[str, ...]] = {}
+        self._shortest = sys.maxsize
+
+    def add(self, key: str) -> None:
+        if key not in self._spellings and len(key) >= SHORTEST_KEY_TO_HIDE:
+            self._shortest = min(self._shortest, len(key))
+            self._spellings = {**self._spellings, key: _spellings(key)}  # readers keep the old one
+
+    def removed_from(self, words: str) -> str:
+        if len(words) < self._shortest:  # nearly all text is: a year of usage names thousands of models
+            return words
+        for spellings in self._spellings.values():
+            for spelling in spellings:
+                words = words.replace(spelling, "[key]")
+        return words
 
 
-@lru_cache(maxsize=1024)
+_secrets = _Secrets()
+
+
 def _spellings(key: str) -> tuple[str, ...]:
     """The key as it is, URL-encoded, in hex, and as the inner part of any base64 that contains it."""
     raw = key.encode()
@@ -650,17 +690,9 @@ def _spellings(key: str) -> tuple[str, ...]:
     return tuple(sorted(spellings, key=len, reverse=True))
 
 
-def _without_keys(words: str) -> str:
-    for key in tuple(_KEYS_TO_HIDE):
-        if len(key) >= SHORTEST_KEY_TO_HIDE:
-            for spelling in _spellings(key):
-                words = words.replace(spelling, "[key]")
-    return words
-
-
 def _shown(words: str, longest: int = LONGEST_MESSAGE) -> str:
     """Text from outside on one line: no control characters, no key, not too long."""
-    words = _without_keys(text.plain(" ".join(words.split())))
+    words = _secrets.removed_from(text.plain(" ".join(words.split())))
     return words if len(words) <= longest else words[: longest - 1] + "…"
 
 
@@ -672,7 +704,7 @@ class _KeyFilter(logging.Filter):
     """httpcore logs a reply's headers at DEBUG, in which a hostile server may repeat the key."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = _without_keys(record.getMessage()), None
+        record.msg, record.args = _secrets.removed_from(record.getMessage()), None
         return True
 
 
@@ -695,6 +727,9 @@ def _unbelievable(call: str, what: str) -> UnbelievableReply:
     )
 
 
+TOO_DEEP = "its JSON is nested too deeply"
+
+
 def _json_object(content: bytes) -> dict[str, Any] | str:
     """The object in `content`, numbers as Decimal from their own text; or what is wrong with it."""
     try:
@@ -706,7 +741,7 @@ def _json_object(content: bytes) -> dict[str, Any] | str:
             object_pairs_hook=_no_name_twice,
         )
     except RecursionError:
-        return "its JSON is nested too deeply"
+        return TOO_DEEP
     except (ValueError, ArithmeticError):
         return "it is HTML, not JSON" if content.lstrip()[:1] == b"<" else "it is not complete and valid JSON"
     return document if isinstance(document, dict) else "it is not a JSON object"
@@ -733,7 +768,7 @@ def _json_text(value: Any) -> str:
         return str(value)
     if isinstance(value, str):
         # Half a surrogate pair is legal in JSON's escapes and in no Unicode text: databases refuse it.
-        value = _without_keys(value.encode("utf-8", "replace").decode())
+        value = _secrets.removed_from(value.encode("utf-8", "replace").decode())
     return json.dumps(value)
 
 
@@ -865,7 +900,7 @@ def _usage_row(reply: _Reply, number: int, day: date, fields: dict[str, Any]) ->
     return UsageRow(
         usage_date=day,
         # Money without a model is money all the same: it keeps its row, under a name that says so.
-        model=_model_name(model) if model else UNKNOWN_MODEL,
+        model=_name(model) if model else UNKNOWN_MODEL,
         credits_usd=believed("credits_usage", _amount(_number(fields.get("credits_usage")))),
         byok_usd=used("byok_usage", lambda value: _amount(_number(value))),
         **{ours: used(theirs, _count) for ours, theirs in _METRICS.items()},
@@ -883,11 +918,6 @@ def _sum(reply: _Reply, one: UsageRow, other: UsageRow) -> UsageRow:
 
 def _day_and_model(row: UsageRow) -> tuple[date, str]:
     return row.usage_date, row.model
-
-
-@lru_cache(maxsize=4096)
-def _model_name(model: str) -> str:
-    return _name(model)
 
 
 _MIDNIGHT = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})([T ]00:00(:00(\.0{1,9})?)?)?(Z|[+-]00:?00)?", re.ASCII)

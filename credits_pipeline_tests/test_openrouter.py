@@ -4,6 +4,7 @@ import base64
 import contextlib
 import json
 import logging
+import re
 import socket
 import ssl
 import subprocess
@@ -53,9 +54,22 @@ WEEK_AGO = TODAY - timedelta(days=7)
 _YEAR = SimulatedAccount("default", KEY, anchor=TODAY)  # its ledger is made once
 
 
+@pytest.fixture(scope="module")
+def one_server() -> Iterator[SimulatedAPI]:
+    """Started once: most tests below need a fresh answer, not a fresh server."""
+    with SimulatedAPI([_YEAR]) as api:
+        yield api
+
+
 @pytest.fixture
-def api(simulate) -> SimulatedAPI:
-    return simulate(_YEAR)
+def api(one_server, monkeypatch, at_five_past_midnight) -> SimulatedAPI:
+    """An honest API at five past midnight that nobody has asked anything yet."""
+    one_server.behave()
+    one_server._requests.clear()
+    one_server._queries.clear()
+    for name, value in one_server.environment().items():
+        monkeypatch.setenv(name, value)
+    return one_server
 
 
 @pytest.fixture
@@ -173,6 +187,16 @@ def test_a_reply_that_is_not_two_finite_decimals_is_refused(api, openrouter, bod
     assert type(error) is UnbelievableReply
     assert f"because {why}" in str(error) or why in str(error)
     assert len(api.requests) == 1
+
+
+@pytest.mark.parametrize("depth", [100, 300, 450, 600, 900, 1500])
+def test_nesting_of_any_depth_is_kept_in_the_payload_or_refused(api, openrouter, depth):
+    body = credits_body(total_usage='4,"x":' + '{"a":' * depth + "1" + "}" * depth)
+    api.misbehave(Fault.body(body))
+    try:
+        assert openrouter.get_credits(account=ACCOUNT).payload == body.decode()
+    except UnbelievableReply:
+        assert depth > 100
 
 
 def test_two_zeros_are_believed_of_a_management_key(api, openrouter):
@@ -311,6 +335,15 @@ def test_retry_after_is_honoured_as_seconds_or_date_and_capped(api, openrouter, 
     assert at_least <= (clock.now() - NOW).total_seconds() <= at_most
 
 
+@pytest.mark.parametrize("status", ["401 Unauthorized", "403 Forbidden", "400 Bad Request"])
+def test_a_refusal_whose_body_breaks_off_is_not_asked_again(monkeypatch, status):
+    broken = response(b'{"error":{"message":"x"}}' * 100, status=status)[:-50]
+    with serving(monkeypatch, send(broken), max_attempts=5) as (server, resource):
+        error = failure(lambda: resource.get_credits(account=ACCOUNT))
+    assert type(error) in (KeyRejected, Forbidden, BadRequest)
+    assert len(server.received) == 1
+
+
 def test_words_of_the_server_are_shown_on_one_line_without_escapes_and_shortened(api, openrouter):
     api.misbehave(Fault.status(403, message="\x1b]0;owned\x07 a\r\nb \u202e " + "x" * 5000))
     message = str(failure(lambda: openrouter.get_credits(account=ACCOUNT)))
@@ -441,11 +474,27 @@ def test_a_query_that_times_out_twice_is_halved(api, openrouter):
     assert asked == ["2026-06-17", "2026-06-17", "2026-06-14", "2026-06-17"]
 
 
+def test_a_query_that_exceeds_our_own_time_is_halved_as_well(monkeypatch):
+    asked = []
+
+    def slow_for_more_than_a_day(server: RawServer, connection: socket.socket) -> None:
+        span = json.loads(server.received[-1].partition(b"\r\n\r\n")[2])["time_range"]
+        asked.append((span["start"][8:10], span["end"][8:10]))
+        if int(asked[-1][1]) - int(asked[-1][0]) > 1:
+            server.pause(5)
+        connection.sendall(response(usage_body()))
+
+    with serving(monkeypatch, slow_for_more_than_a_day, read_timeout_s=0.3) as (_, resource):
+        usage = resource.get_usage(account=ACCOUNT, first=YESTERDAY - timedelta(days=1), last=YESTERDAY)
+    assert asked == [("15", "17"), ("15", "16"), ("16", "17")]
+    assert usage.requests_made == 3
+
+
 def test_a_day_that_always_times_out_ends_with_the_reason(api, openrouter):
     api.misbehave(Fault.status(408), times=None)
     error = failure(lambda: openrouter.get_usage(account=ACCOUNT, first=WEEK_AGO, last=YESTERDAY))
     assert type(error) is RequestTimedOut
-    assert len(api.requests) == 2 + 2 + 2 + 5  # 7, 4, 2 days, then one day with all attempts
+    assert len(api.requests) == 2 + 1 + 1 + 5  # 7 days twice, 4, 2, then one day with all attempts
 
 
 def test_a_key_without_analytics_is_forbidden_with_the_servers_reason(api, openrouter):
@@ -650,8 +699,17 @@ class RawServer:
                 connection = self._context.wrap_socket(connection, server_side=True)
                 stack.callback(connection.close)
             connection.settimeout(5)
-            self.received.append(connection.recv(65536))
+            self.received.append(_request(connection))
             self._script(connection)
+
+
+def _request(connection: socket.socket) -> bytes:
+    """One request with its body: head and body may arrive apart."""
+    received = connection.recv(65536)
+    length = re.search(rb"Content-Length: (\d+)", received)
+    while length and len(received) < received.index(b"\r\n\r\n") + 4 + int(length[1]):
+        received += connection.recv(65536)
+    return received
 
 
 @contextlib.contextmanager
@@ -717,8 +775,8 @@ def test_a_server_that_drips_or_is_silent_is_cut_off(monkeypatch, script, limits
     with serving(monkeypatch, script, **limits) as (_, resource):
         begun = clock.monotonic()
         error = failure(lambda: resource.get_credits(account=ACCOUNT))
-        assert type(error) is ServerUnavailable
-        assert "Timeout" in str(error)
+        assert type(error) is RequestTimedOut
+        assert "ReadTimeout" in str(error)
         assert clock.monotonic() - begun < 2
 
 
@@ -978,6 +1036,12 @@ def test_a_company_certificate_is_trusted_by_the_usual_variable(monkeypatch, tmp
     monkeypatch.setenv("SSL_CERT_FILE", str(path))
     with serving(monkeypatch, send(GOOD), context) as (_, resource):
         assert resource.get_credits(account=ACCOUNT).total_credits == 10
+
+
+def test_a_certificate_file_that_is_not_there_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "missing.pem"))
+    with pytest.raises(config.ConfigError, match=r"^SSL_CERT_FILE"):
+        OpenRouter().get_credits(account=ACCOUNT)
 
 
 # --- anything at all ---
