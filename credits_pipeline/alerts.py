@@ -292,7 +292,7 @@ _SPEND = """
 """
 
 _MODELS = """
-    with both as (
+    with by_model as (
         select model,
             sum(spend_usd) filter (where spend_date = $day) as spend_usd,
             coalesce(sum(spend_usd) filter (where spend_date < $day), 0) / $usual as usual_usd
@@ -300,7 +300,7 @@ _MODELS = """
         where account = $account and spend_date between $day - $usual and $day
         group by model
     )
-    select model, spend_usd, usual_usd from both
+    select model, spend_usd, usual_usd from by_model
     where spend_usd > usual_usd
     order by spend_usd - usual_usd desc, model
     limit $most
@@ -405,8 +405,16 @@ def _standing(con: "duckdb.DuckDBPyConnection") -> list[Standing]:
         """
     ).fetchall()
     return [
-        Standing(*about, as_of.replace(tzinfo=UTC) if as_of else None, due_at.replace(tzinfo=UTC))
-        for *about, as_of, due_at in rows
+        Standing(
+            key,
+            kind,
+            account,
+            threshold,
+            run_out,
+            as_of and as_of.replace(tzinfo=UTC),
+            due_at.replace(tzinfo=UTC),
+        )
+        for key, kind, account, threshold, run_out, as_of, due_at in rows
     ]
 
 

@@ -92,7 +92,7 @@ def _send(channel: Channel, title: str, body: str, *, limit_s: float) -> Outcome
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             cwd=Path(__file__).parent.parent,  # where the package is found, however this process was started
-            env={name: value for name, value in os.environ.items() if not name.startswith(_OURS)},
+            env=environment(),
             timeout=limit_s,
             check=False,
         )
@@ -102,6 +102,11 @@ def _send(channel: Channel, title: str, body: str, *, limit_s: float) -> Outcome
     except OSError:
         said = "the process that sends could not be started"
     return Outcome(channel.name, said == DELIVERED, said or NOT_TAKEN)
+
+
+def environment() -> dict[str, str]:
+    """What the process that sends may know: proxies and certificates, but no key."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
 
 
 def _nth(number: int) -> str:

@@ -84,7 +84,7 @@ def spend(day: Row, models: Sequence[Row], runway: Row) -> tuple[str, str]:
         (
             "How sure",
             f"The spend is certain ({source}). By chance alone one day in a hundred is like this."
-            + (" The forecast is an early one, from few days." if day["is_early"] else ""),
+            + (" The forecast is an early one, from few days." if runway["is_early"] else ""),
         ),
         (
             "What to do",
@@ -115,9 +115,9 @@ def stale(account: str, newest: datetime | None, age: timedelta, *, is_alone: bo
     )
 
 
-def run_failed(job: str, run_id: str, at: datetime, reasons: Sequence[str]) -> tuple[str, str]:
-    """Title and body: a run of `job` failed; `reasons`: a sentence for each failed step and blocking check."""
-    name = shown(job)
+def run_failed(what: str, run_id: str, at: datetime, reasons: Sequence[str]) -> tuple[str, str]:
+    """Title and body: a run of `what` failed; `reasons`: a sentence for each failed step and blocking check."""
+    name = shown(what)
     return f"The run of {name} failed", _lines(
         ("What happened", f"Run {run_id[:8]} of {name} failed at {wording.instant(at)}."),
         *((None, f"- {sentence(reason)}") for reason in reasons),

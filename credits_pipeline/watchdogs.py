@@ -116,7 +116,7 @@ def failure_alert(context: dg.RunFailureSensorContext) -> "alerts.Alert":
     reasons += failed_checks(context.instance, failed.run_id)[:MOST_REASONS]
     record = context.instance.get_run_record_by_id(failed.run_id)
     at = datetime.fromtimestamp(record.end_time, UTC) if record and record.end_time else clock.now()
-    title, body = messages.run_failed(failed.job_name, failed.run_id, at, reasons)
+    title, body = messages.run_failed(what_ran(failed), failed.run_id, at, reasons)
     return alerts.Alert(
         key=f"{alerts.RUN_FAILED}/{failed.job_name}/{digest(reasons)}",
         kind=alerts.RUN_FAILED,
@@ -124,6 +124,13 @@ def failure_alert(context: dg.RunFailureSensorContext) -> "alerts.Alert":
         body=body,
         run_id=failed.run_id,
     )
+
+
+def what_ran(run: dg.DagsterRun) -> str:
+    """The job's name; of assets materialized by hand, which Dagster runs in a nameless job, theirs."""
+    if not run.job_name.startswith("__"):
+        return run.job_name
+    return ", ".join(sorted(key.to_user_string() for key in run.asset_selection or ())) or "assets"
 
 
 def failed_checks(instance: dg.DagsterInstance, run_id: str) -> list[str]:

@@ -1,0 +1,296 @@
+"""The two sensors: a run that failed is reported once per reason, data that stop coming once until they come again."""
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from credits_pipeline import clock, watchdogs
+from credits_pipeline.warehouse import Reading, Warehouse
+from credits_pipeline_tests.receiver import Receiver
+
+KEY = "sk-or-v1-of-a-test"
+NOW = datetime(2026, 6, 17, 0, 5, tzinfo=UTC)
+
+
+@pytest.fixture
+def receiver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    """The one channel of an environment with one account."""
+    with Receiver() as running:
+        monkeypatch.setenv("OPENROUTER_API_KEY", KEY)
+        monkeypatch.setenv("CREDITS_DATA_DIR", str(tmp_path / "data"))
+        monkeypatch.setenv("CREDITS_ALERT_URLS", running.url("/a"))
+        yield running
+
+
+@pytest.fixture
+def now() -> Iterator[clock.FrozenClock]:
+    with clock.frozen(NOW) as held:
+        yield held
+
+
+def sentences(receiver: Receiver) -> list[str]:
+    return [body["message"] for _, body in receiver.messages]
+
+
+# -- runs that failed --------------------------------------------------------------------------------------------
+
+mood = {"reason": "the key of acme was rejected (401): make a new one"}
+
+
+@dg.asset
+def readings() -> None:
+    if mood["reason"]:
+        raise dg.Failure(mood["reason"], allow_retries=False)
+
+
+@dg.asset(check_specs=[dg.AssetCheckSpec("sums_up", asset="spend", blocking=True)])
+def spend() -> Iterator[Any]:
+    yield dg.AssetCheckResult(
+        asset_key="spend",
+        check_name="sums_up",
+        passed=False,
+        description="2 days of <b>acme</b> do not sum up",
+        metadata={"failing_rows": 2},
+    )
+    raise dg.Failure("the SQL was not changed", allow_retries=False)
+
+
+@dg.asset
+def careless() -> None:
+    raise ValueError("no such day: 2026-02-30\nsecond line")
+
+
+JOBS = dg.Definitions(
+    assets=[readings, spend, careless],
+    jobs=[
+        dg.define_asset_job("daily", selection=[readings]),
+        dg.define_asset_job("weekly", selection=[readings]),
+        dg.define_asset_job("sql", selection=[spend]),
+        dg.define_asset_job("careless_job", selection=[careless]),
+    ],
+)
+
+Report = Callable[[str], None]
+
+
+@pytest.fixture
+def report(instance: dg.DagsterInstance, receiver: Receiver) -> Iterator[Report]:
+    """Run a job, and where it fails do what the daemon does: evaluate the sensor for that run."""
+
+    def run(job: str) -> None:
+        result = JOBS.resolve_job_def(job).execute_in_process(instance=instance, raise_on_error=False)
+        if not result.success:
+            context = dg.build_run_status_sensor_context(
+                sensor_name="run_failure",
+                dagster_event=result.get_run_failure_event(),
+                dagster_instance=instance,
+                dagster_run=result.dagster_run,
+            )
+            watchdogs.run_failure(context.for_run_failure())
+
+    reason = mood["reason"]
+    yield run
+    mood["reason"] = reason
+
+
+def test_a_failed_run_is_reported_with_the_job_and_the_sentence_of_the_failed_step(
+    report: Report, receiver: Receiver
+) -> None:
+    report("daily")
+    assert receiver.titles == ["The run of daily failed"]
+    assert "- readings: the key of acme was rejected (401): make a new one" in sentences(receiver)[0]
+
+
+def test_a_failed_blocking_check_is_reported_with_how_many_rows_it_found(
+    report: Report, receiver: Receiver
+) -> None:
+    report("sql")
+    (said,) = sentences(receiver)
+    assert "- spend: the SQL was not changed" in said
+    assert "- check sums_up of spend failed (2 rows): 2 days of ‹b›acme‹/b› do not sum up" in said
+
+
+def test_of_an_exception_the_first_line_is_told_and_no_traceback(report: Report, receiver: Receiver) -> None:
+    report("careless_job")
+    (said,) = sentences(receiver)
+    assert "- careless: ValueError: no such day: 2026-02-30" in said
+    assert "Traceback" not in said
+    assert "second line" not in said
+
+
+def test_assets_materialized_by_hand_are_named(instance: dg.DagsterInstance) -> None:
+    run = instance.create_run_for_job(
+        JOBS.get_implicit_global_asset_job_def(), asset_selection=frozenset([dg.AssetKey("readings")])
+    )
+    assert watchdogs.what_ran(run) == "readings"
+
+
+def test_the_same_failure_of_a_job_is_not_told_at_every_run(report: Report, receiver: Receiver) -> None:
+    for day in range(3):
+        mood["reason"] = f"the key was rejected on 2026-06-1{day}"
+        report("daily")
+    assert len(receiver.messages) == 1
+    report("weekly")
+    mood["reason"] = "the API answers 503"
+    report("daily")
+    assert receiver.titles == [
+        "The run of daily failed",
+        "The run of weekly failed",
+        "The run of daily failed",
+    ]
+
+
+def test_a_failure_is_told_again_after_a_success_in_between(report: Report, receiver: Receiver) -> None:
+    reason = mood["reason"]
+    for outcome in (reason, reason, "", reason):
+        mood["reason"] = outcome
+        report("daily")
+    assert len(receiver.messages) == 2
+
+
+def test_a_failure_that_lasts_is_told_once_a_day(report: Report, receiver: Receiver) -> None:
+    with clock.frozen(datetime.now(UTC)) as now:
+        for _ in range(5):
+            report("daily")
+            now.advance(timedelta(hours=10))
+    assert len(receiver.messages) == 2
+
+
+def test_a_failure_is_told_also_when_the_warehouse_is_what_fails(
+    report: Report, receiver: Receiver, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "warehouse.duckdb").write_bytes(b"junk" * 10_000)
+    report("daily")
+    assert receiver.titles == ["The run of daily failed"]
+
+
+def test_a_failure_is_told_also_when_the_data_directory_cannot_be_made(
+    report: Report, receiver: Receiver, tmp_path: Path
+) -> None:
+    (tmp_path / "data").write_text("a file is in the way")
+    report("daily")
+    assert receiver.titles == ["The run of daily failed"]
+
+
+# -- data that do not come ---------------------------------------------------------------------------------------
+
+
+class Watch:
+    """The sensor as the daemon ticks it: with its cursor kept, and a program that forgets everything else."""
+
+    def __init__(self, instance: dg.DagsterInstance, data_dir: Path) -> None:
+        self.instance, self.cursor = instance, None
+        self.warehouse = Warehouse(data_dir / "warehouse.duckdb", lock_timeout_s=5)
+
+    def tick(self) -> str:
+        context = dg.build_sensor_context(instance=self.instance, cursor=self.cursor)
+        result = watchdogs.stale_data(context)
+        self.cursor = context.cursor
+        assert isinstance(result, dg.SkipReason)
+        return result.skip_message or ""
+
+    def read(self, account: str = "default") -> None:
+        now = clock.now()
+        self.warehouse.append_readings(
+            [Reading(account, now.date(), now, Decimal(100), Decimal(50), "0123456789ab", "run")]
+        )
+
+
+@pytest.fixture
+def watch(instance: dg.DagsterInstance, tmp_path: Path, receiver: Receiver, now: clock.FrozenClock) -> Watch:
+    return Watch(instance, tmp_path / "data")
+
+
+def test_data_older_than_36_hours_are_reported_once_until_there_is_a_new_reading(
+    watch: Watch, receiver: Receiver, now: clock.FrozenClock
+) -> None:
+    watch.read()
+    for hours, told in [(36, 0), (1, 1), (1, 1), (40, 1)]:
+        now.advance(timedelta(hours=hours))
+        watch.tick()
+        assert len(receiver.messages) == told
+    watch.read()
+    assert watch.tick() == "every account with a key was read within 36 hours"
+    now.advance(timedelta(hours=37))
+    assert watch.tick() == "no new reading for 36 hours: default"
+    assert receiver.titles == ["default: no new reading for 37 hours"] * 2
+
+
+def test_it_says_to_look_at_the_daemon_the_schedule_and_the_machine_when_nothing_is_read(
+    watch: Watch, receiver: Receiver, now: clock.FrozenClock
+) -> None:
+    watch.read()
+    now.advance(timedelta(hours=37))
+    watch.tick()
+    (said,) = sentences(receiver)
+    assert "newest reading of default is of 17 Jun 2026 00:05 UTC, 37 hours ago" in said
+    assert "check that the Dagster daemon runs, that the schedule daily_credits is on" in said
+
+
+def test_it_says_to_look_at_the_key_when_the_other_accounts_are_read(
+    watch: Watch, receiver: Receiver, now: clock.FrozenClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENROUTER_API_KEY_ACME", KEY + "-acme")
+    watch.read("acme")
+    now.advance(timedelta(hours=37))
+    watch.read()
+    watch.tick()
+    assert receiver.titles == ["acme: no new reading for 37 hours"]
+    assert "the key of this one is the first suspect" in sentences(receiver)[0]
+
+
+def test_an_account_that_was_never_read_is_reported_36_hours_after_it_was_first_seen(
+    watch: Watch, receiver: Receiver, now: clock.FrozenClock
+) -> None:
+    watch.tick()
+    assert json.loads(watch.cursor or "") == {"default": NOW.isoformat()}
+    now.advance(timedelta(hours=37))
+    watch.tick()
+    watch.tick()
+    assert receiver.titles == ["default: no new reading for 37 hours"]
+    assert "no reading of default at all" in sentences(receiver)[0]
+
+
+def test_a_tick_delivers_what_a_channel_had_not_taken(
+    watch: Watch, receiver: Receiver, now: clock.FrozenClock
+) -> None:
+    receiver.refusing.add("/a")
+    watch.read()
+    now.advance(timedelta(hours=37))
+    watch.tick()
+    receiver.refusing.clear()
+    now.advance(timedelta(minutes=10))
+    watch.tick()
+    watch.tick()
+    assert len(receiver.messages) == 1
+
+
+def test_a_tick_over_a_damaged_warehouse_says_why_it_could_not_look(watch: Watch, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "warehouse.duckdb").write_bytes(b"junk" * 10_000)
+    assert watch.tick().startswith("could not look: ")
+
+
+def test_a_tick_without_any_account_tells_nothing(
+    watch: Watch, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENROUTER_API_KEY")
+    watch.tick()
+    assert receiver.messages == []
+
+
+# -- both --------------------------------------------------------------------------------------------------------
+
+
+def test_both_sensors_run_by_default() -> None:
+    assert {sensor.name: sensor.default_status for sensor in watchdogs.SENSORS} == {
+        "run_failure": dg.DefaultSensorStatus.RUNNING,
+        "stale_data": dg.DefaultSensorStatus.RUNNING,
+    }
