@@ -44,6 +44,8 @@ def perform(options: argparse.Namespace) -> int:
             return commands.backfill(options.first, options.last)
         case "import":
             return commands.import_and_rebuild(options.file, options.account, options.tz or None)
+        case "alert-test":
+            return commands.alert_test()
         case "dev":
             return commands.user_interface(options.port)
         case _:
@@ -62,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
     command("run", "take today's readings, fill what is missing of the past, and print the answer")
     command("demo", "the whole pipeline against a simulated API, in data/demo")
     command("answer", "print the answer again: balance, spend, run-out date")
+    command("alert-test", "send a test alert to every channel of CREDITS_ALERT_URLS")
     dev = command("dev", "open the Dagster UI, with schedules running, on http://127.0.0.1:3000")
     dev.add_argument("--demo", action="store_true", help="on the demo's data, with the simulated API")
     dev.add_argument("--port", type=int, default=3000)

@@ -6,7 +6,7 @@ from datetime import date, timedelta
 import dagster as dg
 
 from credits_pipeline import clock, config
-from credits_pipeline.assets import credits_snapshots, model_usage, published
+from credits_pipeline.assets import alerts_sent, credits_snapshots, model_usage, published
 from credits_pipeline.assets.partitions import daily_partitions, today_key
 from credits_pipeline.warehouse import Warehouse
 
@@ -23,7 +23,7 @@ daily_credits = dg.define_asset_job(
 
 backfill_history = dg.define_asset_job(
     "backfill_history",
-    selection=EVERYTHING - dg.AssetSelection.assets(credits_snapshots.KEY),
+    selection=EVERYTHING - dg.AssetSelection.assets(credits_snapshots.KEY, alerts_sent.KEY),
     partitions_def=daily_partitions,
     description="What was billed on a range of past days, then the SQL, the published copy and the report.",
 )

@@ -77,6 +77,20 @@ def user_interface(port: int) -> int:
     return launch.user_interface(settings, port)
 
 
+def alert_test() -> int:
+    """One test message to every channel."""
+    from credits_pipeline import alerts
+
+    settings = config.load(os.environ)
+    say(settings.alert_problems)
+    outcomes = alerts.send_test(settings)
+    for outcome in outcomes:
+        print(f"{outcome.channel}: {'sent' if outcome.delivered else outcome.reason}")
+    if not outcomes:
+        say(["CREDITS_ALERT_URLS is not set, so alerts are only logged: give it one or more Apprise URLs"])
+    return 0 if outcomes and all(outcome.delivered for outcome in outcomes) else 1
+
+
 def print_answer(settings: config.Settings) -> None:
     from credits_pipeline import answer as summary
 

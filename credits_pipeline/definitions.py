@@ -5,8 +5,8 @@ from datetime import timedelta
 
 import dagster as dg
 
-from credits_pipeline import automation, config, launch
-from credits_pipeline.assets import credits_snapshots, model_usage, published, report, sql_models
+from credits_pipeline import automation, config, launch, watchdogs
+from credits_pipeline.assets import alerts_sent, credits_snapshots, model_usage, published, report, sql_models
 from credits_pipeline.openrouter import OpenRouter
 from credits_pipeline.sql_project import Source, SqlProject
 from credits_pipeline.warehouse import Warehouse
@@ -47,21 +47,22 @@ def warehouse(_: dg.InitResourceContext) -> Warehouse:
     return Warehouse(config.load(os.environ).warehouse_path)
 
 
+ASSETS = [
+    credits_snapshots.credits_snapshots,
+    model_usage.model_usage,
+    sql_models.sql_models(project),
+    published.published(project),
+    report.report,
+    alerts_sent.alerts_sent,
+]
+
 defs = dg.Definitions(
-    assets=dg.with_source_code_references(
-        [
-            credits_snapshots.credits_snapshots,
-            model_usage.model_usage,
-            sql_models.sql_models(project),
-            published.published(project),
-            report.report,
-        ]
-    ),
+    assets=[asset.map_asset_specs(with_policies) for asset in dg.with_source_code_references(ASSETS)],
     asset_checks=[credits_snapshots.every_account_was_read, model_usage.every_account_was_fetched],
     jobs=[automation.daily_credits, automation.backfill_history, automation.rebuild],
     schedules=[automation.daily_credits_schedule, automation.history_backfill],
-    sensors=[automation.rebuild_after_manual_changes],
+    sensors=[automation.rebuild_after_manual_changes, *watchdogs.SENSORS],
     resources={"openrouter": OpenRouter(), "warehouse": warehouse},
     loggers={"console": launch.console},
     executor=dg.in_process_executor,  # one process per run: each further one would import Dagster again
-).map_asset_specs(func=with_policies)
+)

@@ -49,7 +49,11 @@ def run_job(
     from credits_pipeline.definitions import defs
 
     result = defs.resolve_job_def(name).execute_in_process(
-        instance=held, partition_key=partition, tags=dict(tags or {}), raise_on_error=False
+        instance=held,
+        partition_key=partition,
+        tags=dict(tags or {}),
+        run_config={"loggers": {"console": {}}},
+        raise_on_error=False,
     )
     for event in result.all_events:
         if event.is_step_failure:
@@ -87,13 +91,13 @@ def console(_: dg.InitLoggerContext) -> logging.Logger:
 
 def user_interface(settings: config.Settings, port: int) -> int:
     """The Dagster UI and daemon until Ctrl-C; bound to this machine, for the open-source UI has no login."""
-    dagster_home(settings)
-    dg_command = str(Path(sys.executable).with_name("dg"))
-    print(
-        f"Dagster UI: http://127.0.0.1:{port}  (Ctrl-C ends it; history is kept in {os.environ['DAGSTER_HOME']})"
-    )
-    command = [dg_command, "dev", "--host", "127.0.0.1", "--port", str(port)]
+    home = dagster_home(settings)
+    print(f"Dagster UI: http://127.0.0.1:{port}  (Ctrl-C ends it; the history is kept in {home})", flush=True)
+    workspace = str(config.PROJECT_ROOT / "workspace.yaml")
+    command = [str(Path(sys.executable).with_name("dg")), "dev", "-w", workspace, "--host", "127.0.0.1"]
     try:
-        return subprocess.run(command, cwd=config.PROJECT_ROOT, check=False).returncode  # noqa: S603
+        # From the data directory: .env was read already (or, for the demo, must not be), and dg would read it again.
+        done = subprocess.run([*command, "--port", str(port)], cwd=settings.data_dir, check=False)  # noqa: S603
     except KeyboardInterrupt:
         return 0
+    return done.returncode

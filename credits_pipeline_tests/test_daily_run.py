@@ -128,7 +128,7 @@ def test_one_account_that_fails_costs_the_others_nothing_and_the_run_ends_red(
     assert not result.success
     assert [row[0] for row in raw_readings()] == ["default"]
     assert published("select account from marts.credits_runway") == [("default",)]
-    assert "acme" in failures(result)["credits_snapshots_every_account_was_read"]
+    assert "acme" in failures(result)["every_account_was_read"]
     assert "report" not in failures(result)
 
 
@@ -146,7 +146,7 @@ def test_zeros_for_an_account_with_history_are_refused(simulate: Simulate, run_j
     assert run_job("daily_credits").success
     api.misbehave(Fault.zeros(), times=None, account="acme", path="/credits")
     result = run_job("daily_credits")
-    assert "history" in failures(result)["credits_snapshots_every_account_was_read"]
+    assert "history" in failures(result)["every_account_was_read"]
     assert [row[0] for row in raw_readings()] == ["acme", "default", "default"]
 
 
@@ -154,7 +154,7 @@ def test_the_bill_failing_does_not_cost_the_readings(simulate: Simulate, run_job
     api = simulate(spender())
     api.misbehave(Fault.status(500), times=None, path="/analytics/query")
     result = run_job("daily_credits")
-    assert set(failures(result)) == {"model_usage_every_account_was_fetched"}
+    assert set(failures(result)) == {"every_account_was_fetched"}
     assert published("select account, balance_usd is not null from marts.credits_runway") == [
         ("default", True)
     ]

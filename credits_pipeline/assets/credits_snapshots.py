@@ -87,7 +87,7 @@ def credits_snapshots(
                 total_credits=reply.total_credits,
                 total_usage=reply.total_usage,
                 key_fingerprint=keys[name].fingerprint,
-                run_id=context.run_id,
+                run_id=context.run.run_id,
                 source="api",
                 payload=reply.payload,
             )

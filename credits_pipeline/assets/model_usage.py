@@ -125,7 +125,7 @@ def model_usage(
 
     replies, failures = ask_every_account(settings.accounts, ask)
     usage = {name: reply for name, reply in replies.items() if reply is not None}
-    changes = stored(warehouse, usage, context.run_id)
+    changes = stored(warehouse, usage, context.run.run_id)
     for name, reason in forbidden.items():
         context.log.warning(
             f"{name}: no analytics with this key, its spend comes from readings alone. {reason}"
@@ -166,8 +166,8 @@ def also_materialized(context: dg.AssetExecutionContext, first: date) -> Iterato
         dg.AssetCheckSpec(
             CHECK,
             asset=KEY,
-            description="The bill of each account could be read. A key that may not use analytics is a warning: the "
-            "account keeps working from its readings. Any other failure ends the run red, after everything else is done.",
+            description="The bill of each account could be read. A key that may not use analytics is a warning: "
+            "the account keeps working from its readings. Any other failure ends the run red, after all else is done.",
         )
     ]
 )

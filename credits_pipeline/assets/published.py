@@ -36,7 +36,7 @@ def published(project: SqlProject) -> dg.AssetsDefinition:
         target = settings.published_path
         warehouse.publish(
             target,
-            run_id=context.run_id,
+            run_id=context.run.run_id,
             published_at=clock.now(),
             version=version("credits-pipeline"),
             is_simulated=settings.is_simulated,

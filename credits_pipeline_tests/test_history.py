@@ -1,0 +1,305 @@
+"""The past: what was billed, by range, by schedule and by hand; gaps that heal; the SQL that follows."""
+
+import os
+import random
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from credits_pipeline import automation, clock, config
+from credits_pipeline.assets import model_usage
+from credits_pipeline.simulator import AGENTS, Fault, SimulatedAccount, SimulatedAPI
+from credits_pipeline.warehouse import Warehouse
+from credits_pipeline_tests.conftest import TODAY
+from credits_pipeline_tests.test_daily_run import failures, published, spender
+
+Simulate = Callable[..., SimulatedAPI]
+RunJob = Callable[..., dg.ExecuteInProcessResult]
+
+YEAR_AGO, YESTERDAY = TODAY - timedelta(days=365), TODAY - timedelta(days=1)
+
+
+def a_year() -> dict[str, str]:
+    return automation.range_tags(YEAR_AGO.isoformat(), YESTERDAY.isoformat())
+
+
+def raw(query: str) -> list[tuple[Any, ...]]:
+    with Warehouse(config.load(os.environ).warehouse_path).reading() as con:
+        return con.execute(query).fetchall()
+
+
+def usage_rows() -> list[tuple[Any, ...]]:
+    return raw("select * from raw.model_usage order by all")
+
+
+def marts() -> dict[str, list[tuple[Any, ...]]]:
+    """Every row of every mart, without the publisher's own."""
+    tables = published(
+        "select table_name from information_schema.tables where table_schema = 'marts' and table_name <> 'published'"
+    )
+    return {name: published(f"select * from marts.{name} order by all") for (name,) in tables}
+
+
+def test_a_year_of_one_account_is_one_request_and_one_run(simulate: Simulate, run_job: RunJob) -> None:
+    account = SimulatedAccount("default", "sk-or-v1-simulated-default", anchor=TODAY)
+    api = simulate(account)
+    assert run_job("backfill_history", tags=a_year()).success
+    assert [request.path for request in api.requests] == ["/analytics/query"]
+    billed = dict(raw("select usage_date, credits_usd from raw.model_usage_days"))
+    days = [YEAR_AGO + timedelta(days=n) for n in range(365)]
+    assert billed == {day: account.spend(day) for day in days}
+
+
+def test_every_day_fetched_is_recorded_as_materialized(
+    simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance
+) -> None:
+    simulate(spender())
+    run_job("backfill_history", tags=automation.range_tags("2026-06-01", "2026-06-10"))
+    recorded = instance.get_materialized_partitions(dg.AssetKey("model_usage"))
+    assert recorded == {f"2026-06-{day:02}" for day in range(1, 11)}
+
+
+def test_a_day_billed_nothing_is_a_day_known_to_be_zero(simulate: Simulate, run_job: RunJob) -> None:
+    simulate(spender(days=5))
+    run_job("backfill_history", tags=automation.range_tags("2026-06-01", "2026-06-10"))
+    assert raw("select count(*), sum(credits_usd) from raw.model_usage_days") == [(10, Decimal(0))]
+    assert usage_rows() == []
+
+
+@pytest.mark.parametrize(
+    "variation",
+    [
+        [(Fault.truncate(50), None)],
+        [(Fault.status(408), 2)],
+        [(Fault.counts_as_numbers(), None)],
+        [(Fault.iso_days(), None)],
+        [(Fault.created_at_day(), None)],
+        [(Fault.days_with_time(), None)],
+    ],
+    ids=["truncates at 50 rows", "408 twice", "counts as numbers", "ISO days", "created_at", "day and time"],
+)
+def test_every_variation_of_the_reply_gives_the_same_table(
+    simulate: Simulate, run_job: RunJob, variation: list[tuple[Fault, int | None]]
+) -> None:
+    account = SimulatedAccount("default", "sk-or-v1-simulated-default", anchor=TODAY, profile=AGENTS)
+    tags = automation.range_tags("2026-04-01", "2026-06-10")
+    api = simulate(account)
+    run_job("backfill_history", tags=tags)
+    plain = usage_rows()
+    assert len(plain) > 100
+    Warehouse(config.load(os.environ).warehouse_path).path.unlink()
+    for fault, times in variation:
+        api.misbehave(fault, times=times, path="/analytics/query")
+    assert run_job("backfill_history", tags=tags).success
+    assert usage_rows() == plain
+
+
+def test_a_day_beyond_the_row_limit_is_a_clear_error_and_stores_nothing(
+    simulate: Simulate, run_job: RunJob
+) -> None:
+    account = SimulatedAccount("default", "sk-or-v1-simulated-default", anchor=TODAY, profile=AGENTS)
+    api = simulate(account)
+    api.misbehave(Fault.truncate(1), times=None, path="/analytics/query")
+    result = run_job("backfill_history", tags=automation.range_tags("2026-06-09", "2026-06-10"))
+    assert not result.success
+    assert "rows" in failures(result)["every_account_was_fetched"]
+    assert usage_rows() == []
+
+
+def test_a_backfill_run_twice_changes_no_row_of_any_mart(simulate: Simulate, run_job: RunJob) -> None:
+    simulate(SimulatedAccount("default", "sk-or-v1-simulated-default", anchor=TODAY), spender("acme"))
+    run_job("daily_credits")
+    run_job("backfill_history", tags=a_year())
+    once = marts()
+    run_job("backfill_history", tags=a_year())
+    assert marts() == once
+    assert sum(map(len, once.values())) > 1000
+
+
+def test_days_that_the_api_has_forgotten_are_refused(simulate: Simulate, run_job: RunJob) -> None:
+    api = simulate(spender())
+    result = run_job("backfill_history", tags=automation.range_tags("2025-01-01", "2025-01-31"))
+    assert "2025-01-01 to 2025-01-31" in failures(result)["model_usage"]
+    assert api.requests == []
+
+
+def test_a_day_read_at_noon_before_a_week_of_sleep_does_not_stay_half_a_day(
+    simulate: Simulate, run_job: RunJob, at_five_past_midnight: clock.FrozenClock
+) -> None:
+    account = spender(usd_a_day="24")
+    simulate(account)
+    at_five_past_midnight.set(datetime(2026, 6, 17, 12, tzinfo=UTC))
+    run_job("daily_credits")
+    assert raw("select credits_usd from raw.model_usage_days where usage_date = '2026-06-17'") == [
+        (Decimal(12),)
+    ]
+    at_five_past_midnight.set(datetime(2026, 6, 25, 1, 30, tzinfo=UTC))
+    days = automation.unsettled_range(Warehouse(config.load(os.environ).warehouse_path))
+    assert days is not None
+    assert days[0] < "2026-06-17"
+    assert run_job("backfill_history", tags=automation.range_tags(*days)).success
+    assert raw("select credits_usd from raw.model_usage_days where usage_date = '2026-06-17'") == [
+        (Decimal(24),)
+    ]
+    assert published("select method from marts.daily_spend where spend_date = '2026-06-20'") == [("billed",)]
+
+
+def test_the_schedule_asks_for_the_whole_year_of_an_account_added_later(
+    simulate: Simulate, run_job: RunJob
+) -> None:
+    simulate(spender())
+    run_job("backfill_history", tags=a_year())
+    settled_but_two = automation.unsettled_range(Warehouse(config.load(os.environ).warehouse_path))
+    assert settled_but_two == ("2026-06-15", "2026-06-16")
+    simulate(spender(), spender("acme"))
+    everything = automation.unsettled_range(Warehouse(config.load(os.environ).warehouse_path))
+    assert everything == (YEAR_AGO.isoformat(), YESTERDAY.isoformat())
+
+
+def test_install_on_day_200_backfill_lose_a_week_and_heal(
+    simulate: Simulate, run_job: RunJob, at_five_past_midnight: clock.FrozenClock
+) -> None:
+    """The whole story, against the simulator's own ledger, to the last digit for billed days."""
+    first = TODAY - timedelta(days=200)
+    account = SimulatedAccount("default", "sk-or-v1-simulated-default", anchor=TODAY, profile=AGENTS)
+    simulate(account)
+    lost = range(30, 37)
+    for day in [n for n in range(42) if n not in lost]:
+        at_five_past_midnight.set(datetime(2026, 6, 17, 0, 5, tzinfo=UTC) + timedelta(days=day))
+        if day == 0:
+            run_job("backfill_history", tags=a_year())
+        assert run_job("daily_credits").success
+    days = automation.unsettled_range(Warehouse(config.load(os.environ).warehouse_path))
+    assert days is not None
+    run_job("backfill_history", tags=automation.range_tags(*days))
+    rows = published("select spend_date, spend_usd, method, is_complete from marts.daily_spend")
+    billed = {day: usd for day, usd, method, complete in rows if method == "billed" and complete}
+    observed = {day: usd for day, usd, method, complete in rows if method == "observed" and complete}
+    assert billed == {day: account.spend(day) for day in billed}
+    assert {TODAY + timedelta(days=n) for n in lost} - set(billed) == set()
+    assert first in billed
+    # A reading at 00:05 instead of midnight shifts five minutes of spend to the neighbour: under 2 % of a day.
+    for day, usd in observed.items():
+        assert abs(usd - account.spend(day)) <= Decimal("0.02") * max(usd, account.spend(day)) + Decimal(
+            "0.5"
+        )
+    assert not [row for row in rows if row[2] == "interpolated"]
+
+
+def test_both_schedules_run_by_default_and_take_the_day_from_the_clock(
+    simulate: Simulate,
+    run_job: RunJob,
+    at_five_past_midnight: clock.FrozenClock,
+    instance: dg.DagsterInstance,
+) -> None:
+    from credits_pipeline.definitions import defs
+
+    simulate(spender())
+    daily = defs.resolve_schedule_def("daily_credits")
+    history = defs.resolve_schedule_def("history_backfill")
+    assert {daily.default_status, history.default_status} == {dg.DefaultScheduleStatus.RUNNING}
+    at_five_past_midnight.set(datetime(2026, 6, 20, 13, tzinfo=UTC))
+    late_tick = dg.build_schedule_context(
+        instance, scheduled_execution_time=datetime(2026, 6, 19, 0, 5, tzinfo=UTC)
+    )
+    (request,) = daily.evaluate_tick(late_tick).run_requests or []
+    assert request.partition_key == "2026-06-20"
+    with dg.build_schedule_context(instance, resources=defs.resources) as context:
+        (request,) = history.evaluate_tick(context).run_requests or []
+    assert request.tags["dagster/asset_partition_range_start"] == "2025-06-20"
+    assert request.tags["dagster/asset_partition_range_end"] == "2026-06-19"
+
+
+@pytest.fixture
+def tick(instance: dg.DagsterInstance) -> Callable[..., Any]:
+    """Evaluate the sensor that rebuilds after changes by hand; its cursor lives on between ticks."""
+    from credits_pipeline.definitions import defs
+
+    sensor = defs.resolve_sensor_def("rebuild_after_manual_changes")
+    state: dict[str, str | None] = {"cursor": None}
+
+    def evaluate() -> list[dg.RunRequest]:
+        with dg.build_sensor_context(instance, cursor=state["cursor"]) as context:
+            data = sensor.evaluate_tick(context)
+            state["cursor"] = data.cursor or state["cursor"]
+        return list(data.run_requests or [])
+
+    return evaluate
+
+
+def by_hand(instance: dg.DagsterInstance, first: str, last: str) -> dg.ExecuteInProcessResult:
+    """Materialize `model_usage` for some days as a backfill from the UI does."""
+    from credits_pipeline.definitions import defs
+
+    job = defs.resolve_implicit_global_asset_job_def()
+    return job.execute_in_process(
+        instance=instance,
+        asset_selection=[dg.AssetKey("model_usage")],
+        tags=automation.range_tags(first, last),
+        raise_on_error=False,
+    )
+
+
+def test_a_backfill_from_the_ui_is_followed_by_one_rebuild_and_the_jobs_by_none(
+    simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance, tick: Callable[..., Any]
+) -> None:
+    simulate(spender())
+    run_job("daily_credits")
+    run_job("backfill_history", tags=automation.range_tags("2026-06-01", "2026-06-05"))
+    assert tick() == []
+    assert by_hand(instance, "2026-05-20", "2026-05-25").success
+    assert by_hand(instance, "2026-05-01", "2026-05-02").success
+    assert len(tick()) == 1
+    assert tick() == []
+    assert run_job("rebuild").success
+    assert tick() == []
+    assert ("2026-05-20",) in published("select spend_date::varchar from marts.daily_spend")
+
+
+def test_killed_at_random_moments_a_backfill_is_whole_after_the_next_run(
+    simulate: Simulate, run_job: RunJob, tmp_path: Any
+) -> None:
+    import signal
+    import subprocess
+    import sys
+
+    account = SimulatedAccount("default", "sk-or-v1-simulated-default", anchor=clock.today(), profile=AGENTS)
+    simulate(account)
+    script = (
+        "import os, sys; from datetime import date, datetime, UTC; from credits_pipeline import clock, config;"
+        "from credits_pipeline.openrouter import OpenRouter; from credits_pipeline.warehouse import Warehouse;"
+        "from credits_pipeline.assets.model_usage import stored;"
+        "s = config.load(os.environ); w = Warehouse(s.warehouse_path)\n"
+        "with clock.frozen(datetime(2026, 6, 17, tzinfo=UTC)):\n"
+        "    usage = OpenRouter().get_usage(account=s.accounts[0], first=date(2025, 6, 17), last=date(2026, 6, 16))\n"
+        "    print('writing', flush=True)\n"
+        "    for _ in range(100): stored(w, {'default': usage}, 'killed')\n"
+    )
+    luck = random.Random(7)
+    for _ in range(10):
+        child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+        assert child.stdout is not None
+        child.stdout.readline()
+        try:
+            child.wait(timeout=luck.random() * 0.3)
+        except subprocess.TimeoutExpired:
+            child.send_signal(signal.SIGKILL)
+        child.wait()
+        child.stdout.close()
+        days = raw("select count(*) from raw.model_usage_days")[0][0]
+        assert days in (0, 365)
+    assert run_job("backfill_history", tags=a_year()).success
+    billed = dict(raw("select usage_date, credits_usd from raw.model_usage_days"))
+    assert billed == {day: account.spend(day) for day in billed}
+    assert len(billed) == 365
+
+
+def test_the_oldest_day_follows_the_start_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    with clock.frozen(datetime(2026, 6, 17, tzinfo=UTC)):
+        assert model_usage.oldest_day() == date(2025, 6, 17)
+        monkeypatch.setenv("CREDITS_START_DATE", "2026-01-01")
+        assert model_usage.oldest_day() == date(2026, 1, 1)
