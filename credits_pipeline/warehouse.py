@@ -39,6 +39,9 @@ _MEMORY_SHARE: Final = 0.625
 _POLL_S: Final = 0.1
 """Between two tries for a lock: short beside a run (seconds), long beside a try (under a millisecond)."""
 
+_PUBLISHED_WAIT_S: Final = 10.0
+"""For a program that opened the published copy for writing, which nobody should: then the reader is told."""
+
 _BILLIONTH: Final = Decimal("0.000000001")
 _MONEY_LIMIT: Final = Decimal(10) ** 9
 
@@ -524,8 +527,7 @@ def open_published(path: Path) -> Iterator["duckdb.DuckDBPyConnection"]:
     with _named_errors(path):
         con = _connect(path)
         try:
-            _attach_patiently(con, path, clock.monotonic() + 10, read_only=True)
-            con.execute("use warehouse")
+            _attach_published(con, path)
             yield con
         finally:
             con.close()
@@ -597,6 +599,14 @@ def _attach_patiently(
             if not _is_lock(str(error)) or clock.monotonic() >= deadline:
                 raise _renamed(error, path, opening=True) from error
         clock.sleep(_POLL_S)
+
+
+def _attach_published(con: "duckdb.DuckDBPyConnection", path: Path) -> None:
+    try:
+        _attach_patiently(con, path, clock.monotonic() + _PUBLISHED_WAIT_S, read_only=True)
+    except WarehouseCorrupt as error:
+        raise WarehouseCorrupt(f"{path} is damaged: run `make run` to publish it anew.") from error
+    con.execute("use warehouse")
 
 
 def _schema_version(con: "duckdb.DuckDBPyConnection", path: Path, newest: int) -> int:
