@@ -1,0 +1,452 @@
+"""`report.html`: one self-contained page that says when the credits run out, and how sure that is.
+
+It is written from the published copy after each daily run, and is as of the newest reading. The page asks nothing of
+anybody: style and charts are inside, there is no script, and its Content-Security-Policy forbids both fetching and
+scripts, should a name ever get past the escaping. A mart that is empty or does not exist yet leaves its part of
+the page out, or says in a sentence why there is nothing.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import TYPE_CHECKING, Any
+
+from credits_pipeline import charts, clock, warehouse, wording
+
+if TYPE_CHECKING:
+    import duckdb
+    from jinja2 import Template
+
+Row = dict[str, Any]
+
+# Accounts with charts and tables of their own; the rest stand in the overview. An account costs 0.15 s and 90 kB,
+# and nobody scrolls past the ten that run out first.
+FULL_ACCOUNTS = 10
+# One night may be missed; after a day and a half the numbers no longer describe the present. The alerts' limit too.
+STALE_AFTER = timedelta(hours=36)
+TABLE_DAYS = 30
+MODEL_ROWS = 12
+EVENT_ROWS = 12
+# Fewer checks than this say little about one chance in five.
+FEW_CHECKS = 20
+# "+900 %" is harder to read than "10 times".
+TIMES_FROM = 4
+
+_METHODS = {"observed": "measured", "billed": "as billed", "interpolated": "estimate"}
+_EVENTS = {
+    "top_up": "top-up",
+    "credit_decrease": "refund, transfer or expiry",
+    "usage_correction": "correction by the vendor",
+}
+
+_URGENCY = ("exhausted", "ok", "accumulating", "idle")
+
+_NEWEST = """
+select account, max(observed_at) as as_of, arg_max(balance_usd, observed_at) as balance_usd
+from marts.credits_readings
+group by account
+"""
+
+# The days to compare end with the last complete one. A span is compared only when all its days are known.
+_SPEND = """
+with ends as (
+    select account, max(spend_date) filter (where is_complete) as last_day from marts.daily_spend group by account
+)
+select
+    account,
+    last_day,
+    sum(spend_usd) filter (where spend_date = last_day) as spend_1d,
+    sum(spend_usd) filter (where spend_date = last_day - 1) as before_1d,
+    sum(spend_usd) filter (where spend_date > last_day - 7) as spend_7d,
+    sum(spend_usd) filter (where spend_date between last_day - 13 and last_day - 7) as before_7d,
+    sum(spend_usd) filter (where spend_date > last_day - 30) as spend_30d,
+    sum(spend_usd) filter (where spend_date between last_day - 59 and last_day - 30) as before_30d,
+    count(spend_usd) filter (where spend_date > last_day - 2) as days_1d,
+    count(spend_usd) filter (where spend_date > last_day - 14) as days_7d,
+    count(spend_usd) filter (where spend_date > last_day - 60) as days_30d
+from marts.daily_spend
+join ends using (account)
+where spend_date <= last_day
+group by account, last_day
+"""
+
+# The same thirty days as the tile; shares are of what was billed on them.
+_MODELS = """
+with ends as (
+    select account, max(spend_date) filter (where is_complete) as last_day from marts.daily_spend group by account
+),
+spent as (
+    select
+        account,
+        model,
+        sum(spend_usd) as spend_usd,
+        sum(requests) as requests,
+        sum(prompt_tokens) as prompt_tokens,
+        sum(completion_tokens) as completion_tokens
+    from marts.daily_spend_by_model
+    join ends using (account)
+    where spend_date between last_day - 29 and last_day
+    group by account, model
+),
+ranked as (
+    select
+        *,
+        row_number() over (partition by account order by spend_usd desc, model) as place,
+        sum(spend_usd) over (partition by account) as whole_usd
+    from spent
+    where account in (select unnest($accounts))
+)
+select
+    account,
+    least(place, $rows + 1) as slot,
+    min(model) as model,
+    count(*) as models,
+    sum(spend_usd) as spend_usd,
+    case when whole_usd > 0 then sum(spend_usd)::double / whole_usd::double end as share,
+    sum(requests) as requests,
+    sum(prompt_tokens) as prompt_tokens,
+    sum(completion_tokens) as completion_tokens
+from ranked
+group by account, slot, whole_usd
+order by account, slot
+"""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One number of the first screen."""
+
+    label: str
+    value: str
+    change: str | None = None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart on the page: its title, its drawing, the same in words."""
+
+    title: str
+    words: str
+    svg: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """All that the page says about one account; the parts from `figures` on only for the first FULL_ACCOUNTS."""
+
+    anchor: str
+    name: str
+    account: str
+    runway: Row | None
+    answer: wording.Answer
+    as_of: datetime | None
+    is_stale: bool
+    balance_usd: Decimal | None
+    spend_30d_usd: Decimal | None
+    tiles: Sequence[Tile]
+    record: str = ""
+    figures: Sequence[Figure] = ()
+    days: Sequence[Row] = ()
+    events: Sequence[Row] = ()
+    more_events: int = 0
+    models: Sequence[Row] = ()
+
+
+def write(published_path: Path, report_path: Path) -> None:
+    """Render the published copy and put the page in place in one step, readable by its owner only (mode 0600)."""
+    page = render(published_path, generated_at=clock.now())
+    report_path.parent.mkdir(parents=True, exist_ok=True)
+    with NamedTemporaryFile(
+        "w", encoding="utf-8", dir=report_path.parent, prefix=f".{report_path.name}.", delete=False
+    ) as file:
+        try:
+            file.write(page)
+            file.flush()
+            os.fsync(file.fileno())
+            Path(file.name).replace(report_path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+
+
+def render(source: "Path | duckdb.DuckDBPyConnection", *, generated_at: datetime) -> str:
+    """The page as HTML, from a published copy or a connection to one. `generated_at` is aware."""
+    with _connection(source) as con:
+        marts = _Marts(con)
+        published = marts.first("select * from marts.published")
+        sections = _sections(marts, generated_at)
+    accounts = len(sections)
+    newest = max((s.as_of for s in sections if s.as_of), default=None)
+    return _template().render(
+        sections=sections,
+        full=[section for section in sections if section.figures],
+        accounts=accounts,
+        is_simulated=bool(published and published.get("is_simulated")),
+        published=published,
+        as_of=newest,
+        is_stale=_is_stale(newest, generated_at),
+        age=_age(newest, generated_at),
+        generated_at=generated_at.astimezone(UTC),
+        stale_hours=int(STALE_AFTER.total_seconds() // 3600),
+        event_kinds=_EVENTS,
+        light=charts.css("light"),
+        dark=charts.css("dark"),
+    )
+
+
+# ---------------------------------------------------------------- reading the marts
+
+
+class _Marts:
+    """Reads of the marts as rows; a mart that is not there has none."""
+
+    def __init__(self, con: "duckdb.DuckDBPyConnection") -> None:
+        self._con = con
+
+    def rows(self, sql: str, parameters: Mapping[str, object] | None = None) -> list[Row]:
+        import duckdb
+
+        try:
+            found = self._con.execute(sql, parameters)
+        except duckdb.CatalogException:
+            return []
+        names = [column[0] for column in found.description]
+        return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+
+    def first(self, sql: str) -> Row | None:
+        return next(iter(self.rows(sql)), None)
+
+    def of(self, accounts: Sequence[str], sql: str, **parameters: object) -> dict[str, list[Row]]:
+        """The rows of some accounts, by account; `sql` names them `$accounts`."""
+        by_account: dict[str, list[Row]] = {account: [] for account in accounts}
+        for row in self.rows(sql, {"accounts": list(accounts), **parameters}) if accounts else []:
+            by_account[row["account"]].append(row)
+        return by_account
+
+
+@contextmanager
+def _connection(source: "Path | duckdb.DuckDBPyConnection") -> "Iterator[duckdb.DuckDBPyConnection]":
+    if isinstance(source, Path):
+        with warehouse.open_published(source) as con:
+            yield con
+    else:
+        yield source
+
+
+# ---------------------------------------------------------------- what the page says
+
+
+def _sections(marts: _Marts, generated_at: datetime) -> list[Section]:
+    """One section per account, the nearest run-out first."""
+    runways = {row["account"]: row for row in marts.rows("select * from marts.credits_runway")}
+    newest = {row["account"]: row for row in marts.rows(_NEWEST)}
+    spend = {row["account"]: row for row in marts.rows(_SPEND)}
+    accounts = sorted(
+        {*runways, *newest, *spend}, key=lambda account: _urgency(account, runways.get(account))
+    )
+    sections = []
+    for number, account in enumerate(accounts, start=1):
+        runway, reading = runways.get(account), newest.get(account, {})
+        as_of = (runway or reading).get("as_of")
+        sections.append(
+            Section(
+                anchor=f"account-{number}",
+                name=wording.name(account),
+                account=account,
+                runway=runway,
+                answer=wording.answer(runway),
+                as_of=as_of,
+                is_stale=_is_stale(as_of, generated_at),
+                balance_usd=(runway or reading).get("balance_usd"),
+                spend_30d_usd=(runway or {}).get("spend_30d_usd", spend.get(account, {}).get("spend_30d")),
+                tiles=_tiles(runway or reading, spend.get(account, {})),
+            )
+        )
+    return _with_details(marts, sections[:FULL_ACCOUNTS]) + sections[FULL_ACCOUNTS:]
+
+
+def _with_details(marts: _Marts, sections: Sequence[Section]) -> list[Section]:
+    """The sections with their charts and tables."""
+    accounts = [section.account for section in sections]
+    of = {
+        mart: marts.of(accounts, f"select * from marts.{mart} where account in (select unnest($accounts))")
+        for mart in (
+            "daily_spend",
+            "daily_balance",
+            "credit_events",
+            "daily_spend_by_model",
+            "balance_forecast",
+            "runway_history",
+            "forecast_accuracy",
+        )
+    }
+    models = marts.of(accounts, _MODELS, rows=MODEL_ROWS)
+    detailed = []
+    for section in sections:
+        mine = {mart: rows[section.account] for mart, rows in of.items()}
+        events = sorted(mine["credit_events"], key=lambda row: row["event_at_latest"], reverse=True)
+        detailed.append(
+            replace(
+                section,
+                record=_record(section.runway, mine["forecast_accuracy"]),
+                figures=_figures(section, mine),
+                days=_days(mine["daily_spend"], mine["daily_balance"]),
+                events=events[:EVENT_ROWS],
+                more_events=len(events) - EVENT_ROWS,
+                models=models[section.account],
+            )
+        )
+    return detailed
+
+
+def _figures(section: Section, mine: Mapping[str, list[Row]]) -> list[Figure]:
+    drawn = {
+        "Balance and forecast": charts.balance(
+            mine["daily_balance"], mine["balance_forecast"], section.runway
+        ),
+        "Spend per day": charts.daily_spend(mine["daily_spend"], mine["credit_events"]),
+        "Spend by model": charts.spend_by_model(mine["daily_spend_by_model"]),
+        "Predicted run-out date, day by day": charts.run_out_history(
+            mine["runway_history"], mine["daily_spend"]
+        ),
+        "How often the 80\u00a0% interval was right": charts.interval_coverage(mine["forecast_accuracy"]),
+        "How far off the forecast was": charts.forecast_loss(mine["forecast_accuracy"]),
+    }
+    return [
+        Figure(title, chart.words, charts.svg(chart, name=f"{section.anchor}-{number}"))
+        for number, (title, chart) in enumerate(drawn.items(), start=1)
+    ]
+
+
+def _tiles(newest: Row, spend: Row) -> list[Tile]:
+    """Balance, and spend of the last complete day, 7 and 30 days with its change."""
+    last: date | None = spend.get("last_day")
+    ended = f" to {wording.day(last, year=False)}" if last else ""
+    return [
+        Tile("Balance", wording.usd(newest.get("balance_usd"))),
+        Tile(
+            f"Spent on {wording.day(last, year=False)}" if last else "Spent on the last full day",
+            wording.usd(spend.get("spend_1d")),
+            _change(spend, 1, "the day before"),
+        ),
+        Tile(
+            f"7 days{ended}",
+            wording.usd(newest.get("spend_7d_usd", spend.get("spend_7d"))),
+            _change(spend, 7, "the 7 days before"),
+        ),
+        Tile(
+            f"30 days{ended}",
+            wording.usd(newest.get("spend_30d_usd", spend.get("spend_30d"))),
+            _change(spend, 30, "the 30 days before"),
+        ),
+    ]
+
+
+def _change(spend: Row, span: int, than: str) -> str | None:
+    """The change against the span before, when every day of both is known."""
+    now, before, known = (spend.get(f"{part}_{span}d") for part in ("spend", "before", "days"))
+    if now is None or before is None or known != 2 * span:
+        return f"no full {'day' if span == 1 else f'{span} days'} before to compare"
+    if before == now:
+        return f"the same as {than}"
+    if before <= 0 or now < 0:
+        return f"{wording.usd(before)} {than}"
+    ratio = float(now / before)
+    if ratio >= TIMES_FROM:
+        return f"▲ {ratio:,.0f} times that of {than}"
+    more = "▲ {} more" if ratio > 1 else "▼ {} less"
+    return f"{more.format(wording.percent(abs(ratio - 1)))} than {than}"
+
+
+def _record(runway: Row | None, accuracy: Sequence[Row]) -> str:
+    """How often the 80 % interval was right so far, in words, at the horizon nearest to the run-out date."""
+    checked = [row for row in accuracy if row["replays"]]
+    if not checked:
+        return "How often that is right cannot be said yet: no forecast of a week or more could be checked so far."
+    ahead = (runway or {}).get("days_left_p50") or 0
+    row = min(checked, key=lambda row: (abs(row["horizon_days"] - ahead), row["horizon_days"]))
+    replays, days, inside = row["replays"], row["horizon_days"], row["coverage_80"]
+    if replays < FEW_CHECKS:
+        right = round(inside * replays)
+        return (
+            f"So far {right} of {replays} forecasts, replayed on this account’s own past, held what the next {days} "
+            f"days cost inside their 80\u00a0% interval: too few to rely on that figure."
+        )
+    return (
+        f"So far that was right {wording.percent(inside)} of the time: in {wording.count(replays)} forecasts replayed on "
+        f"this account’s own past, what the next {days} days cost lay inside the 80\u00a0% interval."
+    )
+
+
+def _days(spend: Sequence[Row], balance: Sequence[Row]) -> list[Row]:
+    """The newest days, newest first, each with its balance at the close; of the running day there is none yet."""
+    closes = {row["balance_date"]: row["balance_usd"] for row in balance}
+    rows = sorted(spend, key=lambda row: row["spend_date"], reverse=True)[:TABLE_DAYS]
+    newest = rows[0]["spend_date"] if rows else None
+    return [
+        {
+            **row,
+            "how": "so far"
+            if row["spend_date"] == newest and not row["is_complete"]
+            else _METHODS.get(row["method"], "unknown"),
+            "balance_usd": closes.get(row["spend_date"]),
+        }
+        for row in rows
+    ]
+
+
+def _urgency(account: str, runway: Row | None) -> tuple[object, ...]:
+    """Used up first, then by the middle date and by the early one; idle and undated accounts last."""
+    status = (runway or {}).get("status")
+    place = _URGENCY.index(status) if status in _URGENCY else len(_URGENCY)
+    middle, early = ((runway or {}).get(key) or date.max for key in ("run_out_p50", "run_out_p10"))
+    return place, middle, early, account
+
+
+def _is_stale(as_of: datetime | None, generated_at: datetime) -> bool:
+    return as_of is not None and generated_at - as_of.replace(tzinfo=UTC) > STALE_AFTER
+
+
+def _age(as_of: datetime | None, generated_at: datetime) -> str:
+    """How old the newest reading was when the page was written; a page cannot count on by itself."""
+    if as_of is None:
+        return "without a reading"
+    minutes = max(0, int((generated_at - as_of.replace(tzinfo=UTC)).total_seconds() // 60))
+    for size, unit in ((1440, "day"), (60, "hour"), (1, "minute")):
+        if minutes >= (2 * size if unit == "day" else size):
+            number = minutes // size
+            return f"{number} {unit}{'' if number == 1 else 's'} old"
+    return "less than a minute old"
+
+
+@cache
+def _template() -> "Template":
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("credits_pipeline"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        usd=wording.usd,
+        day=wording.day,
+        instant=wording.instant,
+        percent=wording.percent,
+        count=wording.count,
+        compact=wording.compact,
+        days=wording.days,
+        name=wording.name,
+        # Drawn by vl-convert from specs of our own; the names in it are escaped there.
+        drawn=lambda svg: Markup(svg),  # noqa: S704
+    )
+    return environment.get_template("report.html.j2")

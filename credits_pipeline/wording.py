@@ -1,0 +1,155 @@
+"""How amounts, days and the answer are worded wherever people read them: charts, report, UI, alerts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any, Literal
+
+from credits_pipeline.text import plain
+
+# A name is one line of a table or a legend: what is longer pushes everything else off a phone's screen.
+LONGEST_NAME = 80
+# Money is kept to 9 decimals; of an amount under a cent the first two digits are enough to compare it.
+_MONEY_PLACES = 9
+_CENT = Decimal("0.01")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+UNKNOWN = "unknown"
+
+
+def name(text: object, *, longest: int = LONGEST_NAME) -> str:
+    """An account's or a model's name on one line of at most `longest` characters, nothing invisible in it."""
+    line = " ".join(plain(str(text)[: 4 * longest]).split()) or "(no name)"
+    return line if len(line) <= longest else line[: longest - 1] + "…"
+
+
+def usd(amount: Decimal | float | int | None, *, signed: bool = False) -> str:
+    """An amount in USD: "$1,234.56", under a cent its first two digits ("$0.0012"), "unknown" when null."""
+    if amount is None:
+        return UNKNOWN
+    exact = amount if isinstance(amount, Decimal) else Decimal(repr(amount))
+    size = abs(exact)
+    if size.quantize(_CENT) >= _CENT or size == 0:
+        digits = f"{size.quantize(_CENT):,.2f}"
+    else:
+        places = min(_MONEY_PLACES, 1 - size.adjusted())
+        digits = f"{size.quantize(Decimal(1).scaleb(-places)):.{places}f}".rstrip("0")
+    sign = "\u2212" if exact < 0 else "+" if signed and exact > 0 else ""
+    return f"{sign}${digits}"
+
+
+def day(value: date | None, *, year: bool = True) -> str:
+    """A UTC day as "12 Mar 2026"; month names do not follow the machine's locale."""
+    if value is None:
+        return UNKNOWN
+    return f"{value.day} {_MONTHS[value.month - 1]}" + (f" {value.year}" if year else "")
+
+
+def days(first: datetime, last: datetime) -> str:
+    """The UTC days of two instants as one span: "10 – 11 Mar 2026", or the one day of both."""
+    if first.date() == last.date():
+        return day(last)
+    if (first.year, first.month) == (last.year, last.month):
+        return f"{first.day} – {day(last)}"
+    return f"{day(first, year=first.year != last.year)} – {day(last)}"
+
+
+def instant(value: datetime | None) -> str:
+    """An instant in UTC (naive values are UTC already) as "12 Mar 2026 00:05 UTC"."""
+    return UNKNOWN if value is None else f"{day(value.date())} {value:%H:%M} UTC"
+
+
+def percent(ratio: float | None) -> str:
+    """A ratio as whole percent ("80 %", its blank never broken); only nothing is 0 %, only all 100 %."""
+    if ratio is None:
+        return UNKNOWN
+    whole = "<1" if 0 < ratio < 0.005 else ">99" if 0.995 <= ratio < 1 else f"{100 * ratio:.0f}"
+    return f"{whole}\u00a0%".replace("-", "\u2212")
+
+
+def count(number: int | None) -> str:
+    """A count with thousands separated: "1,234,567"."""
+    return UNKNOWN if number is None else f"{number:,}"
+
+
+def compact(number: int | None) -> str:
+    """A large count in three digits: "145 M"; exact below ten thousand."""
+    if number is None:
+        return UNKNOWN
+    for size, unit in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**4, "k")):
+        if number >= size:
+            size = min(size, 1000) if unit == "k" else size
+            return f"{number / size:.3g}\u00a0{unit}" if number < 1000 * size else f"{number / size:,.0f}\u00a0{unit}"
+    return f"{number:,}"
+
+
+Tone = Literal["calm", "watch", "urgent", "open"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """When the credits run out, in words: the date, how sure, and how near (`tone`) it is.
+
+    `brief` and `span` are the same for a cell of a table; `span` is empty where there is no interval.
+    """
+
+    headline: str
+    detail: str
+    tone: Tone
+    brief: str
+    span: str = ""
+
+
+# The default thresholds of the alerts: nearer than two weeks is worth a look, nearer than one a top-up.
+WATCH_DAYS, URGENT_DAYS = 14, 7
+
+
+def answer(runway: Mapping[str, Any] | None) -> Answer:
+    """A row of `credits_runway` as one sentence and one more about how sure it is.
+
+    Dates are UTC days. No "today" and no "tomorrow": a page or a message is read later than it was written.
+    """
+    if runway is None:
+        detail = "The forecast has no row for this account."
+        return Answer("No forecast yet.", detail, "open", "no forecast yet")
+    status, balance = runway.get("status"), usd(runway.get("balance_usd"))
+    if status == "exhausted":
+        return Answer(
+            "Credits are used up.", f"The balance is {balance}. Top up to go on.", "urgent", "used up"
+        )
+    if status == "idle":
+        detail = f"Nothing was spent in the last 30 days. The balance of {balance} lasts until spending starts again."
+        return Answer("No run-out date: the account is idle.", detail, "calm", "idle")
+    known = runway.get("history_days") or 0
+    if status == "accumulating":
+        detail = f"A date needs 3 complete days, 2 of them with spend. Complete so far: {known}."
+        return Answer("No run-out date yet: too little history.", detail, "open", "too little history")
+    dated = _dated(runway)
+    if not runway.get("is_early"):
+        return dated
+    caution = f" This is an early estimate from {known} complete days: the date may still move a lot."
+    return replace(dated, detail=dated.detail + caution, span=", ".join(filter(None, (dated.span, "early"))))
+
+
+def _dated(runway: Mapping[str, Any]) -> Answer:
+    early, middle, late = (runway.get(f"run_out_p{p}") for p in (10, 50, 90))
+    if early is None:
+        brief = "longer than a year"
+        return Answer("Credits last longer than a year.", "At least 90\u00a0% sure.", "calm", brief)
+    if middle is None:
+        detail = f"There is one chance in ten that they are gone by {day(early)}."
+        brief = "probably longer than a year"
+        return Answer(
+            "Credits probably last longer than a year.", detail, "calm", brief, f"from {day(early)}"
+        )
+    left = (middle - runway["as_of"].date()).days
+    tone: Tone = "urgent" if left < URGENT_DAYS else "watch" if left < WATCH_DAYS else "calm"
+    if late is None:
+        sure, span = f"not before {day(early)}, and possibly for more than a year", f"from {day(early)}"
+    elif early == late:
+        sure, span = "that day", "that day"
+    else:
+        first, last = day(early, year=early.year != late.year), day(late)
+        sure, span = f"between {first} and {last}", f"{first} – {last}"
+    headline = f"Credits last until about {day(middle)}."
+    return Answer(headline, f"80\u00a0% sure: {sure}.", tone, day(middle), span)
