@@ -67,6 +67,7 @@ class Test:
     line: int | None
     depends_on: tuple[str, ...]
     sources: tuple[str, ...]
+    column: str | None = None
     where: str | None = None
 
 
@@ -397,6 +398,7 @@ class _Reader:
             line=item.line,
             depends_on=(model.name, *([arguments["to"]] if "to" in arguments else [])),
             sources=(),
+            column=column,
             where=options.get("where"),
         )
 

@@ -132,12 +132,20 @@ class SqlProject:
     ) -> tuple[TestResult, ...]:
         """Run tests on tables that are there already."""
         compiled = {test.name: self.compile(test, variables) for test in tests}
-        # These cannot fail to run: one query for all is half the time. An error of the others names its file.
-        simple = [test for test in tests if test.kind in ("unique", "not_null") and not test.where]
         counts: dict[str, int] = {}
-        for group in [simple] * bool(simple) + [[test] for test in tests if test not in simple]:
-            queries = [f"select {literal(t.name)}, count(*) from ({compiled[t.name]}\n)" for t in group]
-            counts |= dict(_run(con, " union all ".join(queries), group[0], compiled[group[0].name]))
+        for model in dict.fromkeys(test.model for test in tests):
+            # Cannot fail to run, so one query counts for all of them: a third of the time of one each.
+            simple = [
+                t for t in tests if t.model == model and t.kind in ("unique", "not_null") and not t.where
+            ]
+            if simple:
+                found = ", ".join(_count(test) for test in simple)
+                query = f"select count(*), {found} from {self.models[model].relation}"
+                [(_, *row)] = _run(con, query, simple[0], "")
+                counts |= zip((test.name for test in simple), row, strict=True)
+        for test in (test for test in tests if test.name not in counts):
+            sql = compiled[test.name]
+            [(counts[test.name],)] = _run(con, f"select count(*) from ({sql}\n)", test, sql)
         samples = {name: _sample(con, compiled[name]) for name, count in counts.items() if count}
         return tuple(TestResult(test, counts[test.name], samples.get(test.name, ())) for test in tests)
 
@@ -201,6 +209,14 @@ def _raw(item: Model | Test) -> str:
 
 def _table(source: Source) -> str:
     return quoted(source.schema, source.table)
+
+
+def _count(test: Test) -> str:
+    """The failing rows of a `unique` or `not_null`, counted in a query of its model."""
+    column = quoted(test.column or "")
+    return (
+        f"count(*) - count({column})" if test.kind == "not_null" else f"(select count(*) from ({test.sql}))"
+    )
 
 
 def _existing(con: "duckdb.DuckDBPyConnection") -> dict[tuple[str, str], str]:
