@@ -275,28 +275,37 @@ _RUNWAY = """
 
 _SPEND = """
     with complete as (
-        select s.account, s.spend_date, s.spend_usd, s.method, h.next_day_p99_usd as possible_usd
+        select s.account, s.spend_date, s.spend_usd, s.method, h.next_day_p99_usd,
+            count(u.spend_date) as days_before, avg(u.spend_usd) as usual_usd
         from marts.daily_spend s
         join marts.credits_runway r on r.account = s.account
         join marts.runway_history h on h.account = s.account and h.as_of_date = s.spend_date - 1
+        left join marts.daily_spend u
+            on u.account = s.account and u.spend_date between s.spend_date - $usual and s.spend_date - 1
         where s.is_complete and s.method <> 'interpolated'
             and s.spend_date >= cast(r.as_of as date) - $days
-            and s.spend_usd > h.next_day_p99_usd and s.spend_usd >= cast($least as decimal(18, 9))
+            and s.spend_usd >= cast($least as decimal(18, 9))
+        group by all
+    ),
+    -- After half a year without spend there is no forecast; what anybody then held possible is nothing.
+    possible as (
+        select * exclude (next_day_p99_usd, days_before),
+            coalesce(next_day_p99_usd, case when days_before = $usual and usual_usd = 0 then 0 end) as possible_usd
+        from complete
     )
-    select c.*, (
-        select avg(u.spend_usd) from marts.daily_spend u
-        where u.account = c.account and u.spend_date between c.spend_date - $usual and c.spend_date - 1
-    ) as usual_usd
-    from complete c
-    order by account, spend_date
+    select * from possible where spend_usd > possible_usd order by account, spend_date
 """
 
 _MODELS = """
-    with by_model as (
+    with before as (
+        select count(*) as days from marts.daily_spend
+        where account = $account and spend_date between $day - $usual and $day - 1 and billed_usd is not null
+    ),
+    by_model as (
         select model,
             sum(spend_usd) filter (where spend_date = $day) as spend_usd,
-            coalesce(sum(spend_usd) filter (where spend_date < $day), 0) / $usual as usual_usd
-        from marts.daily_spend_by_model
+            coalesce(sum(spend_usd) filter (where spend_date < $day), 0) / greatest(any_value(days), 1) as usual_usd
+        from marts.daily_spend_by_model, before
         where account = $account and spend_date between $day - $usual and $day
         group by model
     )

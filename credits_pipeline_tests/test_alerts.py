@@ -1,24 +1,28 @@
 """Alerts: due once per crossing, delivered to each channel once, and never the reason for a red run."""
 
 import logging
+import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 
 from credits_pipeline import alerts, channels, clock, config, messages
+from credits_pipeline.simulator import SimulatedAccount, SimulatedAPI
 from credits_pipeline.warehouse import Warehouse
 from credits_pipeline_tests.receiver import Receiver
 
 DAY = date(2026, 6, 17)
 NOW = datetime(2026, 6, 17, 0, 5, tzinfo=UTC)
+KEY = "sk-or-v1-of-the-default-account"
 LOG = logging.getLogger("credits_pipeline_tests.alerts")
 
 # The columns that alerts read, as the models publish them.
@@ -31,7 +35,8 @@ create table marts.credits_runway (
 create table marts.credit_events (
     account varchar, event_at_earliest timestamp, event_at_latest timestamp, kind varchar, amount_usd decimal(18,9));
 create table marts.daily_spend (
-    account varchar, spend_date date, spend_usd decimal(18,9), method varchar, is_complete boolean);
+    account varchar, spend_date date, spend_usd decimal(18,9), method varchar, is_complete boolean,
+    billed_usd decimal(18,9));
 create table marts.daily_spend_by_model (account varchar, spend_date date, model varchar, spend_usd decimal(18,9));
 create table marts.runway_history (account varchar, as_of_date date, next_day_p99_usd decimal(18,9));
 """
@@ -42,7 +47,7 @@ class World:
 
     def __init__(self, data_dir: Path) -> None:
         self.env = {
-            "OPENROUTER_API_KEY": "sk-or-v1-default",
+            "OPENROUTER_API_KEY": KEY,
             "OPENROUTER_API_KEY_ACME": "sk-or-v1-acme",
             "CREDITS_DATA_DIR": str(data_dir),
         }
@@ -102,11 +107,13 @@ class World:
         )
 
     def spend(
-        self, day: date, usd: str, *, possible: str = "10", account: str = "default", **columns: Any
+        self, day: date, usd: str, *, possible: str | None = "10", account: str = "default", **columns: Any
     ) -> None:
         """A day's spend, and what the forecast of the evening before held possible."""
         row = {"method": "observed", "is_complete": True, **columns}
-        self.execute("insert into marts.daily_spend values (?, ?, ?, ?, ?)", account, day, usd, *row.values())
+        self.execute(
+            "insert into marts.daily_spend values (?, ?, ?, ?, ?, null)", account, day, usd, *row.values()
+        )
         self.execute(
             "insert into marts.runway_history values (?, ?, ?)", account, day - timedelta(days=1), possible
         )
@@ -325,12 +332,15 @@ def test_a_complete_day_above_what_seemed_possible_is_an_alert_once_with_the_mod
     world.execute(
         """
         insert into marts.daily_spend
-        select 'default', cast(day as date), 5, 'observed', true
+        select 'default', cast(day as date), 5, 'observed', true, case when day >= timestamp '2026-05-25' then 5 end
         from range(timestamp '2026-05-19', timestamp '2026-06-16', interval 1 day) days (day)
         """
     )
     world.execute(
-        "insert into marts.daily_spend_by_model select account, spend_date, 'vendor/steady', 4 from marts.daily_spend"
+        """
+        insert into marts.daily_spend_by_model
+        select account, spend_date, 'vendor/steady', 4 from marts.daily_spend where billed_usd is not null
+        """
     )
     world.spend(yesterday, "41.2", possible="18.3")
     for model, usd in [
@@ -368,6 +378,27 @@ def test_no_alarm_about(world: World, columns: dict[str, Any], day: date, usd: s
     world.runway(100)
     world.spend(day, usd, **columns)
     assert world.due() == []
+
+
+def test_spend_after_months_without_any_is_an_alert_and_the_first_days_of_a_new_account_are_none(
+    world: World,
+) -> None:
+    yesterday = DAY - timedelta(days=1)
+    for account, days in [("default", 200), ("acme", 2)]:
+        world.runway(None, account)
+        world.execute(
+            """
+            insert into marts.daily_spend
+            select ?, cast(? as date) - cast(n as integer), 0, 'observed', true, 0 from range(1, ?) quiet (n)
+            """,
+            account,
+            yesterday,
+            days,
+        )
+        world.spend(yesterday, "3", possible=None, account=account)
+    (alert,) = world.send().due
+    assert alert.title.startswith("default: $3.00 spent on 16 Jun 2026")
+    assert "sure of no more than $0.00; usual is $0.00 a day" in alert.body
 
 
 def test_a_day_without_a_bill_by_model_says_so(world: World) -> None:
@@ -626,3 +657,38 @@ def test_an_alert_that_was_written_down_but_not_sent_when_the_process_died_is_se
             world.send()
     assert world.send().delivered == 1
     assert len(receiver.messages) == 1
+
+
+# -- with the models and the job as they are -----------------------------------------------------------------------
+
+
+def test_a_daily_run_alerts_once_about_credits_that_run_out_and_the_day_that_cost_too_much(
+    simulate: Callable[..., SimulatedAPI],
+    run_job: Callable[..., dg.ExecuteInProcessResult],
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """30 days at 2 USD, then one at 80 USD: the credits bought last a few days more."""
+    costs = {DAY - timedelta(days=n): Decimal("2.0") + Decimal(n % 7) / 10 for n in range(2, 32)}
+    costs |= {DAY - timedelta(days=1): Decimal(80), DAY: Decimal(2), DAY + timedelta(days=1): Decimal(2)}
+    ledger = {day: {"vendor/steady": min(usd, Decimal(3)), "vendor/leak": usd} for day, usd in costs.items()}
+    begun = datetime.combine(min(ledger), datetime.min.time(), UTC)
+    account = SimulatedAccount.from_ledger("default", KEY, days=ledger, credits=[(begun, Decimal(270))])
+    simulate(account)
+    monkeypatch.setenv("CREDITS_ALERT_URLS", receiver.url("/a"))
+    with Warehouse(config.load(os.environ).warehouse_path).writing(
+        "readings of every midnight before"
+    ) as con:
+        for day in sorted(costs)[:-2]:
+            at = datetime.combine(day, datetime.min.time())
+            con.execute(
+                "insert into raw.credits_snapshots values ('default', ?, ?, 270, ?, null, 'import', 'import', null)",
+                [day, at, account.usage_at(at.replace(tzinfo=UTC))],
+            )
+    for _ in range(2):
+        assert run_job("daily_credits").success
+        (message,) = receiver.taken("/a")
+    assert message["title"].startswith("[SIMULATED] default: credits run out around ")
+    assert message["title"].endswith("(and 1 more alert)")
+    assert "spent on 16 Jun 2026, more than the forecast held possible" in message["message"]
+    assert "Models: vendor/leak $80.00 (usually $" in message["message"]

@@ -36,7 +36,7 @@ def alerts_sent(
     from credits_pipeline import alerts
 
     try:
-        sent = alerts.send_due(config.load(os.environ), warehouse, run_id=context.run_id, log=context.log)
+        sent = alerts.send_due(config.load(os.environ), warehouse, run_id=context.run.run_id, log=context.log)
     except alerts.AlertsBusy as busy:
         context.log.warning(str(busy))
         sent = alerts.Sent()
