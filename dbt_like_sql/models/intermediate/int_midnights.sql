@@ -23,15 +23,6 @@ with reading_days as (
     group by account, cast(observed_at as date)
 ),
 
-read_spans as (
-    select
-        account,
-        min(reading_date) as first_day,
-        max(reading_date) as last_day
-    from reading_days
-    group by account
-),
-
 billed_spans as (
     select
         account,
@@ -41,52 +32,64 @@ billed_spans as (
     group by account
 ),
 
--- An account that was never read (its key may see the bills only) is known up to its last whole billed day.
-spans as (
+-- The midnights between two neighbouring days with readings share the last reading of the one and the first of the
+-- other. A reading at midnight itself belongs to the day that begins: it lies "after" at no distance.
+stretches as (
     select
         account,
-        least(
-            coalesce(read_spans.first_day, billed_spans.first_day),
-            coalesce(billed_spans.first_day, read_spans.first_day)
-        ) as first_day,
-        coalesce(read_spans.last_day, billed_spans.last_day) as last_day
-    from read_spans
-    full join billed_spans using (account)
+        lag(reading_date) over reading_day_before + 1 as first_midnight,
+        reading_date as last_midnight,
+        readings,
+        lag(last_at) over reading_day_before as before_at,
+        lag(last_usage) over reading_day_before as before_usage,
+        lag(last_credits) over reading_day_before as before_credits,
+        first_at as after_at,
+        first_usage as after_usage,
+        first_credits as after_credits
+    from reading_days
+    window reading_day_before as (partition by account order by reading_date)
+
+    union all
+
+    -- Nothing lies after the midnight that ends the newest reading's day.
+    select
+        account,
+        max(reading_date) + 1,
+        max(reading_date) + 1,
+        null,
+        max(last_at),
+        arg_max(last_usage, reading_date),
+        arg_max(last_credits, reading_date),
+        null,
+        null,
+        null
+    from reading_days
+    group by account
+
+    union all
+
+    -- An account that was never read (its key may see the bills only) is known up to its last whole billed day.
+    select account, first_day, last_day + 1, null, null, null, null, null, null, null
+    from billed_spans
+    where first_day <= last_day and account not in (select account from reading_days)
 ),
 
+-- Before the first reading midnights begin with the first day billed above zero, if that is earlier.
 midnights as (
     select
-        account,
-        cast(unnest(generate_series(first_day, last_day + 1, interval 1 day)) as date) as midnight_date
-    from spans
-    where first_day <= last_day
-),
-
--- A reading at midnight itself belongs to the day that begins: it lies "after" at no distance.
-neighbours as (
-    select
-        midnights.account,
-        midnights.midnight_date,
-        coalesce(reading_days.readings, 0) as readings,
-        last_value(reading_days.last_at ignore nulls) over earlier as before_at,
-        last_value(reading_days.last_usage ignore nulls) over earlier as before_usage,
-        last_value(reading_days.last_credits ignore nulls) over earlier as before_credits,
-        first_value(reading_days.first_at ignore nulls) over later as after_at,
-        first_value(reading_days.first_usage ignore nulls) over later as after_usage,
-        first_value(reading_days.first_credits ignore nulls) over later as after_credits
-    from midnights
-    left join reading_days
-        on midnights.account = reading_days.account
-        and midnights.midnight_date = reading_days.reading_date
-    window
-        earlier as (
-            partition by midnights.account order by midnights.midnight_date
-            rows between unbounded preceding and 1 preceding
-        ),
-        later as (
-            partition by midnights.account order by midnights.midnight_date
-            rows between current row and unbounded following
-        )
+        stretches.* exclude (first_midnight, last_midnight),
+        last_midnight,
+        cast(
+            unnest(
+                generate_series(
+                    coalesce(first_midnight, least(billed_spans.first_day, last_midnight)),
+                    last_midnight,
+                    interval 1 day
+                )
+            ) as date
+        ) as midnight_date
+    from stretches
+    left join billed_spans using (account)
 ),
 
 distances as (
@@ -97,7 +100,7 @@ distances as (
         -- Nano-dollars as a whole number: "/" would go through DOUBLE, whose last digits nobody could check by hand.
         -- 2e18 nano-dollars times a century of microseconds stays far below what a HUGEINT holds.
         cast((cast(after_usage as decimal(38, 9)) - before_usage) * 1000000000 as hugeint) as move_nano
-    from neighbours
+    from midnights
 ),
 
 shares as (
@@ -116,7 +119,7 @@ shares as (
 select
     account,
     midnight_date,
-    readings,
+    case when midnight_date = last_midnight then coalesce(readings, 0) else 0 end as readings,
     before_at,
     after_at,
     before_usage,
