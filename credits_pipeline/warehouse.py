@@ -5,6 +5,7 @@ is written is one transaction. BI tools open the published copy, which is replac
 All instants are UTC, all money is USD in DECIMAL(18,9).
 """
 
+import itertools
 import json
 import os
 import shutil
@@ -417,7 +418,7 @@ class Warehouse:
         fresh = _temporary(self.path)
         _copy_database(con, "warehouse", fresh)
         con.execute("detach warehouse")
-        _move_into_place(fresh, _beside(self.path, f".version-{version}-{_stamp()}"))
+        _move_into_place(fresh, _unused(_beside(self.path, f".version-{version}-{_stamp()}")))
         _attach_patiently(con, self.path, deadline, read_only=False)
         _apply(con, self._steps()[version:], newest=len(self._steps()))
         con.execute("use memory")
@@ -432,11 +433,9 @@ class Warehouse:
         (`raw/…`, `marts/…`) for any other tool. A backup that was cut short never looks like a whole one.
         """
         into = _absolute(into)
-        finished = into / f"credits-{_stamp()}"
         with self._held("making a backup") as deadline:
             _make_directory(into)
-            if finished.exists():
-                raise WarehouseError(f"{finished} is there already: wait a second, then run this again.")
+            finished = _unused(into / f"credits-{_stamp()}")
             for leftover in into.glob(".credits-*.new"):
                 shutil.rmtree(leftover, ignore_errors=True)
             fresh = into / f".{finished.name}.new"
@@ -494,7 +493,7 @@ class Warehouse:
 
     def _keep_aside(self, deadline: float) -> Path | None:
         """Give the present file, whole or damaged, a second name, and take its log away from it."""
-        kept = _beside(self.path, f".before-restore-{_stamp()}")
+        kept = _unused(_beside(self.path, f".before-restore-{_stamp()}"))
         if self.path.exists():
             self._wait_for_others(deadline)
             _second_name(self.path, kept)
@@ -581,8 +580,10 @@ def _connect(beside: Path) -> "duckdb.DuckDBPyConnection":
 
 
 def _attach(con: "duckdb.DuckDBPyConnection", path: Path, name: str, *, read_only: bool) -> None:
-    mode = "read_only" if read_only else f"storage_version '{STORAGE_VERSION}'"
-    con.execute(f"attach {_text(str(path))} as {name} (type duckdb, {mode})")
+    options = ["type duckdb", "read_only" if read_only else "read_write"]
+    if not path.exists():  # an existing file keeps the format that it has
+        options.append(f"storage_version '{STORAGE_VERSION}'")
+    con.execute(f"attach {_text(str(path))} as {name} ({', '.join(options)})")
 
 
 def _attach_patiently(
@@ -795,6 +796,12 @@ def _beside(path: Path, suffix: str) -> Path:
 
 def _wal(path: Path) -> Path:
     return _beside(path, ".wal")
+
+
+def _unused(path: Path) -> Path:
+    """`path`, or the first of `path-2`, `path-3`, … that is not there yet."""
+    names = itertools.chain([path], (_beside(path, f"-{number}") for number in itertools.count(2)))
+    return next(name for name in names if not name.exists())
 
 
 def _temporary(path: Path) -> Path:

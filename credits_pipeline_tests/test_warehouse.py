@@ -10,7 +10,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -948,6 +948,43 @@ def test_restore_waits_for_a_program_that_has_the_file_open(filled: Warehouse, t
     with running(HOLDS_THE_FILE, filled.path, "read_only"), pytest.raises(WarehouseBusy):
         Warehouse(filled.path, lock_timeout_s=0.1).restore(made)
     assert list(filled.path.parent.glob("*.before-restore-*")) == []
+
+
+def test_a_restore_killed_at_any_moment_leaves_the_earlier_file_or_the_backup(
+    filled: Warehouse, tmp_path: Path
+) -> None:
+    made = filled.backup(tmp_path / "backups")
+    filled.append_readings([reading(at=NOON + timedelta(days=2))])
+    code = """
+        import sys
+        from pathlib import Path
+        from credits_pipeline.warehouse import Warehouse
+        print("begun", flush=True)
+        Warehouse(Path(sys.argv[1])).restore(Path(sys.argv[2]))
+    """
+    for delay in (0.1, 0.15, 0.2, 0.25):
+        process = python(code, filled.path, made)
+        assert process.stdout is not None
+        process.stdout.readline()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=delay)
+        process.kill()
+        process.communicate()
+        assert count(filled) in (2, 3)
+    filled.restore(made)
+    assert count(filled) == 2
+    assert list(filled.path.parent.glob(".*")) == []
+
+
+def test_backups_and_restores_of_one_instant_overwrite_nothing(filled: Warehouse, tmp_path: Path) -> None:
+    with clock.frozen(NOON + timedelta(days=2)):
+        first = filled.backup(tmp_path / "backups")
+        filled.append_readings([reading()])
+        second = filled.backup(tmp_path / "backups")
+        kept = [filled.restore(first), filled.restore(second)]
+    assert first != second
+    assert [count(Warehouse(path)) for path in kept if path] == [3, 2]
+    assert count(filled) == 3
 
 
 def test_a_backup_that_was_cut_short_does_not_look_like_one(filled: Warehouse, tmp_path: Path) -> None:
