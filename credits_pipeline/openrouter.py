@@ -20,6 +20,7 @@ from dataclasses import fields as fields_of
 from datetime import UTC, date, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 from urllib.parse import quote, urlsplit
@@ -59,6 +60,7 @@ ATTEMPTS_BEFORE_HALVING = 2
 
 # Money as the tables hold it: DECIMAL(18,9).
 NANO_DOLLAR = Decimal("1e-9")
+NOTHING = Decimal("0.000000000")
 DIGITS_BEFORE_POINT = 9
 _ROUNDING = Context(prec=40, rounding=ROUND_HALF_EVEN)
 LARGEST_COUNT = 2**63 - 1  # BIGINT
@@ -666,9 +668,10 @@ class _Secrets:
         if key not in self._spellings and len(key) >= SHORTEST_KEY_TO_HIDE:
             self._shortest = min(self._shortest, len(key))
             self._spellings = {**self._spellings, key: _spellings(key)}  # readers keep the old one
+            _name.cache_clear()
 
     def removed_from(self, words: str) -> str:
-        if len(words) < self._shortest:  # nearly all text is: a year of usage names thousands of models
+        if len(words) < self._shortest:  # nearly all text is
             return words
         for spellings in self._spellings.values():
             for spelling in spellings:
@@ -696,6 +699,7 @@ def _shown(words: str, longest: int = LONGEST_MESSAGE) -> str:
     return words if len(words) <= longest else words[: longest - 1] + "…"
 
 
+@lru_cache(maxsize=4096)  # a year of usage names the same few models thousands of times
 def _name(words: str) -> str:
     return _shown(words, LONGEST_NAME)
 
@@ -789,10 +793,10 @@ def _amount(value: object) -> Decimal | None:
     """
     if not isinstance(value, Decimal) or (value and value.adjusted() >= DIGITS_BEFORE_POINT):
         return None
-    rounded = value.quantize(NANO_DOLLAR, context=_ROUNDING) if value else Decimal(0)
+    rounded = value.quantize(NANO_DOLLAR, context=_ROUNDING) if value else NOTHING
     if rounded.adjusted() >= DIGITS_BEFORE_POINT:
         return None
-    return rounded or NANO_DOLLAR * 0  # never -0
+    return rounded or NOTHING  # never -0
 
 
 def _counter(reply: _Reply, name: str) -> Decimal:
@@ -884,27 +888,21 @@ def _usage_rows(reply: _Reply, first: date, last: date) -> list[UsageRow]:
 
 def _usage_row(reply: _Reply, number: int, day: date, fields: dict[str, Any]) -> UsageRow:
     """A row of the reply. Its bill must be there; null in the rest is the API's way to say "not used"."""
-
-    def believed(name: str, value: T | None) -> T:
+    byok, model = fields.get("byok_usage"), fields.get("model")
+    values: dict[str, Any] = {
+        "credits_usd": _amount(_number(fields.get("credits_usage"))),
+        "byok_usd": _amount(_number(byok)) if byok is not None else NOTHING,
+    }
+    for name, metric in _METRICS.items():
+        count = fields.get(metric)
+        values[name] = _count(count) if count is not None else 0
+    for name, value in values.items():
         if value is None:
             raise reply.unbelievable(f"{name} in row {number} ({day}) is not a believable number")
-        return value
-
-    def used(name: str, parse: Callable[[object], T | None]) -> T:
-        value = fields.get(name)
-        return believed(name, parse(Decimal(0) if value is None else value))
-
-    model = fields.get("model")
-    if not isinstance(model, str | None):
+    if model is not None and not isinstance(model, str):
         raise reply.unbelievable(f"model in row {number} ({day}) is not a name")
-    return UsageRow(
-        usage_date=day,
-        # Money without a model is money all the same: it keeps its row, under a name that says so.
-        model=_name(model) if model else UNKNOWN_MODEL,
-        credits_usd=believed("credits_usage", _amount(_number(fields.get("credits_usage")))),
-        byok_usd=used("byok_usage", lambda value: _amount(_number(value))),
-        **{ours: used(theirs, _count) for ours, theirs in _METRICS.items()},
-    )
+    # Money without a model is money all the same: it keeps its row, under a name that says so.
+    return UsageRow(usage_date=day, model=_name(model) if model else UNKNOWN_MODEL, **values)
 
 
 def _sum(reply: _Reply, one: UsageRow, other: UsageRow) -> UsageRow:
@@ -944,6 +942,8 @@ def _number(value: object) -> object:
 
 
 def _count(value: object) -> int | None:
+    if isinstance(value, str) and len(value) < 19 and value.isascii() and value.isdigit():
+        return int(value)  # what nearly all are
     number = _number(value)
     if not isinstance(number, Decimal) or number < 0 or number > LARGEST_COUNT or number != number // 1:
         return None
