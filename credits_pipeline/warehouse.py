@@ -314,8 +314,10 @@ class Warehouse:
             try:
                 with self._open(deadline, read_only=True) as con:
                     _attach(con, fresh, "published", read_only=False)
+                    con.execute("begin transaction")  # one, not one per comment: each waits for the disk
                     _copy_marts(con)
                     _write_published(con, run_id, published_at, version, is_simulated)
+                    con.execute("commit")
                     con.execute("checkpoint published")
                     con.execute("detach published")
                 # From here on DuckDB holds neither file: opening them by hand drops no lock of its own.
