@@ -20,6 +20,8 @@ from credits_pipeline_tests.test_daily_run import failures, published, spender
 Simulate = Callable[..., SimulatedAPI]
 RunJob = Callable[..., dg.ExecuteInProcessResult]
 
+# The SQL is rebuilt from what is there, so a story of many days needs it once, at its end.
+RAW = [dg.AssetKey("credits_snapshots"), dg.AssetKey("model_usage")]
 YEAR_AGO, YESTERDAY = TODAY - timedelta(days=365), TODAY - timedelta(days=1)
 
 
@@ -172,7 +174,7 @@ def test_install_on_day_200_backfill_lose_a_week_and_heal(
         at_five_past_midnight.set(datetime(2026, 6, 17, 0, 5, tzinfo=UTC) + timedelta(days=day))
         if day == 0:
             run_job("backfill_history", tags=a_year())
-        assert run_job("daily_credits").success
+        assert run_job("daily_credits", asset_selection=RAW).success
     days = automation.unsettled_range(Warehouse(config.load(os.environ).warehouse_path))
     assert days is not None
     run_job("backfill_history", tags=automation.range_tags(*days))

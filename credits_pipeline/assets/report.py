@@ -8,7 +8,7 @@ import os
 
 import dagster as dg
 
-from credits_pipeline import clock, config
+from credits_pipeline import config
 from credits_pipeline.assets import published
 from credits_pipeline.assets.partitions import description
 
@@ -26,7 +26,7 @@ def report() -> dg.MaterializeResult[None]:
     from credits_pipeline import report as page  # here, because drawing libraries take half a second to load
 
     settings = config.load(os.environ)
-    page.write(settings.published_path, settings.report_path, generated_at=clock.now())
+    page.write(settings.published_path, settings.report_path)
     return dg.MaterializeResult(
         metadata={
             "dagster/uri": dg.MetadataValue.url(settings.report_path.as_uri()),
