@@ -1,8 +1,10 @@
--- One row per account and UTC day: what was learnt on that day of how good the account's forecasts are. Every forecast
--- whose span of 1, 7 or 14 days ends with that day is held against what was spent: that of each level alone, and that
--- of all together. An error is a squared difference of logarithms over the variance that the forecast claimed.
+-- One row per account and UTC day: the account's own record at the close of that day. Every forecast of 1, 7 and 14 days
+-- whose span ended within the last 180 days is held against what was spent: that of each level alone, which gives the
+-- level its say, and that of all together, which gives the width. An error is a squared difference of logarithms over
+-- the variance that the forecast claimed.
 -- Guarantee: a forecast is judged as it was made, from the days before its span; no later day moves a row.
 
+{% set history = var('forecast_history_days') %}
 {% set levels = ['slow', 'medium', 'fast'] %}
 {% set windows = var('backtest_windows') %}
 {% set small = var('backtest_floor') %}
@@ -15,9 +17,8 @@ with logarithms as (
         ln(greatest(level_{{ level }}, 1e-300)) as log_{{ level }},
         {%- endfor %}
         if(is_fast_level_used, 1, 0) as fast_used,
-        weekday_factors[weekday % 7 + 1] as tomorrow_factor,
         sum(spend_usd) over (partition by account order by spend_date rows unbounded preceding) as spend_to_date_usd
-    from {{ ref('int_spend_noise') }}
+    from {{ ref('int_spend_levels') }}
 ),
 
 middles as (
@@ -38,8 +39,8 @@ claims as (
             power(log_slow - log_middle, 2) + power(log_medium - log_middle, 2)
             + fast_used * power(log_fast - log_middle, 2)
         ) / (2 + fast_used) as variance_{{ window }},
-        active_days > 0 and day_number > 1
-        and power(1 - active_share, {{ window }}) <= {{ var('backtest_max_idle_chance') }} as is_test_{{ window }}
+        active_days > 0 and days > 1
+        and power(1 - active_days / days, {{ window }}) <= {{ var('backtest_max_idle_chance') }} as is_test_{{ window }}
         {%- endfor %}
     from middles
 ),
@@ -62,34 +63,48 @@ outcomes as (
         {%- endfor %}
     from claims
     window days as (partition by account order by spend_date)
-)
+),
 
 -- Overlapping spans tell the same story several times: each counts for one over its length. Decimals add up to the
 -- same sum in any order.
+judgements as (
+    select
+        account,
+        spend_date,
+        cast(
+            {%- for window in windows %}
+            {{ '+ ' if not loop.first }}if(is_test_{{ window }}, 1.0 / {{ window }}, 0)
+            {%- endfor %}
+            as decimal(18, 12)
+        ) as judged_days
+        {%- for level in levels + ['middle'] %},
+        cast(
+            {%- for window in windows %}
+            {{ '+ ' if not loop.first }}if(
+                is_test_{{ window }},
+                least(
+                    power(
+                        ln((daily_spend_{{ window }} + small_{{ window }}) / ({{ level }}_{{ window }} + small_{{ window }})), 2
+                    ) / variance_{{ window }},
+                    {{ var('backtest_max_error') }}
+                ) / {{ window }},
+                0
+            )
+            {%- endfor %}
+            as decimal(18, 12)
+        ) as error_{{ level }}
+        {%- endfor %}
+    from outcomes
+)
+
 select
     account,
     spend_date,
-    cast(
-        {%- for window in windows %}
-        {{ '+ ' if not loop.first }}if(is_test_{{ window }}, 1.0 / {{ window }}, 0)
-        {%- endfor %}
-        as decimal(18, 12)
-    ) as judged_days
+    cast(sum(judged_days) over recent as double) as judged_days
     {%- for level in levels + ['middle'] %},
-    cast(
-        {%- for window in windows %}
-        {{ '+ ' if not loop.first }}if(
-            is_test_{{ window }},
-            least(
-                power(ln((daily_spend_{{ window }} + small_{{ window }}) / ({{ level }}_{{ window }} + small_{{ window }})), 2)
-                / variance_{{ window }},
-                {{ var('backtest_max_error') }}
-            ) / {{ window }},
-            0
-        )
-        {%- endfor %}
-        as decimal(18, 12)
-    ) as error_{{ level }}
+    cast(sum(error_{{ level }}) over recent as double) as error_{{ level }}
     {%- endfor %}
-from outcomes
-order by account, spend_date
+from judgements
+window recent as (
+    partition by account order by spend_date rows between {{ history - 1 }} preceding and current row
+)

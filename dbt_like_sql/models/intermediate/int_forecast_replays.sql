@@ -46,15 +46,7 @@ replays as (
 distributions as (
     select
         *,
-        level_usd * (
-            horizon_days // 7 * 7
-            -- Of the three horizons only 30 days leave a part of a week: two days.
-            + if(
-                horizon_days % 7 = 2,
-                weekday_factors[isodow(origin_date) % 7 + 1] + weekday_factors[(isodow(origin_date) + 1) % 7 + 1],
-                0
-            )
-        ) as median,
+        level_usd * (horizon_days // 7 * 7 + factor_sums[horizon_days % 7 + 1]) as median,
         sqrt(
             width_factor * (ln(1 + day_noise / horizon_days + level_noise) + drift_per_day * horizon_days + noise_floor)
             + disagreement
@@ -89,4 +81,3 @@ select
     cast(least(spent, 999999999.0) as decimal(18, 9)) as spent_usd,
     spent between p10 and p90 as is_inside_80
 from said
-order by account, origin_date, horizon_days

@@ -14,9 +14,9 @@ with pairs as (
         cast(balance.balance_usd - spend.spend_usd as double) as balance_after_spend,
         spend.spend_usd,
         today.level_usd as level_today,
-        today.weekday_factors as factors_today,
+        today.factor_sums as factor_sums_today,
         before.level_usd as level_before,
-        before.weekday_factors as factors_before
+        before.factor_sums as factor_sums_before
     from {{ ref('int_runway_position') }} as place
     inner join {{ ref('int_spend_forecast') }} as today
         on place.account = today.account
@@ -37,26 +37,46 @@ with pairs as (
     and place.balance_at_close_usd > 0
 ),
 
+-- The middle date is the first day on which the weekday factors since the close sum to `target_days`.
 scenarios as (
     select
-        account, 'night_before' as step, level_before as level, factors_before as factors,
-        last_complete_date - 1 as start_date, balance_before as balance
+        account,
+        'night_before' as step,
+        last_complete_date - 1 as start_date,
+        factor_sums_before as factor_sums,
+        balance_before / level_before as target_days
     from pairs
-    union all
-    select account, 'after_spend', level_before, factors_before, last_complete_date, balance_after_spend from pairs
-    union all
-    select account, 'after_credits', level_before, factors_before, last_complete_date, balance_today from pairs
-    union all
-    select account, 'today', level_today, factors_today, last_complete_date, balance_today from pairs
-),
 
--- The first day on which the median of what is spent reaches the balance: whole weeks, then days of the profile.
-reaches as (
+    union all
+
     select
-        *,
-        least(greatest(balance / level, 0), 1e6) as average_days,
-        isodow(start_date) as weekday
-    from scenarios
+        account,
+        'after_spend',
+        last_complete_date - 1,
+        factor_sums_before,
+        -- One day has passed, whatever it cost.
+        factor_sums_before[2] + greatest(balance_after_spend, 0) / level_before
+    from pairs
+
+    union all
+
+    select
+        account,
+        'after_credits',
+        last_complete_date - 1,
+        factor_sums_before,
+        factor_sums_before[2] + balance_today / level_before
+    from pairs
+
+    union all
+
+    select
+        account,
+        'today',
+        last_complete_date,
+        factor_sums_today,
+        balance_today / level_today
+    from pairs
 ),
 
 dates as (
@@ -64,14 +84,11 @@ dates as (
         account,
         step,
         start_date,
-        cast(floor(average_days / 7) as integer) * 7
+        floor(target_days / 7) * 7
         {%- for day in range(7) %}
-        + if(
-            average_days - floor(average_days / 7) * 7 > 0
-            {%- for earlier in range(day) %} + factors[(weekday + {{ earlier }}) % 7 + 1]{% endfor %}, 1, 0
-        )
+        + if(target_days - floor(target_days / 7) * 7 > factor_sums[{{ day + 1 }}], 1, 0)
         {%- endfor %} as days_ahead
-    from reaches
+    from scenarios
 ),
 
 steps as (
@@ -129,7 +146,7 @@ select
     cast(today - after_credits as bigint) as learning_days,
     pairs.spend_usd,
     cast(
-        pairs.level_before * pairs.factors_before[isodow(pairs.last_complete_date)] as decimal(18, 9)
+        pairs.level_before * pairs.factor_sums_before[2] as decimal(18, 9)
     ) as expected_spend_usd,
     cast(pairs.balance_today - pairs.balance_after_spend as decimal(18, 9)) as credit_change_usd,
     drivers.most_risen_model,
@@ -138,4 +155,3 @@ from pairs
 inner join steps using (account)
 left join drivers using (account)
 where today is not null and night_before is not null and after_spend is not null and after_credits is not null
-order by pairs.account

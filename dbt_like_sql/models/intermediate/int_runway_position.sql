@@ -101,4 +101,3 @@ select
     history_days < {{ var('early_estimate_days') }} as is_early
 from balances
 inner join history using (account)
-order by account

@@ -9,8 +9,8 @@
 with spans as (
     select
         account,
-        min(spend_date) as first_complete_date,
-        max(spend_date) as last_complete_date
+        greatest(min(spend_date), max(spend_date) - {{ days_kept - 1 }}) as first_date,
+        max(spend_date) as last_date
     from {{ ref('daily_spend') }}
     where is_complete
     group by account
@@ -20,37 +20,36 @@ days as (
     select
         spend.account,
         spend.spend_date,
-        spend.is_complete,
-        spend.method = 'interpolated' as is_interpolated,
-        case when spend.is_complete then greatest(spend.spend_usd, cast(0 as decimal(18, 9))) end as known_usd
+        spend.spend_date - spans.first_date + 1 as day_number,
+        case when spend.is_complete then greatest(spend.spend_usd, cast(0 as decimal(18, 9))) end as known_usd,
+        spend.method = 'interpolated' or not spend.is_complete as is_imputed
     from {{ ref('daily_spend') }} as spend
     inner join spans
         on spend.account = spans.account
-        and spend.spend_date between spans.first_complete_date and spans.last_complete_date
-        and spend.spend_date > spans.last_complete_date - {{ days_kept }}
+        and spend.spend_date between spans.first_date and spans.last_date
 ),
 
-filled as (
+-- Before the first reading a day may be unknown because its bill was never fetched. The mean of the four weeks before
+-- stands in for it: leaving days out would shift the weekdays.
+stand_ins as (
     select
-        *,
-        -- Before the first reading a day may be unknown because its bill was never fetched. The mean of the four weeks
-        -- before stands in for it: leaving days out would shift the weekdays.
-        coalesce(
-            known_usd,
-            cast(avg(known_usd) over (
-                partition by account order by spend_date rows between 28 preceding and 1 preceding
-            ) as decimal(18, 9)),
-            cast(0 as decimal(18, 9))
-        ) as spend_usd
-    from days
+        unknown.account,
+        unknown.spend_date,
+        cast(avg(known.known_usd) as decimal(18, 9)) as spend_usd
+    from days as unknown
+    inner join days as known
+        on unknown.account = known.account
+        and known.spend_date between unknown.spend_date - 28 and unknown.spend_date - 1
+    where unknown.known_usd is null
+    group by unknown.account, unknown.spend_date
 )
 
 select
-    account,
-    spend_date,
-    cast(spend_date - min(spend_date) over (partition by account) + 1 as bigint) as day_number,
-    cast(isodow(spend_date) as bigint) as weekday,
-    spend_usd,
-    is_interpolated or not is_complete as is_imputed
-from filled
-order by account, spend_date
+    days.account,
+    days.spend_date,
+    days.day_number,
+    cast(isodow(days.spend_date) as bigint) as weekday,
+    coalesce(days.known_usd, stand_ins.spend_usd, cast(0 as decimal(18, 9))) as spend_usd,
+    days.is_imputed
+from days
+left join stand_ins using (account, spend_date)

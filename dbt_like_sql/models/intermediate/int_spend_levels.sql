@@ -1,15 +1,26 @@
--- One row per account and UTC day: the three levels of daily spend, as known at the close of that day from at most the
--- last 180 days. A level is an exponentially weighted mean of spend over the same mean of weekday factors, so that it is
--- the spend of an average day, plus a little of the plain mean.
--- Guarantee: no later day moves a row; the levels are positive once anything was spent within the 180 days.
+-- One row per account and UTC day: the three levels of daily spend and the noise around them, as known at the close of
+-- that day from at most the last 180 days. A level is an exponentially weighted mean of spend over the same mean of the
+-- weekday factors, so that it is the spend of an average day, plus a little of the plain mean. The noise, before the
+-- account's own record is asked, gives the sum of h days a log-variance of
+--     ln(1 + day_noise / h + level_noise) + drift_per_day · h + noise_floor
+-- Guarantee: no later day moves a row; levels are positive once anything was spent within the 180 days, and the
+-- log-variance is positive for every h.
 
 {% set history = var('forecast_history_days') %}
 {% set memories = var('level_memories') %}
 
 with days as (
     select
-        *,
-        weekday_factors[weekday] as today_factor
+        account,
+        spend_date,
+        day_number,
+        least(day_number, {{ history }}) as days,
+        spend_usd,
+        mean_usd,
+        factors_ahead,
+        cast(spend_usd as double) as spend,
+        -- A week ahead is the weekday of today.
+        cast(spend_usd as double) / factors_ahead[7] as flat_spend
     from {{ ref('int_weekday_profile') }}
 ),
 
@@ -18,12 +29,12 @@ with days as (
 weighted as (
     select
         *,
-        sum(cast(spend_usd as double) / today_factor) over recent as flat_sum,
-        sum(power(cast(spend_usd as double) / today_factor, 2)) over recent as flat_square_sum,
-        count(*) filter (where spend_usd > 0) over recent as active_days
+        sum(flat_spend) over recent as flat_sum,
+        sum(flat_spend * flat_spend) over recent as flat_square_sum,
+        count(*) filter (where spend > 0) over recent as active_days,
+        day_number - max(if(spend > 0, day_number, null)) over recent as days_since_spend
         {%- for name, weight in memories.items() %},
-        sum(cast(spend_usd as double) * power({{ 1 - weight }}, -day_number)) over recent as spend_{{ name }},
-        sum(today_factor * power({{ 1 - weight }}, -day_number)) over recent as factor_{{ name }}
+        sum(spend * power({{ 1 - weight }}, -day_number)) over recent as weighted_spend_{{ name }}
         {%- endfor %}
     from days
     window recent as (
@@ -34,7 +45,6 @@ weighted as (
 levels as (
     select
         *,
-        active_days / days as active_share,
         1 - active_days / days <= {{ var('fast_level_max_idle_share') }} as is_fast_level_used,
         -- The squared coefficient of variation of spend freed of its weekdays.
         case
@@ -44,32 +54,58 @@ levels as (
             else 0
         end as cv2
         {%- for name, weight in memories.items() %},
-        spend_{{ name }} / factor_{{ name }} + {{ var('level_rest') }} * mean_usd as level_{{ name }},
+        weighted_spend_{{ name }} * power({{ 1 - weight }}, day_number)
+        * {{ weight }} / (1 - power({{ 1 - weight }}, days))
+        / list_dot_product(
+            factors_ahead,
+            [{% for days_ago in range(6, -1, -1) %}cast({{ weight * (1 - weight) ** days_ago / (1 - (1 - weight) ** 7) }} as double){{ ', ' if not loop.last }}{% endfor %}]
+        ) + {{ var('level_rest') }} * mean_usd as level_{{ name }},
         -- Σw² / (Σw)² of the weights w = q^0 … q^(days-1): one over the number of days that the mean is worth.
         {{ weight }} / {{ 2 - weight }} * (1 + power({{ 1 - weight }}, days)) / (1 - power({{ 1 - weight }}, days))
             as inverse_sample_{{ name }}
         {%- endfor %}
     from weighted
+),
+
+noise as (
+    select
+        *
+        {%- for name in var('calm') %},
+        cast(
+            case when cv2 <= {{ var('calm_max_cv2') }} then {{ var('calm')[name] }} else {{ var('bursty')[name] }} end
+            as double
+        ) as {{ name }}_constant
+        {%- endfor %},
+        case
+            when is_fast_level_used then (inverse_sample_slow + inverse_sample_medium + inverse_sample_fast) / 3
+            else (inverse_sample_slow + inverse_sample_medium) / 2
+        end as inverse_sample_size
+    from levels
+),
+
+-- The noise seen, shrunk to the noise expected.
+shrunk as (
+    select
+        *,
+        ((days - 1) * cv2 + prior_days_constant * prior_cv2_constant) / (days - 1 + prior_days_constant) as noise_cv2
+    from noise
 )
 
 select
     account,
     spend_date,
-    day_number,
-    weekday,
+    spend_usd,
+    factors_ahead[1] as tomorrow_factor,
     days,
     active_days,
-    active_share,
-    spend_usd,
-    weekday_factors,
-    cv2,
+    days_since_spend,
     level_slow,
     level_medium,
     level_fast,
     is_fast_level_used,
-    case
-        when is_fast_level_used then (inverse_sample_slow + inverse_sample_medium + inverse_sample_fast) / 3
-        else (inverse_sample_slow + inverse_sample_medium) / 2
-    end as inverse_sample_size
-from levels
-order by account, spend_date
+    noise_cv2 * day_noise_constant as day_noise,
+    noise_cv2 * level_noise_constant * inverse_sample_size as level_noise,
+    drift_30d_constant / 30 as drift_per_day,
+    floor_constant as noise_floor,
+    width_prior_constant as width_prior
+from shrunk

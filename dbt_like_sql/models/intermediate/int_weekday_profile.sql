@@ -1,13 +1,13 @@
--- One row per account and UTC day: the weekday profile as it was known at the close of that day, from at most the last
--- 180 days: how much of an average day's spend each weekday sees.
+-- One row per account and UTC day: the weekday profile as it was known at the close of that day, from at most the last 26
+-- weeks: how much of an average day's spend each weekday sees.
 -- Guarantee: the seven factors are positive and average 1; no later day moves a row.
 
 {% set history = var('forecast_history_days') %}
+{% set weeks = (history + 6) // 7 %}
 
 with means as (
     select
         *,
-        least(day_number, {{ history }}) as days,
         cast(sum(spend_usd) over recent as double) / least(day_number, {{ history }}) as mean_usd
     from {{ ref('int_spend_history') }}
     window recent as (
@@ -15,59 +15,56 @@ with means as (
     )
 ),
 
-capped as (
+-- One burst does not make a weekday.
+weekday_sums as (
     select
         *,
-        least(cast(spend_usd as double), {{ var('weekday_cap') }} * mean_usd) as capped_usd
+        sum(least(cast(spend_usd as double), {{ var('weekday_cap') }} * mean_usd)) over (
+            partition by account, weekday order by spend_date
+            rows between {{ weeks - 1 }} preceding and current row
+        ) as capped_usd
     from means
 ),
 
-weekday_sums as (
+-- The sums of the seven weekdays stand in the last seven rows. Factors are shrunk to 1 by days that nobody saw.
+factors as (
     select
         *
-        {%- for weekday in range(1, 8) %},
-        coalesce(sum(capped_usd) filter (where weekday = {{ weekday }}) over recent, 0) as capped_usd_{{ weekday }}
-        {%- endfor %}
-    from capped
-    window recent as (
-        partition by account order by spend_date rows between {{ history - 1 }} preceding and current row
-    )
-),
-
--- Shrunk to 1 by days that nobody saw. Days are consecutive, so how often each weekday occurred can be counted off.
-raw_factors as (
-    select
-        *
-        {%- for weekday in range(1, 8) %},
-        (coalesce(capped_usd_{{ weekday }} / nullif(mean_usd, 0), 0) + {{ var('weekday_prior_days') }})
-        / ((days + 6 - (weekday + 7 - {{ weekday }}) % 7) // 7 + {{ var('weekday_prior_days') }}) as factor_{{ weekday }}
+        {%- for days_ago in range(7) %},
+        (
+            coalesce(
+                {{ 'capped_usd' if days_ago == 0 else 'lag(capped_usd, ' ~ days_ago ~ ') over days' }}
+                / nullif(mean_usd, 0),
+                0
+            ) + {{ var('weekday_prior_days') }}
+        ) / (least((day_number + {{ 6 - days_ago }}) // 7, {{ weeks }}) + {{ var('weekday_prior_days') }})
+            as factor_{{ days_ago }}_days_ago
         {%- endfor %}
     from weekday_sums
+    window days as (partition by account order by spend_date)
 ),
 
-normalised as (
+means_of_factors as (
     select
         *,
         (
-            {%- for weekday in range(1, 8) %}
-            {{ '+ ' if not loop.first }}factor_{{ weekday }}
+            {%- for days_ago in range(7) %}
+            {{ '+ ' if not loop.first }}factor_{{ days_ago }}_days_ago
             {%- endfor %}
         ) / 7 as mean_factor
-    from raw_factors
+    from factors
 )
 
 select
     account,
     spend_date,
     day_number,
-    weekday,
-    days,
     spend_usd,
     mean_usd,
+    -- Tomorrow's weekday is the one of six days ago.
     [
-        {%- for weekday in range(1, 8) %}
-        factor_{{ weekday }} / mean_factor{{ ',' if not loop.last }}
+        {%- for days_ago in range(6, -1, -1) %}
+        factor_{{ days_ago }}_days_ago / mean_factor{{ ',' if not loop.last }}
         {%- endfor %}
-    ] as weekday_factors
-from normalised
-order by account, spend_date
+    ] as factors_ahead
+from means_of_factors

@@ -14,26 +14,12 @@ with starts as (
         place.account,
         place.close_date,
         place.balance_at_close_usd,
-        forecast.* exclude (account, origin_date),
-        isodow(place.close_date) as weekday
+        forecast.* exclude (account, origin_date)
     from {{ ref('int_runway_position') }} as place
     inner join {{ ref('int_spend_forecast') }} as forecast
         on place.account = forecast.account
         and place.last_complete_date = forecast.origin_date
     where place.history_days >= 2 and place.status <> 'exhausted'
-),
-
-partial_weeks as (
-    select
-        *,
-        [cast(0 as double)
-            {%- for day in range(1, 7) %},
-            {%- for earlier in range(day) %}
-            {{ '+ ' if not loop.first }}weekday_factors[(weekday + {{ earlier }}) % 7 + 1]
-            {%- endfor %}
-            {%- endfor %}
-        ] as factor_sums
-    from starts
 ),
 
 days as (
@@ -47,7 +33,7 @@ days as (
             width_factor * (ln(1 + day_noise / day_ahead + level_noise) + drift_per_day * day_ahead + noise_floor)
             + disagreement
         ) / {{ var('logistic_scale') }} as log_scale
-    from partial_weeks
+    from starts
     cross join range(1, {{ var('forecast_horizon_days') + 1 }}) as horizon (day_ahead)
 ),
 

@@ -11,27 +11,12 @@ with starts as (
         place.close_date,
         place.status = 'exhausted' or place.balance_at_close_usd <= 0 as is_gone,
         case when place.balance_at_close_usd > 0 then cast(place.balance_at_close_usd as double) end as balance,
-        forecast.* exclude (account, origin_date),
-        isodow(place.close_date) as weekday
+        forecast.* exclude (account, origin_date)
     from {{ ref('int_runway_position') }} as place
     left join {{ ref('int_spend_forecast') }} as forecast
         on place.account = forecast.account
         and place.last_complete_date = forecast.origin_date
     where place.history_days >= 2 and place.days_with_spend > 0
-),
-
--- Weekday factors of the first 0 to 6 days ahead, summed; over a whole week they sum to 7.
-partial_weeks as (
-    select
-        *,
-        [cast(0 as double)
-            {%- for day in range(1, 7) %},
-            {%- for earlier in range(day) %}
-            {{ '+ ' if not loop.first }}weekday_factors[(weekday + {{ earlier }}) % 7 + 1]
-            {%- endfor %}
-            {%- endfor %}
-        ] as factor_sums
-    from starts
 ),
 
 days as (
@@ -44,7 +29,7 @@ days as (
         ln(level_usd * (day_ahead // 7 * 7 + factor_sums[day_ahead % 7 + 1]) / balance) as log_spend_over_balance,
         width_factor * (ln(1 + day_noise / day_ahead + level_noise) + drift_per_day * day_ahead + noise_floor)
         + disagreement as log_variance
-    from partial_weeks
+    from starts
     cross join range(1, {{ var('forecast_horizon_days') + 1 }}) as horizon (day_ahead)
 )
 

@@ -15,7 +15,6 @@ with nights as (
         balance.balance_usd,
         cast(balance.balance_usd as double) as balance,
         forecast.* exclude (account, origin_date),
-        isodow(balance.balance_date) as weekday,
         -- The largest variance of the logarithm at any horizon, or a little more.
         width_factor * (ln(1 + day_noise + level_noise) + drift_per_day * {{ horizon }} + noise_floor) + disagreement
             as most_variance
@@ -28,16 +27,9 @@ with nights as (
         <= {{ var('runway_history_days') }}
 ),
 
-partial_weeks as (
+reach as (
     select
         *,
-        [cast(0 as double)
-            {%- for day in range(1, 7) %},
-            {%- for earlier in range(day) %}
-            {{ '+ ' if not loop.first }}weekday_factors[(weekday + {{ earlier }}) % 7 + 1]
-            {%- endfor %}
-            {%- endfor %}
-        ] as factor_sums,
         -- The P90 day lies before this one: no need to look further.
         cast(least(
             balance / level_usd * exp(ln(9.0) / {{ var('logistic_scale') }} * sqrt(most_variance)) + 7, {{ horizon }}
@@ -50,7 +42,7 @@ days_ahead as (
     select
         *,
         unnest(range(1, last_day + 1)) as day_ahead
-    from partial_weeks
+    from reach
 ),
 
 reaches as (
@@ -90,7 +82,7 @@ forecasts as (
             end as bigint
         ) as days_left_{{ quantile }}
         {%- endfor %},
-        nights.level_usd * nights.weekday_factors[nights.weekday % 7 + 1] as next_day_p50,
+        nights.level_usd * nights.factor_sums[2] as next_day_p50,
         sqrt(
             nights.width_factor
             * (ln(1 + nights.day_noise + nights.level_noise) + nights.drift_per_day + nights.noise_floor)
