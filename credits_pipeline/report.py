@@ -35,6 +35,8 @@ MODEL_ROWS = 12
 EVENT_ROWS = 12
 # Fewer checks than this say little about one chance in five.
 FEW_CHECKS = 20
+# As far as the forecast looks.
+HORIZON_DAYS = 365
 # "+900 %" is harder to read than "10 times".
 TIMES_FROM = 4
 
@@ -67,9 +69,12 @@ select
     sum(spend_usd) filter (where spend_date between last_day - 13 and last_day - 7) as before_7d,
     sum(spend_usd) filter (where spend_date > last_day - 30) as spend_30d,
     sum(spend_usd) filter (where spend_date between last_day - 59 and last_day - 30) as before_30d,
-    count(spend_usd) filter (where spend_date > last_day - 2) as days_1d,
-    count(spend_usd) filter (where spend_date > last_day - 14) as days_7d,
-    count(spend_usd) filter (where spend_date > last_day - 60) as days_30d
+    count(spend_usd) filter (where spend_date = last_day) as days_1d,
+    count(spend_usd) filter (where spend_date > last_day - 7) as days_7d,
+    count(spend_usd) filter (where spend_date > last_day - 30) as days_30d,
+    count(spend_usd) filter (where spend_date = last_day - 1) as days_before_1d,
+    count(spend_usd) filter (where spend_date between last_day - 13 and last_day - 7) as days_before_7d,
+    count(spend_usd) filter (where spend_date between last_day - 59 and last_day - 30) as days_before_30d
 from marts.daily_spend
 join ends using (account)
 where spend_date <= last_day
@@ -329,7 +334,7 @@ def _tiles(newest: Row, spend: Row) -> list[Tile]:
     last: date | None = spend.get("last_day")
     ended = f" to {wording.day(last, year=False)}" if last else ""
     return [
-        Tile("Balance", wording.usd(newest.get("balance_usd"))),
+        Tile("Balance", wording.usd(newest.get("balance_usd")), f"on {wording.instant(newest.get('as_of'))}"),
         Tile(
             f"Spent on {wording.day(last, year=False)}" if last else "Spent on the last full day",
             wording.usd(spend.get("spend_1d")),
@@ -350,8 +355,13 @@ def _tiles(newest: Row, spend: Row) -> list[Tile]:
 
 def _change(spend: Row, span: int, than: str) -> str | None:
     """The change against the span before, when every day of both is known."""
-    now, before, known = (spend.get(f"{part}_{span}d") for part in ("spend", "before", "days"))
-    if now is None or before is None or known != 2 * span:
+    now, before = spend.get(f"spend_{span}d"), spend.get(f"before_{span}d")
+    known, known_before = spend.get(f"days_{span}d", 0), spend.get(f"days_before_{span}d", 0)
+    if now is None:
+        return None
+    if known < span:
+        return f"{known} of these {span} days {'is' if known == 1 else 'are'} known"
+    if before is None or known_before < span:
         return f"no full {'day' if span == 1 else f'{span} days'} before to compare"
     if before == now:
         return f"the same as {than}"
@@ -366,21 +376,23 @@ def _change(spend: Row, span: int, than: str) -> str | None:
 
 def _record(runway: Row | None, accuracy: Sequence[Row]) -> str:
     """How often the 80 % interval was right so far, in words, at the horizon nearest to the run-out date."""
+    if not runway or runway["run_out_p10"] is None or runway["status"] != "ok":
+        return ""
     checked = [row for row in accuracy if row["replays"]]
     if not checked:
         return "How often that is right cannot be said yet: no forecast of a week or more could be checked so far."
-    ahead = (runway or {}).get("days_left_p50") or 0
+    ahead = runway["days_left_p50"] or HORIZON_DAYS
     row = min(checked, key=lambda row: (abs(row["horizon_days"] - ahead), row["horizon_days"]))
-    replays, days, inside = row["replays"], row["horizon_days"], row["coverage_80"]
+    replays, days = row["replays"], row["horizon_days"]
     if replays < FEW_CHECKS:
-        right = round(inside * replays)
+        right = round(row["coverage_80"] * replays)
         return (
-            f"So far {right} of {replays} forecasts, replayed on this account’s own past, held what the next {days} "
-            f"days cost inside their 80\u00a0% interval: too few to rely on that figure."
+            f"Right in {right} of {replays} forecasts of {days} days replayed on this account’s own past: "
+            f"too few to rely on."
         )
     return (
-        f"So far that was right {wording.percent(inside)} of the time: in {wording.count(replays)} forecasts replayed on "
-        f"this account’s own past, what the next {days} days cost lay inside the 80\u00a0% interval."
+        f"Right {wording.percent(row['coverage_80'])} of the time so far (aim: 80\u00a0%), in "
+        f"{wording.count(replays)} forecasts of {days} days replayed on this account’s own past."
     )
 
 
@@ -392,9 +404,8 @@ def _days(spend: Sequence[Row], balance: Sequence[Row]) -> list[Row]:
     return [
         {
             **row,
-            "how": "so far"
-            if row["spend_date"] == newest and not row["is_complete"]
-            else _METHODS.get(row["method"], "unknown"),
+            "is_running": row["spend_date"] == newest and not row["is_complete"],
+            "how": _METHODS.get(row["method"], wording.UNKNOWN),
             "balance_usd": closes.get(row["spend_date"]),
         }
         for row in rows
