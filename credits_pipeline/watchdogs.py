@@ -113,7 +113,7 @@ def failure_alert(context: dg.RunFailureSensorContext) -> "alerts.Alert":
         f"{event.step_key}: {first_line(reason(event))}" for event in context.get_step_failure_events()
     ]
     reasons = (reasons or [first_line(context.failure_event.message or "no reason given")])[:MOST_REASONS]
-    reasons += failed_checks(context.instance, failed.run_id)[:MOST_REASONS]
+    reasons += failed_checks(context.instance, failed.run_id, told=reasons)[:MOST_REASONS]
     record = context.instance.get_run_record_by_id(failed.run_id)
     at = datetime.fromtimestamp(record.end_time, UTC) if record and record.end_time else clock.now()
     title, body = messages.run_failed(what_ran(failed), failed.run_id, at, reasons)
@@ -133,8 +133,8 @@ def what_ran(run: dg.DagsterRun) -> str:
     return ", ".join(sorted(key.to_user_string() for key in run.asset_selection or ())) or "assets"
 
 
-def failed_checks(instance: dg.DagsterInstance, run_id: str) -> list[str]:
-    """The checks of a run that failed as errors, each with how many rows it found."""
+def failed_checks(instance: dg.DagsterInstance, run_id: str, told: Sequence[str]) -> list[str]:
+    """The checks of a run that failed as errors, each with how many rows it found and what was not `told` yet."""
     events = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records
     found = []
     for event in events:
@@ -142,10 +142,11 @@ def failed_checks(instance: dg.DagsterInstance, run_id: str) -> list[str]:
         if check and not check.passed and check.severity == dg.AssetCheckSeverity.ERROR:
             rows = check.metadata.get("failing_rows")
             counted = f" ({rows.value} rows)" if rows else ""
-            why = f": {first_line(check.description)}" if check.description else ""
-            found.append(
-                f"check {check.check_name} of {check.asset_key.to_user_string()} failed{counted}{why}"
-            )
+            why = first_line(check.description or "")
+            news = bool(why) and not any(why in reason for reason in told)
+            if news or counted:
+                name = f"check {check.check_name} of {check.asset_key.to_user_string()}"
+                found.append(f"{name} failed{counted}{f': {why}' if news else ''}")
     return found
 
 

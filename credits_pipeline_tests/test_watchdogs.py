@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -18,12 +19,40 @@ KEY = "sk-or-v1-of-a-test"
 NOW = datetime(2026, 6, 17, 0, 5, tzinfo=UTC)
 
 
+@dataclass(frozen=True)
+class Told:
+    """What went out, as `ops.alerts_sent` has it."""
+
+    warehouse: Warehouse
+
+    def _column(self, name: str) -> list[str]:
+        with self.warehouse.reading() as con:
+            return [
+                text
+                for (text,) in con.execute(f"select {name} from ops.alerts_sent order by rowid").fetchall()
+            ]
+
+    @property
+    def titles(self) -> list[str]:
+        return self._column("title")
+
+    @property
+    def bodies(self) -> list[str]:
+        return self._column("body")
+
+
 @pytest.fixture
-def receiver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
-    """The one channel of an environment with one account."""
+def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Told:
+    """An environment with one account, and no channel but the log."""
+    monkeypatch.setenv("OPENROUTER_API_KEY", KEY)
+    monkeypatch.setenv("CREDITS_DATA_DIR", str(tmp_path / "data"))
+    return Told(Warehouse(tmp_path / "data" / "warehouse.duckdb", lock_timeout_s=5))
+
+
+@pytest.fixture
+def receiver(told: Told, monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    """The same environment with a channel."""
     with Receiver() as running:
-        monkeypatch.setenv("OPENROUTER_API_KEY", KEY)
-        monkeypatch.setenv("CREDITS_DATA_DIR", str(tmp_path / "data"))
         monkeypatch.setenv("CREDITS_ALERT_URLS", running.url("/a"))
         yield running
 
@@ -32,10 +61,6 @@ def receiver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiv
 def now() -> Iterator[clock.FrozenClock]:
     with clock.frozen(NOW) as held:
         yield held
-
-
-def sentences(receiver: Receiver) -> list[str]:
-    return [body["message"] for _, body in receiver.messages]
 
 
 # -- runs that failed --------------------------------------------------------------------------------------------
@@ -61,17 +86,26 @@ def spend() -> Iterator[Any]:
     raise dg.Failure("the SQL was not changed", allow_retries=False)
 
 
+@dg.asset(check_specs=[dg.AssetCheckSpec("agrees", asset="told_twice", blocking=True)])
+def told_twice() -> Iterator[Any]:
+    yield dg.AssetCheckResult(
+        asset_key="told_twice", check_name="agrees", passed=False, description="3 is not 4"
+    )
+    raise dg.Failure("nothing was changed, because 3 is not 4", allow_retries=False)
+
+
 @dg.asset
 def careless() -> None:
     raise ValueError("no such day: 2026-02-30\nsecond line")
 
 
 JOBS = dg.Definitions(
-    assets=[readings, spend, careless],
+    assets=[readings, spend, told_twice, careless],
     jobs=[
         dg.define_asset_job("daily", selection=[readings]),
         dg.define_asset_job("weekly", selection=[readings]),
         dg.define_asset_job("sql", selection=[spend]),
+        dg.define_asset_job("twice", selection=[told_twice]),
         dg.define_asset_job("careless_job", selection=[careless]),
     ],
 )
@@ -80,7 +114,7 @@ Report = Callable[[str], None]
 
 
 @pytest.fixture
-def report(instance: dg.DagsterInstance, receiver: Receiver) -> Iterator[Report]:
+def report(instance: dg.DagsterInstance, told: Told) -> Iterator[Report]:
     """Run a job, and where it fails do what the daemon does: evaluate the sensor for that run."""
 
     def run(job: str) -> None:
@@ -100,25 +134,29 @@ def report(instance: dg.DagsterInstance, receiver: Receiver) -> Iterator[Report]
 
 
 def test_a_failed_run_is_reported_with_the_job_and_the_sentence_of_the_failed_step(
-    report: Report, receiver: Receiver
+    report: Report, told: Told
 ) -> None:
     report("daily")
-    assert receiver.titles == ["The run of daily failed"]
-    assert "- readings: the key of acme was rejected (401): make a new one" in sentences(receiver)[0]
+    assert told.titles == ["The run of daily failed"]
+    assert "- readings: the key of acme was rejected (401): make a new one" in told.bodies[0]
 
 
-def test_a_failed_blocking_check_is_reported_with_how_many_rows_it_found(
-    report: Report, receiver: Receiver
-) -> None:
+def test_a_failed_blocking_check_is_reported_with_how_many_rows_it_found(report: Report, told: Told) -> None:
     report("sql")
-    (said,) = sentences(receiver)
+    (said,) = told.bodies
     assert "- spend: the SQL was not changed" in said
     assert "- check sums_up of spend failed (2 rows): 2 days of ‹b›acme‹/b› do not sum up" in said
 
 
-def test_of_an_exception_the_first_line_is_told_and_no_traceback(report: Report, receiver: Receiver) -> None:
+def test_what_a_step_and_its_check_both_say_is_told_once(report: Report, told: Told) -> None:
+    report("twice")
+    (said,) = told.bodies
+    assert said.count("3 is not 4") == 1
+
+
+def test_of_an_exception_the_first_line_is_told_and_no_traceback(report: Report, told: Told) -> None:
     report("careless_job")
-    (said,) = sentences(receiver)
+    (said,) = told.bodies
     assert "- careless: ValueError: no such day: 2026-02-30" in said
     assert "Traceback" not in said
     assert "second line" not in said
@@ -126,40 +164,40 @@ def test_of_an_exception_the_first_line_is_told_and_no_traceback(report: Report,
 
 def test_assets_materialized_by_hand_are_named(instance: dg.DagsterInstance) -> None:
     run = instance.create_run_for_job(
-        JOBS.get_implicit_global_asset_job_def(), asset_selection=frozenset([dg.AssetKey("readings")])
+        JOBS.resolve_implicit_global_asset_job_def(), asset_selection=frozenset([dg.AssetKey("readings")])
     )
     assert watchdogs.what_ran(run) == "readings"
 
 
-def test_the_same_failure_of_a_job_is_not_told_at_every_run(report: Report, receiver: Receiver) -> None:
+def test_the_same_failure_of_a_job_is_not_told_at_every_run(report: Report, told: Told) -> None:
     for day in range(3):
         mood["reason"] = f"the key was rejected on 2026-06-1{day}"
         report("daily")
-    assert len(receiver.messages) == 1
+    assert len(told.titles) == 1
     report("weekly")
     mood["reason"] = "the API answers 503"
     report("daily")
-    assert receiver.titles == [
+    assert told.titles == [
         "The run of daily failed",
         "The run of weekly failed",
         "The run of daily failed",
     ]
 
 
-def test_a_failure_is_told_again_after_a_success_in_between(report: Report, receiver: Receiver) -> None:
+def test_a_failure_is_told_again_after_a_success_in_between(report: Report, told: Told) -> None:
     reason = mood["reason"]
     for outcome in (reason, reason, "", reason):
         mood["reason"] = outcome
         report("daily")
-    assert len(receiver.messages) == 2
+    assert len(told.titles) == 2
 
 
-def test_a_failure_that_lasts_is_told_once_a_day(report: Report, receiver: Receiver) -> None:
+def test_a_failure_that_lasts_is_told_once_a_day(report: Report, told: Told) -> None:
     with clock.frozen(datetime.now(UTC)) as now:
         for _ in range(5):
             report("daily")
             now.advance(timedelta(hours=10))
-    assert len(receiver.messages) == 2
+    assert len(told.titles) == 2
 
 
 def test_a_failure_is_told_also_when_the_warehouse_is_what_fails(
@@ -204,58 +242,58 @@ class Watch:
 
 
 @pytest.fixture
-def watch(instance: dg.DagsterInstance, tmp_path: Path, receiver: Receiver, now: clock.FrozenClock) -> Watch:
+def watch(instance: dg.DagsterInstance, tmp_path: Path, told: Told, now: clock.FrozenClock) -> Watch:
     return Watch(instance, tmp_path / "data")
 
 
 def test_data_older_than_36_hours_are_reported_once_until_there_is_a_new_reading(
-    watch: Watch, receiver: Receiver, now: clock.FrozenClock
+    watch: Watch, told: Told, now: clock.FrozenClock
 ) -> None:
     watch.read()
-    for hours, told in [(36, 0), (1, 1), (1, 1), (40, 1)]:
+    for hours, times in [(36, 0), (1, 1), (1, 1), (40, 1)]:
         now.advance(timedelta(hours=hours))
         watch.tick()
-        assert len(receiver.messages) == told
+        assert len(told.titles) == times
     watch.read()
     assert watch.tick() == "every account with a key was read within 36 hours"
     now.advance(timedelta(hours=37))
     assert watch.tick() == "no new reading for 36 hours: default"
-    assert receiver.titles == ["default: no new reading for 37 hours"] * 2
+    assert told.titles == ["default: no new reading for 37 hours"] * 2
 
 
 def test_it_says_to_look_at_the_daemon_the_schedule_and_the_machine_when_nothing_is_read(
-    watch: Watch, receiver: Receiver, now: clock.FrozenClock
+    watch: Watch, told: Told, now: clock.FrozenClock
 ) -> None:
     watch.read()
     now.advance(timedelta(hours=37))
     watch.tick()
-    (said,) = sentences(receiver)
+    (said,) = told.bodies
     assert "newest reading of default is of 17 Jun 2026 00:05 UTC, 37 hours ago" in said
     assert "check that the Dagster daemon runs, that the schedule daily_credits is on" in said
 
 
 def test_it_says_to_look_at_the_key_when_the_other_accounts_are_read(
-    watch: Watch, receiver: Receiver, now: clock.FrozenClock, monkeypatch: pytest.MonkeyPatch
+    watch: Watch, told: Told, now: clock.FrozenClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENROUTER_API_KEY_ACME", KEY + "-acme")
     watch.read("acme")
     now.advance(timedelta(hours=37))
     watch.read()
     watch.tick()
-    assert receiver.titles == ["acme: no new reading for 37 hours"]
-    assert "the key of this one is the first suspect" in sentences(receiver)[0]
+    assert told.titles == ["acme: no new reading for 37 hours"]
+    assert "the key of this one is the first suspect" in told.bodies[0]
 
 
 def test_an_account_that_was_never_read_is_reported_36_hours_after_it_was_first_seen(
-    watch: Watch, receiver: Receiver, now: clock.FrozenClock
+    watch: Watch, told: Told, now: clock.FrozenClock
 ) -> None:
     watch.tick()
     assert json.loads(watch.cursor or "") == {"default": NOW.isoformat()}
     now.advance(timedelta(hours=37))
     watch.tick()
     watch.tick()
-    assert receiver.titles == ["default: no new reading for 37 hours"]
-    assert "no reading of default at all" in sentences(receiver)[0]
+    assert told.titles == ["default: no new reading for 37 hours"]
+    assert "no reading of default at all" in told.bodies[0]
 
 
 def test_a_tick_delivers_what_a_channel_had_not_taken(
@@ -279,11 +317,11 @@ def test_a_tick_over_a_damaged_warehouse_says_why_it_could_not_look(watch: Watch
 
 
 def test_a_tick_without_any_account_tells_nothing(
-    watch: Watch, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    watch: Watch, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OPENROUTER_API_KEY")
     watch.tick()
-    assert receiver.messages == []
+    assert told.titles == []
 
 
 # -- both --------------------------------------------------------------------------------------------------------
