@@ -58,12 +58,17 @@ class Template:
             tree = _environment().parse(text)
         except jinja2.TemplateSyntaxError as error:
             self._fail(error, f"{error.message}; {SUPPORTED}")
+        parts = list(tree.find_all((nodes.Call, nodes.Name, nodes.Filter, *REFUSED)))
         called = set()
-        for call in tree.find_all(nodes.Call):
-            if isinstance(call.node, nodes.Name) and call.node.name in FUNCTIONS:
-                self._read_call(call, call.node.name)
-                called.add(id(call.node))
-        self._refuse_unknown(tree, called)
+        for part in parts:
+            if (
+                isinstance(part, nodes.Call)
+                and isinstance(part.node, nodes.Name)
+                and part.node.name in FUNCTIONS
+            ):
+                self._read_call(part, part.node.name)
+                called.add(id(part.node))
+        self._refuse_unknown([part for part in parts if id(part) not in called])
 
     def options(self, *known: str) -> dict[str, Any]:
         """The values given to config(), of which only the `known` may be there."""
@@ -97,17 +102,16 @@ class Template:
             self.sources.setdefault(".".join(texts), call.lineno)
         self._config |= {key: (value, call.lineno) for key, value in options.items()}
 
-    def _refuse_unknown(self, tree: nodes.Template, called: set[int]) -> None:
-        names = list(tree.find_all(nodes.Name))
-        assigned = {name.name for name in names if name.ctx != "load"} - set(FUNCTIONS)
-        for name in names:
-            if id(name) not in called and name.name not in assigned | {"loop", "range"}:
-                self._fail(name, f"{name.name} is not supported here; {SUPPORTED}")
-        for node in tree.find_all(REFUSED):
-            self._fail(node, f"{type(node).__name__.lower()} is not supported; {SUPPORTED}")
-        for used in tree.find_all(nodes.Filter):
-            if used.name not in _environment().filters:
-                self._fail(used, f"the filter {used.name} is not one of Jinja's own")
+    def _refuse_unknown(self, parts: list[nodes.Node]) -> None:
+        stored = {part.name for part in parts if isinstance(part, nodes.Name) and part.ctx != "load"}
+        known = stored - set(FUNCTIONS) | {"loop", "range"}
+        for part in parts:
+            if isinstance(part, nodes.Name) and part.name not in known:
+                self._fail(part, f"{part.name} is not supported here; {SUPPORTED}")
+            if isinstance(part, nodes.Filter) and part.name not in _environment().filters:
+                self._fail(part, f"the filter {part.name} is not one of Jinja's own")
+            if isinstance(part, REFUSED):
+                self._fail(part, f"{type(part).__name__.lower()} is not supported; {SUPPORTED}")
 
 
 def render(
