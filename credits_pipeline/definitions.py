@@ -57,7 +57,7 @@ ASSETS = [
 ]
 
 defs = dg.Definitions(
-    assets=[asset.map_asset_specs(with_policies) for asset in dg.with_source_code_references(ASSETS)],
+    assets=dg.with_source_code_references([asset.map_asset_specs(with_policies) for asset in ASSETS]),
     asset_checks=[credits_snapshots.every_account_was_read, model_usage.every_account_was_fetched],
     jobs=[automation.daily_credits, automation.backfill_history, automation.rebuild],
     schedules=[automation.daily_credits_schedule, automation.history_backfill],

@@ -10,6 +10,7 @@ import dagster as dg
 
 from credits_pipeline import config
 from credits_pipeline.assets import credits_snapshots, model_usage
+from credits_pipeline.assets.pictures import shown
 from credits_pipeline.assets.preview import preview
 from credits_pipeline.sql_project import BuildResult, Model, ModelResult, SqlProject, Test, TestResult
 from credits_pipeline.warehouse import Warehouse
@@ -134,6 +135,7 @@ def check_result(result: TestResult) -> dg.AssetCheckResult:
 def materialized(con: "duckdb.DuckDBPyConnection", model: Model, result: ModelResult) -> dict[str, Any]:
     """What a build says of a table: its size, the figures worth plotting, its newest rows."""
     return {
+        **shown(con, model.name),
         "dagster/row_count": result.row_count,
         "build_seconds": round(result.seconds, 4),
         **plotted(con, model),
