@@ -685,10 +685,12 @@ def test_a_daily_run_alerts_once_about_credits_that_run_out_and_the_day_that_cos
                 "insert into raw.credits_snapshots values ('default', ?, ?, 270, ?, null, 'import', 'import', null)",
                 [day, at, account.usage_at(at.replace(tzinfo=UTC))],
             )
-    for _ in range(2):
-        assert run_job("daily_credits").success
-        (message,) = receiver.taken("/a")
+    assert run_job("daily_credits").success
+    (message,) = receiver.taken("/a")
     assert message["title"].startswith("[SIMULATED] default: credits run out around ")
     assert message["title"].endswith("(and 1 more alert)")
     assert "spent on 16 Jun 2026, more than the forecast held possible" in message["message"]
     assert "Models: vendor/leak $80.00 (usually $" in message["message"]
+    settings = config.load(os.environ)
+    again = alerts.send_due(settings, Warehouse(settings.warehouse_path), run_id="the next run", log=LOG)
+    assert (again, len(receiver.messages)) == (alerts.Sent(), 1)
