@@ -393,6 +393,22 @@ def test_a_residual_beyond_tolerance_warns_with_account_day_and_both_figures(wor
     ]
 
 
+@pytest.mark.parametrize(
+    ("billed", "is_within"),
+    [("0.99", True), ("0.989999999", False), ("1.01", True), ("1.010203040", False)],
+)
+def test_a_cent_off_is_within_tolerance_and_a_nano_dollar_more_is_not(
+    world: World, billed: str, is_within: bool
+):
+    # 1 dollar by the counter; above it 1 % of the bill is more than a cent: 1.01 - 1 = 0.01 <= 0.0101
+    world.read("2026-01-01 00:00", 100, 0)
+    world.read("2026-01-02 00:00", 100, 1)
+    world.bill("2026-01-01", billed)
+    world.build()
+    [row] = world.table("spend_reconciliation")
+    assert row["is_within_tolerance"] == is_within
+
+
 def test_the_running_day_and_a_half_fetched_day_never_warn(world: World):
     world.read("2026-01-01 00:00", 100, 0)
     world.read("2026-01-02 00:00", 100, 5)
@@ -459,7 +475,7 @@ def test_top_ups_refunds_and_corrections_are_told_apart_between_the_readings_aro
     world.read("2026-01-01 00:05", 10, 5)
     world.read("2026-01-01 12:00", 35, 6)
     world.read("2026-01-02 00:05", 30, "5.5")
-    world.read("2026-01-03 00:05", 30, 7)
+    world.read("2026-01-03 00:05", Decimal(30) + NANO, 7)
     world.build()
     noon, night = datetime(2026, 1, 1, 12), datetime(2026, 1, 2, 0, 5)
     found = [tuple(row.values())[1:] for row in world.table("credit_events")]
@@ -467,6 +483,7 @@ def test_top_ups_refunds_and_corrections_are_told_apart_between_the_readings_aro
         (datetime(2026, 1, 1, 0, 5), noon, "top_up", usd(25)),
         (noon, night, "credit_decrease", usd(-5)),
         (noon, night, "usage_correction", usd("-0.5")),
+        (night, datetime(2026, 1, 3, 0, 5), "top_up", NANO),
     ]
 
 
