@@ -3,7 +3,10 @@
 `read_mart("daily_spend")` gives any published table as a pandas DataFrame with exact money.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from credits_pipeline.warehouse import read_mart
 
 __all__ = ["read_mart"]
 

@@ -377,10 +377,10 @@ class Warehouse:
     @contextmanager
     def _open(self, deadline: float, *, read_only: bool) -> Iterator["duckdb.DuckDBPyConnection"]:
         """The file as the catalog `warehouse`, whole and of today's form."""
-        if not self.path.exists():
-            self._create()
         con = _connect(self.path)
         try:
+            if not self.path.exists():
+                self._create(con)
             _attach_patiently(con, self.path, deadline, read_only=read_only)
             newest = len(self._steps())
             version = _schema_version(con, self.path, newest)
@@ -396,7 +396,7 @@ class Warehouse:
     def _steps(self) -> list[str]:
         return [step.read_text(encoding="utf-8") for step in sorted(self.migrations.glob("*.sql"))]
 
-    def _create(self) -> None:
+    def _create(self, con: "duckdb.DuckDBPyConnection") -> None:
         if _wal(self.path).exists():
             raise WarehouseCorrupt(
                 f"{_wal(self.path)} has lost its database: put {self.path.name} back, or run `make restore`."
@@ -404,13 +404,8 @@ class Warehouse:
         _remove_leftovers(self.path)
         # Under another name first: a process killed half-way must not leave a file that looks damaged.
         fresh = _temporary(self.path)
-        con = _connect(self.path)
-        try:
-            _attach(con, fresh, "warehouse", read_only=False)
-            _apply(con, self._steps(), newest=len(self._steps()))
-            con.execute("checkpoint")  # closing does it too, but says nothing when there is no room
-        finally:
-            con.close()
+        _attach(con, fresh, "warehouse", read_only=False)
+        _apply(con, self._steps(), newest=len(self._steps()))
         _move_into_place(fresh, self.path)
 
     def _migrate(self, con: "duckdb.DuckDBPyConnection", version: int, deadline: float) -> None:
@@ -423,8 +418,6 @@ class Warehouse:
         _move_into_place(fresh, _unused(_beside(self.path, f".version-{version}-{_stamp()}")))
         _attach_patiently(con, self.path, deadline, read_only=False)
         _apply(con, self._steps()[version:], newest=len(self._steps()))
-        con.execute("use memory")
-        con.execute("detach warehouse")
 
     # -- backups ---------------------------------------------------------------------------
 
@@ -630,6 +623,7 @@ def _schema_version(con: "duckdb.DuckDBPyConnection", path: Path, newest: int) -
 
 
 def _apply(con: "duckdb.DuckDBPyConnection", steps: list[str], *, newest: int) -> None:
+    """Run the steps on the attached warehouse in one transaction, and detach it."""
     con.execute("use warehouse")
     con.execute("begin transaction")
     for step in steps:
@@ -637,6 +631,9 @@ def _apply(con: "duckdb.DuckDBPyConnection", steps: list[str], *, newest: int) -
     con.execute("delete from ops.schema_version")
     con.execute("insert into ops.schema_version values (?, ?)", [newest, _utc(clock.now())])
     con.execute("commit")
+    con.execute("checkpoint")  # detaching does it too, but says nothing when there is no room
+    con.execute("use memory")
+    con.execute("detach warehouse")
 
 
 def _copy_database(con: "duckdb.DuckDBPyConnection", name: str, target: Path) -> None:
@@ -885,9 +882,10 @@ def _write_holder(path: Path, purpose: str) -> None:
         "purpose": purpose,
         "since": f"{clock.now():%Y-%m-%d %H:%M:%S} UTC",
     }
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(told, file)
+    with suppress(OSError):  # on a full disk one can still read; the note is only for those who wait
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(told, file)
 
 
 def _holder(path: Path) -> str:
