@@ -5,7 +5,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 RUN := $(PY) -m credits_pipeline
 
-.PHONY: help demo demo-ui test run dev answer backfill import alert-test lint types check bench lock clean
+.PHONY: help demo demo-ui test test-duckdb test-browser test-all run dev answer backfill import alert-test lint types \
+	check bench bench-forecast pictures lock clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sort | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -37,6 +38,28 @@ alert-test: $(VENV)/installed ## send a test alert to every channel of CREDITS_A
 test: $(VENV)/installed-dev ## all tests that need nothing but this machine, in under three minutes
 	@$(PY) -m pytest -n 2 --dist worksteal -q -m "not heavy and not browser"
 
+# The oldest and the newest duckdb that we support; the other tests run on the one that is locked.
+DUCKDB_TESTS := test_models_*.py test_forecast*.py test_sql_project.py test_warehouse.py test_publish.py
+test-duckdb: $(VENV)/installed-dev ## the tests of SQL and warehouse on the oldest and the newest duckdb we support
+	@for version in 1.5.4 2.0.0; do echo "duckdb $$version"; \
+	  [ -d $(VENV)/duckdb-$$version ] || $(INSTALL) --require-hashes --target $(VENV)/duckdb-$$version -r requirements-duckdb-$$version.lock || exit 1; \
+	  (cd credits_pipeline_tests && PYTHONPATH=$(CURDIR)/$(VENV)/duckdb-$$version $(CURDIR)/$(PY) -m pytest -c ../pyproject.toml --rootdir .. -n 2 -q -m "not heavy and not browser" $(DUCKDB_TESTS)) || exit 1; done
+
+test-browser: $(VENV)/installed-dev ## the Dagster UI and the report in Debian's Chromium
+	@$(PY) -m pytest -q -m browser
+
+test-all: $(VENV)/installed-dev ## everything heavy as well: load, chaos, old drivers, BI servers (an hour)
+	@$(PY) -m pytest -q -m heavy
+
+bench: $(VENV)/installed-dev ## what a daily run and a year's backfill cost, as ratios to rivals
+	@$(PY) benchmarks/daily_run.py
+
+bench-forecast: $(VENV)/installed-dev ## score the forecast: make bench-forecast TASKS=folder [ARGS=--libraries]
+	@$(PY) benchmarks/forecast.py "$(TASKS)" $(ARGS)
+
+pictures: $(VENV)/installed-dev ## take the README's pictures anew
+	@$(PY) -m credits_pipeline_tests.pictures
+
 lint: $(VENV)/installed-dev ## ruff: rules and format
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
 
@@ -44,7 +67,8 @@ types: $(VENV)/installed-dev ## mypy, strict
 	@$(PY) -m mypy
 
 check: $(VENV)/installed-dev ## Dagster's own check of the definitions
-	@$(VENV)/bin/dg check defs
+	@mkdir -p $(VENV)/check && cp credits_pipeline/dagster.yaml $(VENV)/check/
+	@DAGSTER_HOME=$(CURDIR)/$(VENV)/check $(VENV)/bin/dg check defs
 
 lock: ## resolve the dependencies anew (needs uv); the locks name no registry
 	uv pip compile pyproject.toml $(LOCK_OPTIONS) -o requirements.lock
