@@ -64,7 +64,7 @@ history as (
         count(*) filter (where spend.is_complete) as history_days,
         count(*) filter (where spend.is_complete and spend.method = 'interpolated') as imputed_days,
         count(*) filter (where spend.is_complete and spend.spend_usd > 0) as days_with_spend,
-        coalesce(bool_or(spend.spend_usd > 0 and spend.spend_date > balances.reading_date - {{ var('idle_days') }}), false)
+        coalesce(bool_or(spend.spend_usd > 0 and spend.spend_date > balances.close_date - {{ var('idle_days') }}), false)
             as has_spent_lately,
         {%- for days in [7, 30] %}
         cast(

@@ -32,20 +32,23 @@ weighted as (
         sum(flat_spend) over recent as flat_sum,
         sum(flat_spend * flat_spend) over recent as flat_square_sum,
         count(*) filter (where spend > 0) over recent as active_days,
+        count(*) filter (where spend = 0) over last_week as idle_days_of_week,
         day_number - max(if(spend > 0, day_number, null)) over recent as days_since_spend
         {%- for name, weight in memories.items() %},
         sum(spend * power({{ 1 - weight }}, -day_number)) over recent as weighted_spend_{{ name }}
         {%- endfor %}
     from days
-    window recent as (
-        partition by account order by spend_date rows between {{ history - 1 }} preceding and current row
-    )
+    window
+        recent as (
+            partition by account order by spend_date rows between {{ history - 1 }} preceding and current row
+        ),
+        last_week as (partition by account order by spend_date rows between 6 preceding and current row)
 ),
 
 levels as (
     select
         *,
-        1 - active_days / days <= {{ var('fast_level_max_idle_share') }} as is_fast_level_used,
+        idle_days_of_week <= {{ var('fast_level_max_idle_days') }} as is_fast_level_used,
         -- The squared coefficient of variation of spend freed of its weekdays.
         case
             when flat_sum > 0 and days > 1

@@ -42,9 +42,8 @@ select
     max(
         case
             when is_gone then 1
-            else coalesce(
-                1 / (1 + exp(least(-{{ var('logistic_scale') }} * log_spend_over_balance / sqrt(log_variance), 700))), 0
-            )
+            when log_spend_over_balance is null then 0
+            else 1 / (1 + exp(least(-{{ var('logistic_scale') }} * log_spend_over_balance / sqrt(log_variance), 700)))
         end
     ) over (partition by account order by day_ahead rows unbounded preceding) as probability
 from days
