@@ -222,15 +222,16 @@ class DateScale:
 
     def axis(self) -> Spec:
         first, end = (date(1970, 1, 1) + timedelta(milliseconds=at) for at in (self.low, self.high))
-        return {**_AXIS, **_day_axis(first, end, margin=0.1), "domain": False, "ticks": False}
+        return {**_AXIS, **_day_axis(first, end, upright=True), "domain": False, "ticks": False}
 
 
-def _day_axis(first: date, end: date, *, margin: float = 0.05) -> Spec:
+def _day_axis(first: date, end: date, *, upright: bool = False) -> Spec:
     """Ticks and labels of an axis of days: "12 Mar", "Mar" or "2026", the year once where it is not said already.
 
-    No label stands within `margin` (a share of the axis) of either end, where the unit or the edge of the picture is.
+    No label stands at either end, where the unit or the edge of the picture is. On an `upright` axis fewer
+    have room, as a label with its year takes two lines.
     """
-    span = (end - first).days
+    span, margin, most = (end - first).days, (0.1 if upright else 0.05), (4 if upright else 8)
     ticks = _day_ticks(first, end)
     whole_months = ticks[0].day == 1 and len(ticks) > 1 and span > 6 * 14
     whole_years = span > 8 * 31 * 6
@@ -238,14 +239,13 @@ def _day_axis(first: date, end: date, *, margin: float = 0.05) -> Spec:
     ticks = [day for day in ticks if margin <= (place(day) - ms(first)) / (span * DAY_MS) <= 1 - margin] or [
         first
     ]
+    ticks = ticks[:: math.ceil(len(ticks) / most)]
     values = [place(day) for day in ticks]
     if whole_years:
         return {"values": values, "labelExpr": "utcFormat(datum.value, '%Y')"}
     years = [place(day) for i, day in enumerate(ticks) if i == 0 or day.year != ticks[i - 1].year]
-    label, year = (
-        f"utcFormat(datum.value, '{'%b' if whole_months else '%-d %b'}')",
-        "utcFormat(datum.value, '%Y')",
-    )
+    shape = "%b" if whole_months else "%-d %b"
+    label, year = f"utcFormat(datum.value, '{shape}')", "utcFormat(datum.value, '%Y')"
     return {
         "values": values,
         "labelExpr": f"indexof({years}, datum.value) >= 0 ? [{label}, {year}] : {label}",

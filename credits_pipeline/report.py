@@ -35,6 +35,8 @@ MODEL_ROWS = 12
 EVENT_ROWS = 12
 # Fewer checks than this say little about one chance in five.
 FEW_CHECKS = 20
+# The explanation of a forecast is one sentence; more than this comes from a name that wants to be read.
+LONGEST_SENTENCE = 400
 # As far as the forecast looks.
 HORIZON_DAYS = 365
 # "+900 %" is harder to read than "10 times".
@@ -367,6 +369,8 @@ def _change(spend: Row, span: int, than: str) -> str | None:
         return f"the same as {than}"
     if before <= 0 or now < 0:
         return f"{wording.usd(before)} {than}"
+    if now == 0:
+        return f"after {wording.usd(before)} {than}"
     ratio = float(now / before)
     if ratio >= TIMES_FROM:
         return f"▲ {ratio:,.0f} times that of {than}"
@@ -457,6 +461,9 @@ def _template() -> "Template":
         compact=wording.compact,
         days=wording.days,
         name=wording.name,
+        sentence=lambda words: wording.name(words, longest=LONGEST_SENTENCE),
+        # A model's name may be broken after the vendor's.
+        breakable=lambda words: Markup("/<wbr>").join(words.split("/")),
         # Drawn by vl-convert from specs of our own; the names in it are escaped there.
         drawn=lambda svg: Markup(svg),  # noqa: S704
     )
