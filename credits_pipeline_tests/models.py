@@ -280,6 +280,14 @@ class ByHand:
             start = day
         return found
 
+    def shared(self, day: date) -> Decimal:
+        """What lies between the midnight that begins the day and the reading nearest in usage."""
+        usage = self.usage_at(day)
+        before = [reading.usage for reading in self.readings if reading.at < midnight(day)]
+        after = [reading.usage for reading in self.readings if reading.at >= midnight(day)]
+        sides = [abs(usage - side) for side in (*before[-1:], *after[:1]) if usage is not None]
+        return min(sides, default=Decimal(0))
+
     def _stretch(self, days: list[date]) -> Row:
         observed = sum((self.observed(day) or Decimal(0) for day in days), Decimal(0))
         billed = sum((self.bills[day].usd for day in days), Decimal(0))
@@ -292,6 +300,7 @@ class ByHand:
             "observed_usd": observed,
             "billed_usd": billed,
             "residual_usd": observed - billed,
+            "shared_usd": self.shared(days[0]) + self.shared(days[-1] + DAY),
             "tolerance_usd": tolerance,
             "is_within_tolerance": abs(observed - billed) <= tolerance,
         }

@@ -269,6 +269,7 @@ def test_a_gap_is_filled_from_what_was_billed_and_reconciled_as_a_whole(world: W
             "observed_usd": usd(9),
             "billed_usd": usd("9.1"),
             "residual_usd": usd("-0.1"),
+            "shared_usd": usd(0),
             "tolerance_usd": usd("0.091"),
             "is_within_tolerance": False,
         }

@@ -2,7 +2,7 @@
 -- A warning, not an error: the figures of the day stay right by their method, and a late bill is read again.
 {{ config(severity='warn') }}
 
-select account, first_date, last_date, observed_usd, billed_usd, residual_usd
+select account, first_date, last_date, observed_usd, billed_usd, residual_usd, shared_usd
 from {{ ref('spend_reconciliation') }}
 where not is_within_tolerance
 order by last_date desc, account

@@ -3,42 +3,64 @@
 -- observed stands alone and a gap is one row; every bill in it was fetched after its day's end. Days outside (the
 -- running day, a gap with a day not billed, what lies before the first reading) are not here: nothing can be compared.
 
--- Below a cent, or one per cent of the bill, a difference is the vendor's delay (figures up to a minute old) and ours
--- (up to two hours around a midnight shared out by time), not an error.
+-- Below a cent, or one per cent of the bill, a difference is the vendor's delay (figures up to a minute old) and our
+-- sharing out of the minutes around a midnight, not an error. After a much dearer day those minutes alone can be more:
+-- `shared_usd` says how much they carry.
 {% set tolerance_share = 0.01 %}
 {% set tolerance_usd = 0.01 %}
 
-with days as (
+with midnights as (
+    select
+        account,
+        midnight_date,
+        is_near and after_at is not null as is_bound,
+        -- What lies between the midnight and the reading nearest in spend: placed by time, read by nobody.
+        coalesce(least(abs(total_usage - before_usage), abs(after_usage - total_usage)), 0) as shared_usd
+    from {{ ref('int_midnights') }}
+),
+
+bounds as (
+    select
+        account,
+        midnight_date as first_date,
+        lead(midnight_date) over next_bound as end_date,
+        shared_usd + lead(shared_usd) over next_bound as shared_usd
+    from midnights
+    where is_bound
+    window next_bound as (partition by account order by midnight_date)
+),
+
+days as (
     select
         account,
         midnight_date as spend_date,
-        max(midnight_date) filter (where is_near and after_at is not null) over (
+        max(midnight_date) filter (where is_bound) over (
             partition by account order by midnight_date
-        ) as first_date,
-        min(midnight_date) filter (where is_near and after_at is not null) over (
-            partition by account order by midnight_date
-            rows between 1 following and unbounded following
-        ) as end_date
-    from {{ ref('int_midnights') }}
+        ) as first_date
+    from midnights
 ),
 
 stretches as (
     select
-        days.account,
-        days.first_date,
-        cast(days.end_date - 1 as date) as last_date,
+        bounds.account,
+        bounds.first_date,
+        cast(bounds.end_date - 1 as date) as last_date,
         count(*) as days,
         cast(sum(spend.observed_usd) as decimal(18, 9)) as observed_usd,
-        cast(sum(bills.credits_usd) as decimal(18, 9)) as billed_usd
-    from days
+        cast(sum(bills.credits_usd) as decimal(18, 9)) as billed_usd,
+        cast(any_value(bounds.shared_usd) as decimal(18, 9)) as shared_usd
+    from bounds
+    inner join days
+        on bounds.account = days.account
+        and bounds.first_date = days.first_date
     inner join {{ ref('daily_spend') }} as spend
         on days.account = spend.account
         and days.spend_date = spend.spend_date
     left join {{ ref('stg_model_usage_days') }} as bills
         on days.account = bills.account
         and days.spend_date = bills.usage_date
-    where days.first_date is not null and days.end_date is not null
-    group by days.account, days.first_date, days.end_date
+    where bounds.end_date is not null
+    group by bounds.account, bounds.first_date, bounds.end_date
     having bool_and(coalesce(bills.is_whole_day, false))
 ),
 
@@ -58,6 +80,7 @@ select
     observed_usd,
     billed_usd,
     residual_usd,
+    shared_usd,
     tolerance_usd,
     abs(residual_usd) <= tolerance_usd as is_within_tolerance
 from tolerances
