@@ -1,7 +1,7 @@
 -- One row per account and UTC midnight, no midnight left out: from the start of the first known day to the end of the
 -- day of the newest reading. What the two counters stood at there, and how sure that is.
--- Guarantee: `total_usage` is null exactly where no reading lies on one of the two sides, so differences of it add up
--- to the counter's own move; it is rounded once per midnight, in whole numbers, the same in every DuckDB.
+-- Guarantee: `total_usage` is null exactly where no reading lies at or before the midnight, or none at or after it;
+-- differences of it add up to the counter's own move. It is rounded once, in whole numbers, the same in every DuckDB.
 -- The readings are reduced to days first: what comes after costs by the day, however many readings there are.
 
 -- How near a reading must lie for a midnight to count as read: the vendor's figures are up to a minute old and
