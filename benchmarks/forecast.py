@@ -1,0 +1,397 @@
+"""`make bench-forecast`: how right the forecast is, and what it costs, from the product's own tables.
+
+    python benchmarks/forecast.py FOLDER [--libraries] [--curves FILE] [--no-scale]
+
+FOLDER holds tasks: `tasks.parquet` (task_id, dataset, series_id, origin, history_days, balance, known_days,
+run_out_day), `history.parquet` (task_id, spend_date, spend) and, for rivals, `curves_<name>.parquet` (task_id, day_ahead,
+probability). Every task becomes an account of a fresh warehouse: readings exactly at each midnight, the first at the
+start of the task's first day, counters that move by the task's daily spend, credits that leave the task's balance.
+The models are built and tested as in a daily run; 90 days of marts.runway_curve are written to --curves and scored.
+Then the same with a third of the readings missing. Without a FOLDER only time and memory are measured.
+
+Score: CRPS in days, the sum over the known days of (probability - happened)^2, divided by the days of cover that the last
+28 days suggest. The headline is the geometric mean over series of its ratio to a rival, averaged over data sets, with a
+90 % interval from resampling the series. Coverage: how often the run-out fell between the 10 % and the 90 % point.
+
+--libraries runs statsforecast's AutoETS on the same tasks, in an environment of its own that is made on first use.
+Every build runs in a process of its own, so that its peak memory is its own.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import duckdb
+    import pandas as pd
+
+ROOT = Path(__file__).resolve().parent.parent
+HORIZON = 90  # days of the curve that are scored
+RATIO_FLOOR = 0.02  # added to both scores of a ratio, so that a perfect one does not decide it
+MOST_USD = (
+    9e8  # a counter holds just under 1e9 USD; the forecast knows no unit, so larger tasks are scaled down
+)
+STATSFORECAST = "statsforecast==2.1.1"
+LIBRARIES = ROOT / ".venv" / "bench-libraries"
+FORECAST_STEPS = (
+    "int_spend_history", "int_weekday_profile", "int_spend_levels", "int_forecast_backtest", "int_spend_forecast",
+    "int_runway_position", "runway_curve",
+)  # fmt: skip
+
+LOAD_TASKS = """
+with days as (
+    select task_id, spend_date, cast(spend / scale as decimal(18, 9)) as spend
+    from read_parquet($history) as history
+    inner join scales using (task_id)
+),
+
+midnights as (
+    select task_id, cast(spend_date as timestamp) + interval 1 day as observed_at,
+        sum(spend) over (partition by task_id order by spend_date rows unbounded preceding) as usage
+    from days
+    union all
+    select task_id, cast(min(spend_date) as timestamp), 0 from days group by task_id
+)
+
+insert into raw.credits_snapshots
+select cast(task_id as varchar), cast(observed_at as date), observed_at,
+    cast(max(usage) over (partition by task_id) + cast(balance / scale as decimal(18, 9)) as decimal(18, 9)),
+    cast(usage as decimal(18, 9)), null, 'bench', 'import', null
+from midnights
+inner join read_parquet($tasks) as tasks using (task_id)
+inner join scales using (task_id)
+-- The newest reading stays: it says what the balance is.
+qualify hash(task_id, observed_at) % 1000 >= $missing_permille
+    or observed_at in (min(observed_at) over (partition by task_id), max(observed_at) over (partition by task_id))
+"""
+
+LOAD_MADE_UP = """
+with days as (
+    select 'account-' || account as account, day,
+        -- A level of its own for each account, quiet weekends, noise; every third account has idle days.
+        case when account % 3 = 0 and hash(account, day, 'idle') % 10 = 0 then 0
+            else round(exp(account % 17 / 3.0 + hash(account, day) % 1000 / 700.0) * if(day % 7 < 2, 0.3, 1), 6)
+        end as spend
+    from range($accounts) as accounts (account), range($days) as days (day)
+),
+
+totals as (
+    select account, day + 1 as day, sum(cast(spend as decimal(18, 9))) over (
+        partition by account order by day rows unbounded preceding
+    ) as usage
+    from days
+    union all
+    select distinct account, 0, 0 from days
+)
+
+insert into raw.credits_snapshots
+select account, date '2025-01-01' + cast(day as integer), timestamp '2025-01-01' + day * interval 1 day,
+    cast(max(usage) over (partition by account) * 1.2 as decimal(18, 9)), cast(usage as decimal(18, 9)),
+    null, 'bench', 'import', null
+from totals
+"""
+
+
+# ---------------------------------------------------------------- building, in a process of its own
+
+
+def build(job: dict[str, Any]) -> None:
+    """Load and build what the job says; print seconds and peak memory as JSON. Runs in a process of its own."""
+    from credits_pipeline.sql_project import SqlProject
+    from credits_pipeline.warehouse import Warehouse
+
+    warehouse = Warehouse(Path(job["folder"]) / "warehouse.duckdb")
+    project = SqlProject.load(ROOT / "dbt_like_sql")
+    if job["step"] == "load":
+        with warehouse.writing("the benchmark") as con:
+            load(con, job)
+        print("{}")
+        return
+    if job["step"] == "prepare":  # everything that runway_curve alone begins with
+        with warehouse.writing("the benchmark") as con:
+            needed = [
+                "int_midnights",
+                "stg_credits_snapshots",
+                "stg_model_usage_days",
+                "credits_readings",
+                "daily_spend",
+            ]
+            project.build(con, needed)
+        print("{}")
+        return
+    with warehouse.writing("the benchmark") as con:
+        con.execute("set threads = 2")  # what the targets speak of
+        started = time.perf_counter()
+        result = project.build(con, FORECAST_STEPS if job["step"] == "curve" else None)
+        seconds = time.perf_counter() - started
+        if result.blocked:
+            raise SystemExit("\n".join(test.message for test in result.blocking))
+        if job.get("curves"):
+            con.execute(
+                f"""copy (
+                    select cast(account as bigint) as task_id, day_ahead, probability
+                    from marts.runway_curve where day_ahead <= {HORIZON} order by all
+                ) to '{job["curves"]}' (format parquet)"""
+            )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"seconds": seconds, "peak_mb": peak}))
+
+
+def load(con: "duckdb.DuckDBPyConnection", job: dict[str, Any]) -> None:
+    if "accounts" in job:
+        con.execute(LOAD_MADE_UP, {"accounts": job["accounts"], "days": job["days"]})
+        return
+    files = {name: str(Path(job["tasks"]) / f"{name}.parquet") for name in ("tasks", "history")}
+    con.execute(
+        """
+        create temp table scales as
+        select task_id, power(10, greatest(0, ceil(log10((sum(spend) + max(balance)) / $most)))) as scale
+        from read_parquet($history) as history inner join read_parquet($tasks) as tasks using (task_id)
+        group by task_id
+        """,
+        {**files, "most": MOST_USD},
+    )
+    con.execute(LOAD_TASKS, {**files, "missing_permille": job["missing_permille"]})
+
+
+def measured(folder: Path, step: str, **job: Any) -> dict[str, float]:
+    """What `build` printed, run in a fresh process on the warehouse in `folder`."""
+    command = [sys.executable, __file__, "--job", json.dumps({"folder": str(folder), "step": step, **job})]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"the {step} step failed: see above")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def curves_of(tasks: Path, curves: Path, missing_permille: int) -> dict[str, float]:
+    """Build a warehouse of the tasks and write its curves; seconds and peak memory of the build."""
+    with tempfile.TemporaryDirectory() as folder:
+        measured(Path(folder), "load", tasks=str(tasks), missing_permille=missing_permille)
+        return measured(Path(folder), "all", curves=str(curves))
+
+
+# ---------------------------------------------------------------- scoring
+
+
+def matrix(curves: "pd.DataFrame", task_ids: "pd.Series") -> tuple[np.ndarray, int]:
+    """Probabilities by task and day ahead; how many tasks have no full curve (they count as "never runs out")."""
+    wide = curves.pivot(index="task_id", columns="day_ahead", values="probability")
+    wide = wide.reindex(index=task_ids, columns=range(1, HORIZON + 1))
+    missing = int(wide.isna().any(axis=1).sum())
+    return np.clip(np.maximum.accumulate(wide.fillna(0).to_numpy(float), axis=1), 0, 1), missing
+
+
+def per_task(probability: np.ndarray, tasks: "pd.DataFrame", cover: np.ndarray) -> "pd.DataFrame":
+    import pandas as pd
+
+    days = np.arange(1, HORIZON + 1)
+    run_out = tasks.run_out_day.astype("float").fillna(1e9).to_numpy()
+    known = tasks.known_days.to_numpy()
+    happened = (run_out[:, None] <= days).astype(float)
+    out = pd.DataFrame(
+        {"dataset": tasks.dataset.to_numpy(), "series": (tasks.dataset + "|" + tasks.series_id).to_numpy()}
+    )
+    out["crps"] = ((probability - happened) ** 2 * (days <= known[:, None])).sum(1) / cover
+
+    reached = probability >= 0.5 - 1e-9
+    median = np.where(reached.any(1), reached.argmax(1) + 1, HORIZON + 1)
+    out["p50_error_days"] = np.abs(np.minimum(run_out, known + 1) - np.minimum(median, known + 1))
+
+    # The probability that the run-out fell where it did, as an interval: the curve has steps.
+    padded = np.concatenate([np.zeros((len(probability), 1)), probability], axis=1)
+    row, event = np.arange(len(probability)), run_out <= known
+    at = np.where(event, run_out, 1).astype(int)
+    low = np.where(event, padded[row, at - 1], padded[row, known])
+    high = np.where(event, padded[row, at], 1.0)
+    inside = np.clip(np.minimum(high, 0.9) - np.maximum(low, 0.1), 0, None) / np.maximum(high - low, 1e-9)
+    out["coverage_80"] = np.where(high - low > 1e-9, inside, (low > 0.1) & (low < 0.9))
+    for day in (7, 30):
+        error = (probability[:, day - 1] - happened[:, day - 1]) ** 2
+        out[f"brier_{day}"] = np.where(known >= day, error, np.nan)
+    return out
+
+
+def ratio(ours: "pd.DataFrame", theirs: "pd.DataFrame") -> tuple[float, float, float, dict[str, float]]:
+    """CRPS ratio, its 90 % interval, and the ratio of each data set."""
+    both = ours[["dataset", "series"]].assign(ours=ours.crps, theirs=theirs.crps)
+    means = both.groupby(["dataset", "series"]).mean()
+    logs = np.log((means.ours + RATIO_FLOOR) / (means.theirs + RATIO_FLOOR)).groupby("dataset")
+    dice = np.random.default_rng(0)
+    sets = [values.to_numpy() for _, values in logs]
+    again = [np.mean([dice.choice(values, len(values)).mean() for values in sets]) for _ in range(500)]
+    low, high = np.exp(np.quantile(again, [0.05, 0.95]))
+    return float(np.exp(logs.mean().mean())), float(low), float(high), dict(np.exp(logs.mean()))
+
+
+class Scores:
+    """The tasks of a folder, and how any curves do on them."""
+
+    def __init__(self, folder: Path) -> None:
+        import pandas as pd
+
+        self.folder = folder
+        self.tasks = pd.read_parquet(folder / "tasks.parquet")
+        self.history = pd.read_parquet(folder / "history.parquet").sort_values(["task_id", "spend_date"])
+        recent = self.history.groupby("task_id").tail(28).groupby("task_id").spend.mean()
+        recent = np.maximum(recent.reindex(self.tasks.task_id).to_numpy(), 1e-12)
+        self.cover = np.clip(self.tasks.balance.to_numpy() / recent, 1, HORIZON)
+        self.is_real = ~self.tasks.dataset.str.startswith("synthetic").to_numpy()
+
+    def of(self, curves: Path) -> "pd.DataFrame":
+        import pandas as pd
+
+        probability, missing = matrix(pd.read_parquet(curves), self.tasks.task_id)
+        if missing:
+            print(f"  {curves.name}: {missing} tasks without a full curve, counted as 'never runs out'")
+        return per_task(probability, self.tasks, self.cover)
+
+    def report(self, ours: "pd.DataFrame", extra: dict[str, Path]) -> None:
+        real = ours[self.is_real]
+        means = real.groupby("dataset")[["p50_error_days", "coverage_80", "brier_7", "brier_30"]].mean()
+        print(f"\n{len(ours)} tasks, {len(real)} of real series\n{means.round(3).to_string()}")
+        print("mean over data sets:", {key: round(float(value), 3) for key, value in means.mean().items()})
+        short = real[(self.tasks.history_days <= 10).to_numpy()[self.is_real]]
+        coverage = means.coverage_80
+        print(f"80 % interval covers: all {coverage.mean():.3f} (0.76 to 0.84 is the aim), ", end="")
+        print(f"data sets {coverage.min():.3f} to {coverage.max():.3f} (0.70 to 0.90), ", end="")
+        by_set = short.groupby("dataset").coverage_80.mean()
+        print(f"10 days of history or less {by_set.mean():.3f} (0.70 to 0.90)")
+        rivals = {
+            path.stem.removeprefix("curves_"): path for path in sorted(self.folder.glob("curves_*.parquet"))
+        }
+        for name, path in {**rivals, **extra}.items():
+            theirs = self.of(path)
+            for kind, chosen in (("real", self.is_real), ("synthetic", ~self.is_real)):
+                if chosen.any():
+                    middle, low, high, by = ratio(ours[chosen], theirs[chosen])
+                    sets = "  ".join(f"{key} {value:.2f}" for key, value in by.items())
+                    print(f"CRPS ratio to {name:16s} {kind:9s} {middle:.3f} [{low:.3f}, {high:.3f}]  {sets}")
+
+
+# ---------------------------------------------------------------- the rival, in its own environment
+
+AUTO_ETS = """
+import sys, warnings
+import duckdb, numpy as np
+from statsforecast.models import AutoETS
+
+warnings.filterwarnings("ignore")
+tasks, history, target = sys.argv[1:]
+con = duckdb.connect()
+found = con.execute(
+    "select task_id, any_value(balance), list(spend order by spend_date) from read_parquet(?) "
+    "join read_parquet(?) using (task_id) group by task_id order by task_id", [history, tasks]
+).fetchall()
+ids, days, probabilities = [], [], []
+for number, (task, balance, spend) in enumerate(found):
+    y = np.asarray(spend, dtype=float)
+    scale = max(y.mean(), 1e-12)
+    try:
+        model = AutoETS(season_length=7 if len(y) >= 14 else 1)
+        paths = model.simulate(h=90, n_paths=500, y=y / scale, seed=0)
+    except Exception:  # too short or too flat for it: the mean goes on
+        paths = np.full((1, 90), 1.0)
+    sums = np.cumsum(np.clip(np.nan_to_num(paths, nan=1.0), 0, None), axis=1)
+    ids += [task] * 90
+    days += range(1, 91)
+    probabilities += list((sums >= balance / scale).mean(axis=0))
+    if sys.stderr.isatty():
+        print(f"\\rAutoETS: {number + 1} of {len(found)} tasks", end="", file=sys.stderr)
+con.execute("create table curves (task_id bigint, day_ahead smallint, probability double)")
+con.execute("insert into curves select unnest(?), unnest(?), unnest(?)", [ids, days, [float(p) for p in probabilities]])
+con.execute("copy curves to '" + target + "' (format parquet)")
+"""
+
+
+def run_auto_ets(tasks: Path, curves: Path) -> None:
+    python = LIBRARIES / "bin" / "python"
+    if not python.exists():
+        print(
+            f"making an environment for {STATSFORECAST} in {LIBRARIES.relative_to(ROOT)} (half a gigabyte)",
+            flush=True,
+        )
+        venv.create(LIBRARIES, with_pip=True)
+        subprocess.run([python, "-m", "pip", "install", "-q", STATSFORECAST, "duckdb"], check=True)
+    started = time.perf_counter()
+    files = [str(tasks / "tasks.parquet"), str(tasks / "history.parquet"), str(curves)]
+    subprocess.run([python, "-c", AUTO_ETS, *files], check=True)
+    print(f"\nAutoETS took {time.perf_counter() - started:.0f} s", flush=True)
+
+
+# ---------------------------------------------------------------- what is printed
+
+
+def score(tasks: Path, curves: Path, libraries: bool) -> None:
+    scores = Scores(tasks)
+    print("building a warehouse of the tasks, as users do …", flush=True)
+    cost = curves_of(tasks, curves, 0)
+    print(
+        f"all models and their tests: {cost['seconds']:.1f} s, {cost['peak_mb']:.0f} MB at most; curves in {curves}"
+    )
+    ours = scores.of(curves)
+    with tempfile.TemporaryDirectory() as folder:
+        extra = {}
+        if libraries:
+            extra["autoets, this run"] = Path(folder) / "autoets.parquet"
+            run_auto_ets(tasks, extra["autoets, this run"])
+        scores.report(ours, extra)
+        gappy = Path(folder) / "gappy.parquet"
+        print("\nthe same with a third of the readings missing …", flush=True)
+        curves_of(tasks, gappy, 333)
+        middle, low, high, _ = ratio(scores.of(gappy)[scores.is_real], ours[scores.is_real])
+        print(
+            f"CRPS {100 * (middle - 1):+.1f} % [{100 * (low - 1):+.1f}, {100 * (high - 1):+.1f}] (+2 % is the limit)"
+        )
+
+
+def scale() -> None:
+    print("\ntime and peak memory, 2 threads (the process included)")
+    for accounts, days in ((1, 365), (1000, 365), (10_000, 180)):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            measured(folder, "load", accounts=accounts, days=days)
+            measured(folder, "prepare")
+            curve = measured(folder, "curve")
+            whole = measured(folder, "all")
+        for what, cost in (("runway_curve alone", curve), ("all models, replay and tests", whole)):
+            words = f"{accounts:6,d} accounts × {days} days, {what}:"
+            print(f"  {words:62s} {cost['seconds']:7.2f} s  {cost['peak_mb']:6.0f} MB", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "folder", nargs="?", default="", help="the tasks; without it only time and memory are measured"
+    )
+    parser.add_argument(
+        "--curves", type=Path, help="where to write the curves (Parquet); kept for other scorers"
+    )
+    parser.add_argument("--libraries", action="store_true", help="run AutoETS on the same tasks as well")
+    parser.add_argument(
+        "--no-scale", action="store_true", help="leave time and memory of made-up accounts out"
+    )
+    parser.add_argument("--job", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.job:
+        build(json.loads(args.job))
+        return
+    if args.folder:
+        curves = args.curves or Path(tempfile.gettempdir()) / "runway_curves.parquet"
+        score(Path(args.folder), curves.resolve(), args.libraries)
+    if not args.no_scale:
+        scale()
+
+
+if __name__ == "__main__":
+    main()
