@@ -135,7 +135,9 @@ def balance(history: Frame, forecast: Frame = (), runway: Row | None = None) -> 
     values = [_number(row["balance_usd"]) or 0.0 for row in known]
     spread = [max(0.0, _number(row["balance_p90"]) or 0.0) for row in fan]
     end = max([past[-1][0], *(row["forecast_date"] + timedelta(days=1) for row in fan)])
-    plot = Plot(past[0][0], end, Scale.over([0.0, *values, *spread], floor_room=0.2 if fan else 0))
+    plot = Plot(
+        past[0][1]["balance_date"], end, Scale.over([0.0, *values, *spread], floor_room=0.2 if fan else 0)
+    )
     interval = _interval(plot, runway) if fan and runway else []
     layers = plot.axes("USD at the close of each UTC day")
     layers += [*_fan_layers(plot, fan), *_history_layers(plot, past), plot.zero(strong=True), *interval]

@@ -270,14 +270,14 @@ def _day_ticks(first: date, end: date) -> list[date]:
 
 @dataclass(frozen=True)
 class Plot:
-    """Days along the bottom (a day spans midnight to midnight, UTC), USD up the side."""
+    """Days along the bottom (each from midnight to midnight, UTC), USD or days up the side; `end` is after `first`."""
 
     first: date
     end: date
     y: Scale | DateScale
 
     left = property(lambda self: ms(self.first))
-    right = property(lambda self: max(ms(self.end), ms(self.first) + DAY_MS))
+    right = property(lambda self: ms(self.end))
 
     def share(self, at: float) -> float:
         """Where an instant lies between the left end (0) and the right one (1)."""
@@ -464,7 +464,7 @@ def _view(
         "height": height,
         "autosize": {"type": "none"},
         "padding": {"left": _LEFT, "right": _RIGHT, "top": top, "bottom": bottom + legend_px},
-        "background": None,
+        "background": "transparent",
         "config": {"aria": False, "view": {"stroke": None}},
         "layer": [*layers, *below],
     }

@@ -197,8 +197,8 @@ def render(source: "Path | duckdb.DuckDBPyConnection", *, generated_at: datetime
         is_simulated=bool(published and published.get("is_simulated")),
         published=published,
         as_of=newest,
-        is_stale=_is_stale(newest, generated_at),
-        age=_age(newest, generated_at),
+        is_stale=is_stale(newest, generated_at),
+        age=age(newest, generated_at),
         generated_at=generated_at.astimezone(UTC),
         stale_hours=int(STALE_AFTER.total_seconds() // 3600),
         event_kinds=_EVENTS,
@@ -255,7 +255,7 @@ def _sections(marts: _Marts, generated_at: datetime) -> list[Section]:
     newest = {row["account"]: row for row in marts.rows(_NEWEST)}
     spend = {row["account"]: row for row in marts.rows(_SPEND)}
     accounts = sorted(
-        {*runways, *newest, *spend}, key=lambda account: _urgency(account, runways.get(account))
+        {*runways, *newest, *spend}, key=lambda account: urgency(account, runways.get(account))
     )
     sections = []
     for number, account in enumerate(accounts, start=1):
@@ -269,7 +269,7 @@ def _sections(marts: _Marts, generated_at: datetime) -> list[Section]:
                 runway=runway,
                 answer=wording.answer(runway),
                 as_of=as_of,
-                is_stale=_is_stale(as_of, generated_at),
+                is_stale=is_stale(as_of, generated_at),
                 balance_usd=(runway or reading).get("balance_usd"),
                 spend_30d_usd=(runway or {}).get("spend_30d_usd", spend.get(account, {}).get("spend_30d")),
                 tiles=_tiles(runway or reading, spend.get(account, {})),
@@ -301,7 +301,7 @@ def _with_details(marts: _Marts, sections: Sequence[Section]) -> list[Section]:
         detailed.append(
             replace(
                 section,
-                record=_record(section.runway, mine["forecast_accuracy"]),
+                record=record(section.runway, mine["forecast_accuracy"]),
                 figures=_figures(section, mine),
                 days=_days(mine["daily_spend"], mine["daily_balance"]),
                 events=events[:EVENT_ROWS],
@@ -340,22 +340,22 @@ def _tiles(newest: Row, spend: Row) -> list[Tile]:
         Tile(
             f"Spent on {wording.day(last, year=False)}" if last else "Spent on the last full day",
             wording.usd(spend.get("spend_1d")),
-            _change(spend, 1, "the day before"),
+            change(spend, 1, "the day before"),
         ),
         Tile(
             f"7 days{ended}",
             wording.usd(newest.get("spend_7d_usd", spend.get("spend_7d"))),
-            _change(spend, 7, "the 7 days before"),
+            change(spend, 7, "the 7 days before"),
         ),
         Tile(
             f"30 days{ended}",
             wording.usd(newest.get("spend_30d_usd", spend.get("spend_30d"))),
-            _change(spend, 30, "the 30 days before"),
+            change(spend, 30, "the 30 days before"),
         ),
     ]
 
 
-def _change(spend: Row, span: int, than: str) -> str | None:
+def change(spend: Row, span: int, than: str) -> str | None:
     """The change against the span before, when every day of both is known."""
     now, before = spend.get(f"spend_{span}d"), spend.get(f"before_{span}d")
     known, known_before = spend.get(f"days_{span}d", 0), spend.get(f"days_before_{span}d", 0)
@@ -378,7 +378,7 @@ def _change(spend: Row, span: int, than: str) -> str | None:
     return f"{more.format(wording.percent(abs(ratio - 1)))} than {than}"
 
 
-def _record(runway: Row | None, accuracy: Sequence[Row]) -> str:
+def record(runway: Row | None, accuracy: Sequence[Row]) -> str:
     """How often the 80 % interval was right so far, in words, at the horizon nearest to the run-out date."""
     if not runway or runway["run_out_p10"] is None or runway["status"] != "ok":
         return ""
@@ -416,7 +416,7 @@ def _days(spend: Sequence[Row], balance: Sequence[Row]) -> list[Row]:
     ]
 
 
-def _urgency(account: str, runway: Row | None) -> tuple[object, ...]:
+def urgency(account: str, runway: Row | None) -> tuple[object, ...]:
     """Used up first, then by the middle date and by the early one; idle and undated accounts last."""
     status = (runway or {}).get("status")
     place = _URGENCY.index(status) if status in _URGENCY else len(_URGENCY)
@@ -424,11 +424,11 @@ def _urgency(account: str, runway: Row | None) -> tuple[object, ...]:
     return place, middle, early, account
 
 
-def _is_stale(as_of: datetime | None, generated_at: datetime) -> bool:
+def is_stale(as_of: datetime | None, generated_at: datetime) -> bool:
     return as_of is not None and generated_at - as_of.replace(tzinfo=UTC) > STALE_AFTER
 
 
-def _age(as_of: datetime | None, generated_at: datetime) -> str:
+def age(as_of: datetime | None, generated_at: datetime) -> str:
     """How old the newest reading was when the page was written; a page cannot count on by itself."""
     if as_of is None:
         return "without a reading"
