@@ -8,6 +8,7 @@ All instants are UTC, all money is USD in DECIMAL(18,9).
 import itertools
 import json
 import os
+import re
 import shutil
 import socket
 import threading
@@ -356,10 +357,11 @@ class Warehouse:
                 holder = _beside(self.path, ".holder")
                 _write_holder(holder, purpose)
                 try:
+                    _remove_leftovers(self.path)
                     with _private_files():
-                        shutil.rmtree(_beside(self.path, ".tmp"), ignore_errors=True)  # of a killed process
                         yield deadline
                 finally:
+                    _remove_leftovers(self.path)
                     holder.unlink(missing_ok=True)
             finally:
                 lock.release()
@@ -401,7 +403,6 @@ class Warehouse:
             raise WarehouseCorrupt(
                 f"{_wal(self.path)} has lost its database: put {self.path.name} back, or run `make restore`."
             )
-        _remove_leftovers(self.path)
         # Under another name first: a process killed half-way must not leave a file that looks damaged.
         fresh = _temporary(self.path)
         _attach(con, fresh, "warehouse", read_only=False)
@@ -411,7 +412,6 @@ class Warehouse:
     def _migrate(self, con: "duckdb.DuckDBPyConnection", version: int, deadline: float) -> None:
         """Bring the file to today's form in one transaction, with a copy of the old one kept beside it."""
         _attach_patiently(con, self.path, deadline, read_only=True)
-        _remove_leftovers(self.path)
         fresh = _temporary(self.path)
         _copy_database(con, "warehouse", fresh)
         con.execute("detach warehouse")
@@ -464,7 +464,6 @@ class Warehouse:
         with self._held("restoring a backup") as deadline:
             if self.path.exists() and source.samefile(self.path):
                 raise WarehouseError(f"{source} is the warehouse itself: name a backup.")
-            _remove_leftovers(self.path)
             fresh = _temporary(self.path)
             try:
                 with _named_errors(source):
@@ -500,9 +499,7 @@ class Warehouse:
         """Open the present file once: then no other program has it, and what its log holds is in it."""
         con = _connect(self.path)
         try:
-            _attach_patiently(
-                con, self.path, deadline, read_only=False
-            )  # nobody has it; its log is worked in
+            _attach_patiently(con, self.path, deadline, read_only=False)
         except (WarehouseCorrupt, WarehouseTooNew):
             pass  # then file and log are kept as they are
         finally:
@@ -811,11 +808,14 @@ def _remove_leftovers(path: Path) -> None:
     """Remove what a killed process began to write; only under the lock, where nobody else is writing one."""
     for leftover in path.parent.glob(f".{path.name}.*.new*"):
         leftover.unlink(missing_ok=True)
+    shutil.rmtree(_beside(path, ".tmp"), ignore_errors=True)  # where DuckDB spills
 
 
 def _make_directory(path: Path) -> None:
-    if not path.is_dir():
+    try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise WarehouseNotPermitted(f"{path} is no directory: name another one.") from None
 
 
 def _move_into_place(fresh: Path, path: Path) -> None:
@@ -960,10 +960,13 @@ def _renamed(error: Exception, path: Path, *, opening: bool = False) -> Exceptio
     if _is_lock(message):
         return WarehouseBusy(_busy(path, _lock_holder(message)))
     if any(sign in message for sign in _FULL):
-        return WarehouseDiskFull(f"No room to write beside {path}: free some space, then run this again.")
+        return WarehouseDiskFull(
+            f"No room to write {_file_in(message) or path}: free some space, then run this again."
+        )
     if any(sign in message for sign in _FORBIDDEN):
         return WarehouseNotPermitted(
-            f"No permission to use {path}: make it and its directory readable and writable for this user."
+            f"No permission to use {_file_in(message) or path}: make it and its directory readable and writable "
+            "for this user."
         )
     if "version number" in message and "read" in message:
         return WarehouseTooNew(
@@ -976,6 +979,12 @@ def _renamed(error: Exception, path: Path, *, opening: bool = False) -> Exceptio
     if opening:
         return WarehouseError(f"{path} cannot be opened: {first_line}")
     return error
+
+
+def _file_in(message: str) -> str | None:
+    """The file that an error of DuckDB is about: it may be another one than the warehouse."""
+    found = re.search(r'"(/[^"]+)"', message)
+    return found[1] if found else None
 
 
 def _lock_holder(message: str) -> str:

@@ -489,6 +489,13 @@ def test_somebody_elses_database_is_left_alone(warehouse: Warehouse) -> None:
         assert con.execute("from theirs").fetchall() == [(1,)]
 
 
+def test_a_file_in_the_place_of_the_data_directory_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file", encoding="utf-8")
+    for path in (tmp_path / "data" / "warehouse.duckdb", tmp_path / "data" / "deeper" / "warehouse.duckdb"):
+        with pytest.raises(WarehouseNotPermitted, match="is no directory: name another one"):
+            Warehouse(path).append_readings([reading()])
+
+
 def unprivileged(code: str, path: Path) -> "subprocess.CompletedProcess[str]":
     """Run `code` as a user whom file modes stop, also where the tests run as root."""
     prelude = """
@@ -990,8 +997,21 @@ def test_backups_and_restores_of_one_instant_overwrite_nothing(filled: Warehouse
 def test_a_backup_that_was_cut_short_does_not_look_like_one(filled: Warehouse, tmp_path: Path) -> None:
     attempt = FILLS_THE_DISK.replace("{attempt}", "w.Warehouse(path).backup(path.parent.parent / 'backups')")
     out, err = python(attempt, filled.path, 300_000).communicate(timeout=60)
-    assert out.startswith("WarehouseDiskFull"), out + err
+    assert out.startswith(f"WarehouseDiskFull No room to write {tmp_path}/backups/"), out + err
     assert list((tmp_path / "backups").iterdir()) == []
+
+
+def test_no_room_to_restore_changes_nothing_and_leaves_no_litter(filled: Warehouse, tmp_path: Path) -> None:
+    made = filled.backup(tmp_path / "backups")
+    filled.append_readings([reading()])
+    attempt = FILLS_THE_DISK.replace("{attempt}", f"w.Warehouse(path).restore(Path({str(made)!r}))")
+    out, err = python(attempt, filled.path, 300_000).communicate(timeout=60)
+    assert out.startswith("WarehouseDiskFull"), out + err
+    assert count(filled) == 3
+    assert sorted(path.name for path in filled.path.parent.iterdir()) == [
+        "warehouse.duckdb",
+        "warehouse.duckdb.lock",
+    ]
 
 
 def test_errors_are_one_exception_family() -> None:
