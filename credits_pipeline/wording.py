@@ -14,6 +14,7 @@ LONGEST_NAME = 80
 _MONEY_PLACES = 9
 _CENT = Decimal("0.01")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_SIZES = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k"))
 UNKNOWN = "unknown"
 
 
@@ -63,7 +64,11 @@ def percent(ratio: float | None) -> str:
     """A ratio as whole percent ("80 %", its blank never broken); only nothing is 0 %, only all 100 %."""
     if ratio is None:
         return UNKNOWN
-    whole = "<1" if 0 < ratio < 0.005 else ">99" if 0.995 <= ratio < 1 else f"{100 * ratio:.0f}"
+    whole = f"{100 * ratio:.0f}"
+    if whole == "0" and ratio > 0:
+        whole = "<1"
+    if whole == "100" and ratio < 1:
+        whole = ">99"
     return f"{whole}\u00a0%".replace("-", "\u2212")
 
 
@@ -73,14 +78,14 @@ def count(number: int | None) -> str:
 
 
 def compact(number: int | None) -> str:
-    """A large count in three digits: "145 M"; exact below ten thousand."""
+    """A large count in three digits: "145 M" (k, M, B, T); exact below ten thousand."""
     if number is None:
         return UNKNOWN
-    for size, unit in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**4, "k")):
-        if number >= size:
-            size = min(size, 1000) if unit == "k" else size
-            return f"{number / size:.3g}\u00a0{unit}" if number < 1000 * size else f"{number / size:,.0f}\u00a0{unit}"
-    return f"{number:,}"
+    if number < 10_000:
+        return f"{number:,}"
+    rounded = round(number, 3 - len(str(number)))
+    size, unit = next((size, unit) for size, unit in _SIZES if rounded >= size)
+    return f"{rounded / size:,.12g}\u00a0{unit}"
 
 
 Tone = Literal["calm", "watch", "urgent", "open"]

@@ -1,0 +1,182 @@
+"""Amounts, days and the answer in words: what a reader, a chat or a screen reader gets to see."""
+
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from credits_pipeline import wording
+
+NBSP = "\u00a0"
+AS_OF = datetime(2026, 3, 1, 0, 5)
+
+
+def runway(early: date | None, middle: date | None, late: date | None, **more: Any) -> dict[str, Any]:
+    return {
+        "status": "ok", "is_early": False, "as_of": AS_OF, "balance_usd": Decimal("12.5"), "history_days": 60,
+        "run_out_p10": early, "run_out_p50": middle, "run_out_p90": late, **more,
+    }  # fmt: skip
+
+
+EARLY, MIDDLE, LATE = date(2026, 4, 5), date(2026, 4, 12), date(2026, 4, 27)
+
+
+@pytest.mark.parametrize(
+    ("row", "headline", "detail", "tone", "brief", "span"),
+    [
+        (
+            runway(EARLY, MIDDLE, LATE),
+            "Credits last until about 12 Apr 2026.",
+            "80 % sure: between 5 Apr and 27 Apr 2026.",
+            "calm", "12 Apr 2026", "5 Apr – 27 Apr 2026",
+        ),
+        (
+            runway(date(2026, 12, 30), date(2026, 12, 31), date(2027, 1, 2)),
+            "Credits last until about 31 Dec 2026.",
+            "80 % sure: between 30 Dec 2026 and 2 Jan 2027.",
+            "calm", "31 Dec 2026", "30 Dec 2026 – 2 Jan 2027",
+        ),
+        (
+            runway(MIDDLE, MIDDLE, MIDDLE),
+            "Credits last until about 12 Apr 2026.",
+            "80 % sure: that day.",
+            "calm", "12 Apr 2026", "that day",
+        ),
+        (
+            runway(EARLY, MIDDLE, None),
+            "Credits last until about 12 Apr 2026.",
+            "80 % sure: not before 5 Apr 2026, and possibly for more than a year.",
+            "calm", "12 Apr 2026", "from 5 Apr 2026",
+        ),
+        (
+            runway(EARLY, None, None),
+            "Credits probably last longer than a year.",
+            "There is one chance in ten that they are gone by 5 Apr 2026.",
+            "calm", "probably longer than a year", "from 5 Apr 2026",
+        ),
+        (
+            runway(None, None, None),
+            "Credits last longer than a year.",
+            "At least 90 % sure.",
+            "calm", "longer than a year", "",
+        ),
+        (
+            runway(EARLY, MIDDLE, LATE, is_early=True, history_days=6),
+            "Credits last until about 12 Apr 2026.",
+            "80 % sure: between 5 Apr and 27 Apr 2026. This is an early estimate from 6 complete days: "
+            "the date may still move a lot.",
+            "calm", "12 Apr 2026", "5 Apr – 27 Apr 2026, early",
+        ),
+        (
+            runway(None, None, None, status="accumulating", history_days=2),
+            "No run-out date yet: too little history.",
+            "A date needs 3 complete days, 2 of them with spend. Complete so far: 2.",
+            "open", "too little history", "",
+        ),
+        (
+            runway(None, None, None, status="idle"),
+            "No run-out date: the account is idle.",
+            "Nothing was spent in the last 30 days. The balance of $12.50 lasts until spending starts again.",
+            "calm", "idle", "",
+        ),
+        (
+            runway(AS_OF.date(), AS_OF.date(), AS_OF.date(), status="exhausted", balance_usd=Decimal("-3.2")),
+            "Credits are used up.",
+            "The balance is −$3.20. Top up to go on.",
+            "urgent", "used up", "",
+        ),
+        (None, "No forecast yet.", "The forecast has no row for this account.", "open", "no forecast yet", ""),
+    ],
+)  # fmt: skip
+def test_each_status_has_its_own_words(
+    row: dict[str, Any] | None, headline: str, detail: str, tone: str, brief: str, span: str
+) -> None:
+    answer = wording.answer(row)
+    assert (answer.headline, answer.detail.replace(NBSP, " ")) == (headline, detail)
+    assert (answer.tone, answer.brief, answer.span) == (tone, brief, span)
+
+
+@pytest.mark.parametrize(("middle", "tone"), [(7, "urgent"), (8, "watch"), (14, "watch"), (15, "calm")])
+def test_the_tone_turns_a_week_and_two_weeks_before(middle: int, tone: str) -> None:
+    day = date(2026, 3, middle)
+    assert wording.answer(runway(day, day, day)).tone == tone
+
+
+def test_the_answer_speaks_of_no_today_and_no_tomorrow() -> None:
+    answer = wording.answer(runway(AS_OF.date(), date(2026, 3, 2), date(2026, 3, 3)))
+    assert "today" not in answer.headline + answer.detail
+    assert "tomorrow" not in answer.headline + answer.detail
+
+
+@pytest.mark.parametrize(
+    ("amount", "words"),
+    [
+        ("1234.56", "$1,234.56"), ("0", "$0.00"), ("-0.3", "−$0.30"), ("0.996", "$1.00"), ("0.012", "$0.01"),
+        ("0.0049", "$0.0049"), ("0.000001", "$0.000001"), ("0.000000001", "$0.000000001"), ("-0.0000123", "−$0.000012"),
+        ("999999999.123456789", "$999,999,999.12"), ("123456789012.5", "$123,456,789,012.50"),
+    ],
+)  # fmt: skip
+def test_an_amount_keeps_the_digits_that_count(amount: str, words: str) -> None:
+    assert wording.usd(Decimal(amount)) == words
+
+
+def test_what_is_not_known_is_said_to_be_unknown() -> None:
+    for word in (wording.usd, wording.percent, wording.count, wording.compact, wording.day, wording.instant):
+        assert word(None) == "unknown"
+
+
+def test_a_signed_amount_shows_a_plus() -> None:
+    assert wording.usd(Decimal(20), signed=True) == "+$20.00"
+    assert wording.usd(Decimal(-20), signed=True) == "−$20.00"
+    assert wording.usd(Decimal(0), signed=True) == "$0.00"
+
+
+@pytest.mark.parametrize(
+    ("ratio", "words"),
+    [
+        (0, "0 %"),
+        (0.001, "<1 %"),
+        (0.005, "<1 %"),
+        (0.5, "50 %"),
+        (0.9951, ">99 %"),
+        (1, "100 %"),
+        (-0.2, "−20 %"),
+    ],
+)
+def test_only_nothing_is_no_per_cent_and_only_all_a_hundred(ratio: float, words: str) -> None:
+    assert wording.percent(ratio) == words.replace(" ", NBSP)
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(0, "0"), (9_999, "9,999"), (10_000, "10 k"), (999_499, "999 k"), (999_999, "1 M"), (145_200_000, "145 M"),
+     (999_999_999, "1 B"), (5_000_000_000_000, "5 T")],
+)  # fmt: skip
+def test_a_large_count_has_three_digits(number: int, words: str) -> None:
+    assert wording.compact(number).replace(NBSP, " ") == words
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "words"),
+    [
+        (datetime(2026, 3, 1, 0, 5), datetime(2026, 3, 1, 9, 0), "1 Mar 2026"),
+        (datetime(2026, 3, 1), datetime(2026, 3, 2), "1 – 2 Mar 2026"),
+        (datetime(2026, 2, 28), datetime(2026, 3, 2), "28 Feb – 2 Mar 2026"),
+        (datetime(2025, 12, 31), datetime(2026, 1, 1), "31 Dec 2025 – 1 Jan 2026"),
+    ],
+)
+def test_a_span_of_days_names_each_part_once(first: datetime, last: datetime, words: str) -> None:
+    assert wording.days(first, last) == words
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("acme", "acme"), ("", "(no name)"), ("  ", "(no name)"), ("a\u202eb", "a\ufffdb"), ("x" * 81, "x" * 79 + "…"),
+        ("two  words", "two words"), ("\ud800", "\ufffd"),
+    ],
+)  # fmt: skip
+def test_a_name_is_one_visible_line(name: str, words: str) -> None:
+    assert wording.name(name) == words
+    wording.name(name).encode("utf-8")
