@@ -9,10 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import yaml
+
+from credits_pipeline.config import PROJECT_ROOT
 
 NOW = datetime(2026, 11, 22, 0, 5)
 TODAY = NOW.date()
@@ -28,19 +32,36 @@ MODELS = (
     "x-ai/grok-4",
 )
 
-TABLES = """
-create schema marts;
-create table marts.published (run_id varchar, published_at timestamp, as_of timestamp, version varchar, is_simulated boolean);
-create table marts.credits_readings (account varchar, observed_at timestamp, snapshot_date date, total_credits decimal(18,9), total_usage decimal(18,9), balance_usd decimal(18,9), source varchar);
-create table marts.daily_spend (account varchar, spend_date date, spend_usd decimal(18,9), method varchar, is_complete boolean, observed_usd decimal(18,9), billed_usd decimal(18,9), residual_usd decimal(18,9), readings bigint);
-create table marts.daily_balance (account varchar, balance_date date, total_credits decimal(18,9), total_usage decimal(18,9), balance_usd decimal(18,9), is_estimated boolean);
-create table marts.credit_events (account varchar, event_at_earliest timestamp, event_at_latest timestamp, kind varchar, amount_usd decimal(18,9));
-create table marts.daily_spend_by_model (account varchar, spend_date date, model varchar, spend_usd decimal(18,9), byok_usd decimal(18,9), requests bigint, prompt_tokens bigint, completion_tokens bigint, share_of_day double);
-create table marts.credits_runway (account varchar, as_of timestamp, status varchar, is_early boolean, balance_usd decimal(18,9), spend_7d_usd decimal(18,9), spend_30d_usd decimal(18,9), expected_daily_spend_usd decimal(18,9), days_left_p10 bigint, days_left_p50 bigint, days_left_p90 bigint, run_out_p10 date, run_out_p50 date, run_out_p90 date, probability_7d double, probability_30d double, history_days bigint, imputed_days bigint, method varchar, calibration_80 double, explanation varchar);
-create table marts.balance_forecast (account varchar, forecast_date date, spend_p10 decimal(18,9), spend_p50 decimal(18,9), spend_p90 decimal(18,9), balance_p10 decimal(18,9), balance_p50 decimal(18,9), balance_p90 decimal(18,9));
-create table marts.runway_history (account varchar, as_of_date date, balance_usd decimal(18,9), days_left_p10 bigint, days_left_p50 bigint, days_left_p90 bigint, run_out_p10 date, run_out_p50 date, run_out_p90 date);
-create table marts.forecast_accuracy (account varchar, horizon_days bigint, replays bigint, coverage_80 double, pinball_loss_usd decimal(18,9), brier_score double, flat_7d_coverage_80 double, flat_7d_pinball_loss_usd decimal(18,9), flat_7d_brier_score double);
-"""
+PUBLISHED = {
+    "run_id": "VARCHAR",
+    "published_at": "TIMESTAMP",
+    "as_of": "TIMESTAMP",
+    "version": "VARCHAR",
+    "is_simulated": "BOOLEAN",
+}
+
+
+@cache
+def columns() -> dict[str, dict[str, str]]:
+    """The columns of every mart and their types, as the models' own documentation gives them."""
+    documented = [
+        model
+        for file in sorted((PROJECT_ROOT / "dbt_like_sql" / "models" / "marts").glob("*.yml"))
+        for model in yaml.safe_load(file.read_text(encoding="utf-8"))["models"]
+    ]
+    return {"published": PUBLISHED} | {
+        model["name"]: {column["name"]: column["data_type"] for column in model["columns"]}
+        for model in documented
+    }
+
+
+def create(con: duckdb.DuckDBPyConnection) -> None:
+    """Every mart, empty."""
+    con.execute("create schema marts")
+    for table, types in columns().items():
+        con.execute(
+            f"create table marts.{table} ({', '.join(f'{name} {kind}' for name, kind in types.items())})"
+        )
 
 
 @dataclass
@@ -58,6 +79,7 @@ class Sample:
     billed_days: int = 40
     as_of: datetime = NOW
     top_up_usd: float = 200.0
+    seed: str = ""
 
 
 def _money(value: float) -> Decimal:
@@ -66,7 +88,7 @@ def _money(value: float) -> Decimal:
 
 def rows_of(sample: Sample) -> dict[str, list[dict[str, Any]]]:
     """The marts of one account, as rows by table."""
-    rng = random.Random(sample.account)
+    rng = random.Random(sample.seed or sample.account)
     first = sample.as_of.date() - timedelta(days=sample.days)
     days = [first + timedelta(days=n) for n in range(sample.days + 1)]
     spend = []
@@ -116,8 +138,9 @@ def rows_of(sample: Sample) -> dict[str, list[dict[str, Any]]]:
     out["daily_spend_by_model"] = [
         {
             "account": sample.account, "spend_date": day, "model": model, "spend_usd": _money(amount * share),
-            "byok_usd": Decimal(0), "requests": rng.randrange(5, 900), "prompt_tokens": rng.randrange(10_000, 9_000_000),
-            "completion_tokens": rng.randrange(1_000, 900_000), "share_of_day": share,
+            "byok_usd": Decimal(0), "requests": rng.randrange(5, 900),
+            "prompt_tokens": rng.randrange(10_000, 9_000_000), "completion_tokens": rng.randrange(1_000, 900_000),
+            "share_of_day": share,
         }
         for day, amount in zip(days, spend, strict=True)
         for model, share in _shares(sample.models, rng)
@@ -207,32 +230,31 @@ def _forecast(
 
 def publish(path: Path, samples: Sequence[Sample], *, is_simulated: bool = False) -> Path:
     """A published copy with these accounts."""
-    con = duckdb.connect(str(path))
-    con.execute(TABLES)
-    con.execute(
-        "insert into marts.published values (?, ?, ?, ?, ?)",
-        ["0f4c-run", NOW + timedelta(minutes=1), NOW, "0.1.0", is_simulated],
-    )
-    for sample in samples:
-        for table, rows in rows_of(sample).items():
+    with duckdb.connect(str(path)) as con:
+        create(con)
+        row = {
+            "run_id": "0f4c",
+            "published_at": NOW,
+            "as_of": NOW,
+            "version": "0.1.0",
+            "is_simulated": is_simulated,
+        }
+        insert(con, "published", [row])
+        tables: dict[str, list[dict[str, Any]]] = {}
+        for sample in samples:
+            for table, rows in rows_of(sample).items():
+                tables.setdefault(table, []).extend(rows)
+        for table, rows in tables.items():
             insert(con, table, rows)
-    con.close()
     return path
 
 
 def insert(con: duckdb.DuckDBPyConnection, table: str, rows: Sequence[dict[str, Any]]) -> None:
     """Rows into a mart, by column name and through its own types."""
-    if not rows:
-        return
-    types = dict(
+    if rows:
+        types, names = columns()[table], list(rows[0])
+        selected = ", ".join(f"unnest(?::{types[name]}[])" for name in names)
         con.execute(
-            "select column_name, data_type from information_schema.columns where table_schema = 'marts' and table_name = ?",
-            [table],
-        ).fetchall()
-    )
-    columns = list(rows[0])
-    selected = ", ".join(f"unnest(?::{types[column]}[])" for column in columns)
-    con.execute(
-        f"insert into marts.{table} ({', '.join(columns)}) select {selected}",
-        [[row[column] for row in rows] for column in columns],
-    )
+            f"insert into marts.{table} ({', '.join(names)}) select {selected}",
+            [[row[name] for row in rows] for name in names],
+        )
