@@ -3,14 +3,14 @@
     python benchmarks/forecast.py FOLDER [--libraries] [--curves FILE] [--no-scale]
 
 FOLDER holds tasks: `tasks.parquet` (task_id, dataset, series_id, origin, history_days, balance, known_days,
-run_out_day), `history.parquet` (task_id, spend_date, spend) and, for rivals, `curves_<name>.parquet` (task_id, day_ahead,
-probability). Every task becomes an account of a fresh warehouse: readings exactly at each midnight, the first at the
+run_out_day), `history.parquet` (task_id, spend_date, spend) and, for rivals, `curves_<name>.parquet` (task_id,
+day_ahead, probability). Every task becomes an account of a fresh warehouse: readings exactly at each midnight, the first at the
 start of the task's first day, counters that move by the task's daily spend, credits that leave the task's balance.
 The models are built and tested as in a daily run; 90 days of marts.runway_curve are written to --curves and scored.
 Then the same with a third of the readings missing. Without a FOLDER only time and memory are measured.
 
-Score: CRPS in days, the sum over the known days of (probability - happened)^2, divided by the days of cover that the last
-28 days suggest. The headline is the geometric mean over series of its ratio to a rival, averaged over data sets, with a
+Score: CRPS in days, the sum over the known days of (probability - happened)^2, divided by the days of cover that the
+last 28 days suggest. The headline is the geometric mean over series of its ratio to a rival, averaged over data sets, with a
 90 % interval from resampling the series. Coverage: how often the run-out fell between the 10 % and the 90 % point.
 
 --libraries runs statsforecast's AutoETS on the same tasks, in an environment of its own that is made on first use.

@@ -20,7 +20,7 @@ from credits_pipeline_tests.models import DAY, Row, World, midnight, usd
 START = date(2025, 3, 3)  # a Monday
 MARTS = ("runway_curve", "credits_runway", "balance_forecast", "runway_history", "forecast_accuracy")
 PROPERTY = settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

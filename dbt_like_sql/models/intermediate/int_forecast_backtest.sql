@@ -16,8 +16,7 @@ with logarithms as (
         {%- for level in levels %}
         ln(greatest(level_{{ level }}, 1e-300)) as log_{{ level }},
         {%- endfor %}
-        if(is_fast_level_used, 1, 0) as fast_used,
-        sum(spend_usd) over (partition by account order by spend_date rows unbounded preceding) as spend_to_date_usd
+        if(is_fast_level_used, 1, 0) as fast_used
     from {{ ref('int_spend_levels') }}
 ),
 
@@ -53,7 +52,6 @@ outcomes as (
         {%- for window in windows %},
         coalesce(lag(is_test_{{ window }}, {{ window }}) over days, false) as is_test_{{ window }},
         lag(variance_{{ window }}, {{ window }}) over days as variance_{{ window }},
-        {{ small }} * lag(middle, {{ window }}) over days as small_{{ window }},
         {%- for level in levels %}
         lag(level_{{ level }}, {{ window }}) over days as {{ level }}_{{ window }},
         {%- endfor %}
@@ -84,7 +82,10 @@ judgements as (
                 is_test_{{ window }},
                 least(
                     power(
-                        ln((daily_spend_{{ window }} + small_{{ window }}) / ({{ level }}_{{ window }} + small_{{ window }})), 2
+                        ln(
+                            (daily_spend_{{ window }} + {{ small }} * middle_{{ window }})
+                            / ({{ level }}_{{ window }} + {{ small }} * middle_{{ window }})
+                        ), 2
                     ) / variance_{{ window }},
                     {{ var('backtest_max_error') }}
                 ) / {{ window }},

@@ -78,9 +78,6 @@ select
         {%- endfor %}
     ] as factor_sums,
     exp(log_level) as level_usd,
-    share_slow,
-    share_medium,
-    share_fast,
     -- What the levels disagree by is uncertainty too: after a change of regime the answer widens by itself.
     share_slow * power(log_slow - log_level, 2)
     + share_medium * power(log_medium - log_level, 2)

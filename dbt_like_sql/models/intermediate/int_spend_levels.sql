@@ -25,10 +25,11 @@ with days as (
 ),
 
 -- Σ y·q^(n-j), written as q^n · Σ y·q^-j: a running sum needs no recursion. The powers stay far below what a DOUBLE
--- holds (0.7 ^ -540 is 10^84), and all terms are positive, so nothing cancels.
+-- holds (0.7 ^ -480 is 10^74), and all terms are positive, so nothing cancels.
 weighted as (
     select
         *,
+        sum(spend_usd) over (partition by account order by spend_date rows unbounded preceding) as spend_to_date_usd,
         sum(flat_spend) over recent as flat_sum,
         sum(flat_spend * flat_spend) over recent as flat_square_sum,
         count(*) filter (where spend > 0) over recent as active_days,
@@ -98,6 +99,7 @@ select
     account,
     spend_date,
     spend_usd,
+    spend_to_date_usd,
     factors_ahead[1] as tomorrow_factor,
     days,
     active_days,
