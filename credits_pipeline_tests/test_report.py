@@ -2,6 +2,8 @@
 
 import re
 import stat
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -380,7 +382,7 @@ def test_the_page_is_written_whole_and_for_its_owner_only(tmp_path: Path) -> Non
         report.write(published, target)
         report.write(published, target)
     assert stat.S_IMODE(target.stat().st_mode) == 0o600
-    assert [file.name for file in target.parent.iterdir()] == ["report.html"]
+    assert sorted(file.name for file in target.parent.iterdir()) == [".report.html.lock", "report.html"]
     assert "written (22 Nov 2026 00:07 UTC)" in target.read_text(encoding="utf-8")
 
 
@@ -391,6 +393,29 @@ def test_a_page_that_cannot_be_made_leaves_the_last_one(tmp_path: Path) -> None:
         report.write(tmp_path / "missing.duckdb", target)
     assert target.read_text(encoding="utf-8") == "yesterday's"
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_a_page_that_finds_no_room_leaves_the_last_one_and_says_what_to_do(tmp_path: Path) -> None:
+    published = publish(tmp_path / "credits.duckdb", [Sample("default", days=5, gap=())])
+    target = tmp_path / "report.html"
+    target.write_text("yesterday's", encoding="utf-8")
+    program = (
+        "import resource, signal, sys; from pathlib import Path; from credits_pipeline import report;"
+        "page, write = report.render, report._write_whole;"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "report._write_whole = lambda *a: (resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)), write(*a));"
+        "report.write(Path(sys.argv[1]), Path(sys.argv[2]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(published), str(target)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f"ReportNotWritten: {target} could not be written (File too large): make room" in done.stderr
+    assert target.read_text(encoding="utf-8") == "yesterday's"
+    assert not (tmp_path / ".report.html.new").exists()
 
 
 def test_the_same_marts_make_the_same_page(tmp_path: Path) -> None:
