@@ -248,7 +248,9 @@ def test_the_same_chart_is_drawn_the_same_and_two_on_a_page_share_no_id() -> Non
 
 def test_a_hostile_model_name_stays_text_without_anything_that_steers() -> None:
     chart = charts.spend_by_model(billed(models=(HOSTILE, "a/b")))
-    assert [line for line in texts(chart) if "script" in line] == ["</text><script>alert(1)</script>\ufffd\ufffd[…"]
+    assert [line for line in texts(chart) if "script" in line] == [
+        "</text><script>alert(1)</script>\ufffd\ufffd[…"
+    ]
     for word in (charts.svg(chart), chart.words):
         assert "\u202e" not in word
         assert "\x1b" not in word
