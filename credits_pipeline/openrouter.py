@@ -71,6 +71,9 @@ SHORTEST_KEY_TO_HIDE = 8  # real keys have 73 characters; hiding every "k" of a 
 UNKNOWN_MODEL = "unknown"
 
 KEEPALIVE_S = 5.0  # an idle connection older than this is not used again: the server may be closing it
+# A reply's own Date, against our clock: beyond this the clock is wrong, and with it the day of whatever is stored.
+# Far above any delay on the way, far below the two hours that the tables allow around a midnight.
+CLOCK_TOLERANCE = timedelta(minutes=10)
 OLDEST_CACHE = timedelta(days=1)  # a `cachedAt` further back, or ahead, is a mistake and says nothing
 
 
@@ -116,6 +119,10 @@ class RequestTimedOut(ServerUnavailable):
 
 class UntrustedServer(OpenRouterError):
     """The certificate is not one for this host, so the key was not sent."""
+
+
+class WrongClock(OpenRouterError):
+    """The reply is good, and this machine's clock is not: it would be stored under a wrong day for ever."""
 
 
 class UnbelievableReply(OpenRouterError):
@@ -436,7 +443,13 @@ class _Api:
             return _unbelievable(call, f"it is larger than {largest} bytes and was cut off")
         if response.headers.get("Content-Encoding", "identity") != "identity":
             return _unbelievable(call, "it is compressed, which was not asked for")
-        return _Body(body, clock.now())
+        now, server = clock.now(), _http_date(response.headers.get("Date", ""))
+        if server and abs(server - now) > CLOCK_TOLERANCE:
+            return WrongClock(
+                f"this machine's clock says {now:%Y-%m-%d %H:%M} UTC, but {self._host} says"
+                f" {server:%Y-%m-%d %H:%M}, so nothing was stored: set the clock, then run again"
+            )
+        return _Body(body, now)
 
     def _refused(
         self, response: "httpx.Response", body: bytes | None, call: str, account: Account
@@ -530,9 +543,14 @@ def _retry_after_s(header: str) -> float | None:
     """Seconds from now; the header has them, or an HTTP date."""
     if re.fullmatch(r"[0-9]{1,9}", header.strip()):
         return float(header)
+    at = _http_date(header)
+    return max(0.0, (at - clock.now()).total_seconds()) if at else None
+
+
+def _http_date(header: str) -> datetime | None:
     try:
         at = parsedate_to_datetime(header)
-        return max(0.0, (at.replace(tzinfo=at.tzinfo or UTC) - clock.now()).total_seconds())
+        return at.replace(tzinfo=at.tzinfo or UTC)
     except (ValueError, TypeError, OverflowError):
         return None
 

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from time import monotonic
@@ -74,6 +75,9 @@ def prefer(
             self.wfile.write(reply.content)
 
         do_GET = do_POST = forward
+
+        def date_time_string(self, timestamp: float | None = None) -> str:
+            return format_datetime(clock.now(), usegmt=True)  # a server whose clock agrees with the frozen one
 
         def log_message(self, *_: object) -> None:
             """Quiet."""
