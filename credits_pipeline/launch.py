@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
+from dagster_shared.error import SerializableErrorInfo
 
 from credits_pipeline import config
 from credits_pipeline.text import plain
@@ -55,9 +57,11 @@ def run_job(
         run_config={"loggers": {"console": {}}},
         raise_on_error=False,
     )
-    for event in result.all_events:
-        if event.is_step_failure:
-            print(f"failed: {event.step_key}: {reason(event)}", file=sys.stderr)
+    failed = [event for event in result.all_events if event.is_step_failure]
+    if any(was_interrupted(event) for event in failed):
+        raise KeyboardInterrupt  # SIGTERM, which Dagster turned into a failure: nothing more is to be begun
+    for event in failed:
+        print(f"failed: {event.step_key}: {reason(event)}", file=sys.stderr)
     return result.success
 
 
@@ -66,10 +70,28 @@ def reason(event: dg.DagsterEvent) -> str:
     data = event.step_failure_data
     if data.user_failure_data and data.user_failure_data.description:
         return data.user_failure_data.description
-    error = data.error
-    while error and error.cause:
+    if was_interrupted(event):
+        return "it was stopped from outside: run it again"
+    error = raised(event)
+    return without_class(error.message.strip()) if error else (event.message or "no reason given")
+
+
+def was_interrupted(event: dg.DagsterEvent) -> bool:
+    error = raised(event)
+    return error is not None and error.cls_name == "DagsterExecutionInterruptedError"
+
+
+def raised(event: dg.DagsterEvent) -> SerializableErrorInfo | None:
+    """What the step's own code raised, out of Dagster's wrapping; not what caused that, which says what, not why."""
+    error = event.step_failure_data.error
+    while error and error.cause and (error.cls_name or "").startswith("Dagster"):
         error = error.cause
-    return error.message.strip() if error else (event.message or "no reason given")
+    return error
+
+
+def without_class(message: str) -> str:
+    """Our own errors are sentences; of others the type is part of what they say."""
+    return re.sub(r"^credits_pipeline\.[\w.]+: ", "", message)
 
 
 class OneLine(logging.Formatter):
@@ -85,6 +107,8 @@ def console(_: dg.InitLoggerContext) -> logging.Logger:
     log = logging.Logger("credits_pipeline", level=logging.INFO)
     handler = logging.StreamHandler()
     handler.setFormatter(OneLine())
+    # Errors come from Dagster, one per step that could not follow; what failed is said at the end, once.
+    handler.addFilter(lambda record: record.levelno < logging.ERROR)
     log.addHandler(handler)
     return log
 
