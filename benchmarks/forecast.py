@@ -4,14 +4,16 @@
 
 FOLDER holds tasks: `tasks.parquet` (task_id, dataset, series_id, origin, history_days, balance, known_days,
 run_out_day), `history.parquet` (task_id, spend_date, spend) and, for rivals, `curves_<name>.parquet` (task_id,
-day_ahead, probability). Every task becomes an account of a fresh warehouse: readings exactly at each midnight, the first at the
-start of the task's first day, counters that move by the task's daily spend, credits that leave the task's balance.
-The models are built and tested as in a daily run; 90 days of marts.runway_curve are written to --curves and scored.
+day_ahead, probability). Every task becomes an account of a fresh warehouse: readings exactly at each midnight, the
+first at the start of the task's first day, counters that move by the task's daily spend, credits that leave the task's
+balance. The models are built and tested as in a daily run; 90 days of marts.runway_curve are written to --curves and
+scored.
 Then the same with a third of the readings missing. Without a FOLDER only time and memory are measured.
 
 Score: CRPS in days, the sum over the known days of (probability - happened)^2, divided by the days of cover that the
-last 28 days suggest. The headline is the geometric mean over series of its ratio to a rival, averaged over data sets, with a
-90 % interval from resampling the series. Coverage: how often the run-out fell between the 10 % and the 90 % point.
+last 28 days suggest. The headline is the geometric mean over series of its ratio to a rival, averaged over data sets,
+with a 90 % interval from resampling the series. Coverage: how often the run-out fell between the 10 % and the 90 %
+point.
 
 --libraries runs statsforecast's AutoETS on the same tasks, in an environment of its own that is made on first use.
 Every build runs in a process of its own, so that its peak memory is its own.
@@ -131,7 +133,9 @@ def build(job: dict[str, Any]) -> None:
     with warehouse.writing("the benchmark") as con:
         con.execute("set threads = 2")  # what the targets speak of
         started = time.perf_counter()
-        result = project.build(con, FORECAST_STEPS if job["step"] == "curve" else None)
+        is_alone = job["step"] == "curve"
+        variables = {"forecast_horizon_days": HORIZON} if is_alone else {}
+        result = project.build(con, FORECAST_STEPS if is_alone else None, variables)
         seconds = time.perf_counter() - started
         if result.blocked:
             raise SystemExit("\n".join(test.message for test in result.blocking))
@@ -288,8 +292,8 @@ warnings.filterwarnings("ignore")
 tasks, history, target = sys.argv[1:]
 con = duckdb.connect()
 found = con.execute(
-    "select task_id, any_value(balance), list(spend order by spend_date) from read_parquet(?) "
-    "join read_parquet(?) using (task_id) group by task_id order by task_id", [history, tasks]
+    "select task_id, any_value(balance), list(spend order by spend_date) from read_parquet(?) as history "
+    "join read_parquet(?) as tasks using (task_id) group by task_id order by task_id", [history, tasks]
 ).fetchall()
 ids, days, probabilities = [], [], []
 for number, (task, balance, spend) in enumerate(found):
@@ -320,7 +324,7 @@ def run_auto_ets(tasks: Path, curves: Path) -> None:
             flush=True,
         )
         venv.create(LIBRARIES, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "-q", STATSFORECAST, "duckdb"], check=True)
+        subprocess.run([python, "-m", "pip", "install", "-qq", STATSFORECAST, "duckdb"], check=True)
     started = time.perf_counter()
     files = [str(tasks / "tasks.parquet"), str(tasks / "history.parquet"), str(curves)]
     subprocess.run([python, "-c", AUTO_ETS, *files], check=True)
@@ -362,7 +366,10 @@ def scale() -> None:
             measured(folder, "prepare")
             curve = measured(folder, "curve")
             whole = measured(folder, "all")
-        for what, cost in (("runway_curve alone", curve), ("all models, replay and tests", whole)):
+        for what, cost in (
+            (f"runway_curve alone, {HORIZON} days ahead", curve),
+            ("all models, replay and tests", whole),
+        ):
             words = f"{accounts:6,d} accounts × {days} days, {what}:"
             print(f"  {words:62s} {cost['seconds']:7.2f} s  {cost['peak_mb']:6.0f} MB", flush=True)
 

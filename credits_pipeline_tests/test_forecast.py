@@ -103,7 +103,7 @@ def late(day: date | None) -> date:
 # -- the method, computed a second time ------------------------------------------------------------------
 
 
-MEMORIES = (0.02, 0.1, 0.3)
+MEMORIES = (0.05, 0.3)
 CALM: Mapping[str, float] = {"m": 0.4, "p": 2.5, "v1": 1.2, "v2": 0.6, "drift": 0.02, "v0": 0.0075, "nu": 3}
 BURSTY: Mapping[str, float] = {"m": 0.5, "p": 3, "v1": 1.8, "v2": 1.2, "drift": 0.04, "v0": 0.01, "nu": 5}
 
@@ -124,7 +124,7 @@ class ByHand:
         for weekday in range(7):
             days = [j for j in range(n) if self._weekday(j) == weekday]
             capped = sum(min(self.y[j], 2 * sum(self.y[: j + 1]) / (j + 1)) for j in days)
-            factors.append(((capped / mean if mean else 0) + 3) / (len(days) + 3))
+            factors.append(((capped / mean if mean else 0) + 2) / (len(days) + 2))
         return [factor * 7 / sum(factors) for factor in factors]
 
     def _state(self, n: int) -> dict[str, Any]:
@@ -138,7 +138,7 @@ class ByHand:
             cv2 = sum((z - mean_flat) ** 2 for z in flat) / (n - 1) / mean_flat**2
         kind = CALM if cv2 <= 0.3 else BURSTY
         active = sum(v > 0 for v in y) / n
-        used = MEMORIES if sum(v == 0 for v in y[-7:]) <= 3 else MEMORIES[:2]
+        used = MEMORIES if sum(v == 0 for v in y[-7:]) <= 3 else MEMORIES[:1]
         levels, inverse = [], []
         for a in MEMORIES:
             weights = [(1 - a) ** (n - 1 - j) for j in range(n)]
@@ -164,10 +164,10 @@ class ByHand:
 
     def curve(self, balance: float, horizon: int = 365) -> list[float]:
         now, n = self.states[-1], len(self.y)
-        judged, errors, error_all = 0.0, [0.0, 0.0, 0.0], 0.0
+        judged, errors, error_all = 0.0, [0.0, 0.0], 0.0
         for i in range(2, n + 1):
             then = self.states[i - 1]
-            for w in (1, 7, 14):
+            for w in (1, 7):
                 if i + w > n or sum(self.y[:i]) == 0 or (1 - then["active"]) ** w > 0.05:
                     continue
                 days = then["factors"][self._weekday(i)] if w == 1 else w

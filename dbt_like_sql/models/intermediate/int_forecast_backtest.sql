@@ -1,11 +1,11 @@
--- One row per account and UTC day: the account's own record at the close of that day. Every forecast of 1, 7 and 14 days
--- whose span ended within the last 180 days is held against what was spent: that of each level alone, which gives the
+-- One row per account and UTC day: the account's own record at the close of that day. Every forecast of a day and of a
+-- week whose span ended within the last 180 days is held against what was spent: that of each level alone, which gives the
 -- level its say, and that of all together, which gives the width. An error is a squared difference of logarithms over
 -- the variance that the forecast claimed.
 -- Guarantee: a forecast is judged as it was made, from the days before its span; no later day moves a row.
 
 {% set history = var('forecast_history_days') %}
-{% set levels = ['slow', 'medium', 'fast'] %}
+{% set levels = ['slow', 'fast'] %}
 {% set windows = var('backtest_windows') %}
 {% set small = var('backtest_floor') %}
 
@@ -14,16 +14,15 @@ with logarithms as (
         *,
         -- The floor only keeps the logarithm of an account without any spend defined; such days are no test.
         {%- for level in levels %}
-        ln(greatest(level_{{ level }}, 1e-300)) as log_{{ level }},
+        ln(greatest(level_{{ level }}, 1e-300)) as log_{{ level }}{{ ',' if not loop.last }}
         {%- endfor %}
-        if(is_fast_level_used, 1, 0) as fast_used
     from {{ ref('int_spend_levels') }}
 ),
 
 middles as (
     select
         *,
-        (log_slow + log_medium + fast_used * log_fast) / (2 + fast_used) as log_middle
+        if(is_fast_level_used, (log_slow + log_fast) / 2, log_slow) as log_middle
     from logarithms
 ),
 
@@ -34,10 +33,7 @@ claims as (
         exp(log_middle) as middle
         {%- for window in windows %},
         ln(1 + day_noise / {{ window }} + level_noise) + drift_per_day * {{ window }} + noise_floor
-        + (
-            power(log_slow - log_middle, 2) + power(log_medium - log_middle, 2)
-            + fast_used * power(log_fast - log_middle, 2)
-        ) / (2 + fast_used) as variance_{{ window }},
+        + if(is_fast_level_used, power(log_slow - log_fast, 2) / 4, 0) as variance_{{ window }},
         active_days > 0 and days > 1
         and power(1 - active_days / days, {{ window }}) <= {{ var('backtest_max_idle_chance') }} as is_test_{{ window }}
         {%- endfor %}

@@ -5,7 +5,7 @@
 -- Guarantee: a row rests on the days up to its own only, so that a past row is the forecast that would have been made.
 -- Only days on which something had been spent within the 180 days before are here.
 
-{% set levels = ['slow', 'medium', 'fast'] %}
+{% set levels = ['slow', 'fast'] %}
 {% set prior = var('memory_weight_prior_days') %}
 
 with last_days as (
@@ -47,20 +47,12 @@ weights as (
     inner join {{ ref('int_weekday_profile') }} as profiles using (account, spend_date)
 ),
 
-shares as (
-    select
-        *
-        {%- for level in levels %},
-        weight_{{ level }} / (weight_slow + weight_medium + weight_fast) as share_{{ level }}
-        {%- endfor %}
-    from weights
-),
-
 middles as (
     select
         *,
-        share_slow * log_slow + share_medium * log_medium + share_fast * log_fast as log_level
-    from shares
+        weight_fast / (weight_slow + weight_fast) as share_fast,
+        (weight_slow * log_slow + weight_fast * log_fast) / (weight_slow + weight_fast) as log_level
+    from weights
 )
 
 select
@@ -79,9 +71,7 @@ select
     ] as factor_sums,
     exp(log_level) as level_usd,
     -- What the levels disagree by is uncertainty too: after a change of regime the answer widens by itself.
-    share_slow * power(log_slow - log_level, 2)
-    + share_medium * power(log_medium - log_level, 2)
-    + share_fast * power(log_fast - log_level, 2) as disagreement,
+    share_fast * (1 - share_fast) * power(log_slow - log_fast, 2) as disagreement,
     (width_prior + error_middle) / (width_prior + judged_days) as width_factor,
     day_noise,
     level_noise,

@@ -1,4 +1,4 @@
--- One row per account and UTC day: the three levels of daily spend and the noise around them, as known at the close of
+-- One row per account and UTC day: two levels of daily spend and the noise around them, as known at the close of
 -- that day from at most the last 180 days. A level is an exponentially weighted mean of spend over the same mean of the
 -- weekday factors, so that it is the spend of an average day, plus a little of the plain mean. The noise, before the
 -- account's own record is asked, gives the sum of h days a log-variance of
@@ -81,8 +81,8 @@ noise as (
         ) as {{ name }}_constant
         {%- endfor %},
         case
-            when is_fast_level_used then (inverse_sample_slow + inverse_sample_medium + inverse_sample_fast) / 3
-            else (inverse_sample_slow + inverse_sample_medium) / 2
+            when is_fast_level_used then (inverse_sample_slow + inverse_sample_fast) / 2
+            else inverse_sample_slow
         end as inverse_sample_size
     from levels
 ),
@@ -105,7 +105,6 @@ select
     active_days,
     days_since_spend,
     level_slow,
-    level_medium,
     level_fast,
     is_fast_level_used,
     noise_cv2 * day_noise_constant as day_noise,
