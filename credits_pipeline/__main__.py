@@ -8,6 +8,9 @@ from pathlib import Path
 
 from credits_pipeline import config
 
+# Beside workspace.yaml, where Dagster looks for it too.
+DOTENV = config.PROJECT_ROOT / ".env"
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; its exit code. What goes wrong is one line on stderr."""
@@ -23,9 +26,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def errors() -> tuple[type[Exception], ...]:
     """What says in one sentence what to do; anything else is a bug and shows its traceback."""
+    from credits_pipeline.importing import ImportRefused
     from credits_pipeline.warehouse import WarehouseError
 
-    return config.ConfigError, WarehouseError
+    return config.ConfigError, ImportRefused, WarehouseError
 
 
 def perform(options: argparse.Namespace) -> int:
@@ -35,7 +39,7 @@ def perform(options: argparse.Namespace) -> int:
         return demonstration.run()
     if options.name == "dev" and options.demo:
         return demonstration.show(options.port)
-    for warning in config.read_dotenv(config.PROJECT_ROOT / ".env", os.environ):
+    for warning in config.read_dotenv(DOTENV, os.environ):
         print(f"warning: {warning}", file=sys.stderr)
     match options.name:
         case "run":

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import dagster as dg
 
-from credits_pipeline import automation, config, launch, watchdogs
+from credits_pipeline import automation, config, launch, run_history, watchdogs
 from credits_pipeline.assets import alerts_sent, credits_snapshots, model_usage, published, report, sql_models
 from credits_pipeline.openrouter import OpenRouter
 from credits_pipeline.sql_project import Source, SqlProject
@@ -16,6 +16,8 @@ SNAPSHOTS_FRESH = dg.FreshnessPolicy.time_window(
     fail_window=timedelta(hours=36), warn_window=timedelta(hours=26)
 )
 OWNERS = ["team:finops"]
+
+run_history.keep_open()
 
 project = SqlProject.load(sql_models.PROJECT_DIR)
 

@@ -51,12 +51,17 @@ def show(port: int) -> int:
 @contextmanager
 def simulated_environment() -> Iterator[SimulatedAPI]:
     """The environment of a run whose API is simulated: nothing of the user's own keys, data or channels in it."""
-    for name in [name for name in os.environ if name.startswith(("OPENROUTER_", "CREDITS_", "DAGSTER_"))]:
+    own = dict(os.environ)
+    for name in [name for name in own if name.startswith(("OPENROUTER_", "CREDITS_", "DAGSTER_"))]:
         del os.environ[name]
     anchor = date.fromisoformat(ANCHOR_FILE.read_text(encoding="utf-8"))
     with SimulatedAPI(demo_accounts(anchor)) as api:
         os.environ.update(api.environment(), CREDITS_DATA_DIR=str(DATA_DIR))
-        yield api
+        try:
+            yield api
+        finally:
+            os.environ.clear()
+            os.environ.update(own)
 
 
 @contextmanager

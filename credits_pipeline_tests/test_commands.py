@@ -1,0 +1,139 @@
+"""The command line, as a person types it: `python -m credits_pipeline …`."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from credits_pipeline import clock, config
+from credits_pipeline.__main__ import main
+from credits_pipeline.simulator import Fault, SimulatedAPI, readings, write_readings
+from credits_pipeline.warehouse import Warehouse
+from credits_pipeline_tests.conftest import TODAY
+from credits_pipeline_tests.test_daily_run import spender
+
+Simulate = Callable[..., SimulatedAPI]
+
+
+@pytest.fixture(autouse=True)
+def _no_dotenv_of_the_developer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("credits_pipeline.__main__.DOTENV", tmp_path / ".env")
+
+
+def billed_days() -> int:
+    with Warehouse(config.load(os.environ).warehouse_path).reading() as con:
+        return con.execute("select count(*) from raw.model_usage_days").fetchall()[0][0]
+
+
+def test_the_first_run_fetches_the_year_before_and_gives_an_answer(
+    simulate: Simulate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api = simulate(spender(days=60))
+    assert main(["run"]) == 0
+    said = capsys.readouterr().out
+    assert "Credits last until about" in said
+    assert "80\u00a0% sure" in said
+    assert "SIMULATED DATA" in said
+    assert billed_days() == 366
+    queries = [request.path for request in api.requests]
+    assert queries == ["/analytics/query", "/credits", "/analytics/query"]
+    assert main(["run"]) == 0  # a day later there is nothing left to fetch but the daily run's own days
+    assert [request.path for request in api.requests].count("/analytics/query") == 3
+    assert (config.load(os.environ).data_dir / "dagster" / "dagster.yaml").exists()
+
+
+def test_a_run_without_a_key_says_what_to_do_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CREDITS_DATA_DIR", str(tmp_path / "data"))
+    assert main(["run"]) == 1
+    assert capsys.readouterr().err.strip().splitlines() == [
+        "error: OPENROUTER_API_KEY is not set: create a management key under "
+        "https://openrouter.ai/settings/management-keys and put it in .env or the environment"
+    ]
+
+
+def test_a_failing_run_names_each_failure_in_a_sentence_and_exits_with_1(
+    simulate: Simulate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api = simulate(spender(), spender("acme"))
+    api.misbehave(Fault.status(401), times=None, account="acme", path="/credits")
+    assert main(["run"]) == 1
+    captured = capsys.readouterr()
+    errors = [line for line in captured.err.splitlines() if line.startswith("failed:")]
+    assert len(errors) == 1
+    assert "acme" in errors[0]
+    assert "OPENROUTER_API_KEY_ACME" in errors[0]
+    assert "Traceback" not in captured.err
+    assert "default, as of" in captured.out
+
+
+def test_a_backfill_of_a_range_fetches_that_range(
+    simulate: Simulate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulate(spender())
+    assert main(["backfill", "--from", "2026-06-01", "--to", "2026-06-10"]) == 0
+    assert billed_days() == 10
+    assert "10 of 10 days" in capsys.readouterr().err
+
+
+def test_a_range_the_wrong_way_round_is_refused(
+    simulate: Simulate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulate(spender())
+    assert main(["backfill", "--from", "2026-06-10", "--to", "2026-06-01"]) == 1
+    assert "swap them" in capsys.readouterr().err
+
+
+def test_readings_logged_earlier_become_history(
+    simulate: Simulate, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    account = spender()
+    simulate(account)
+    file = tmp_path / "readings.csv"
+    written = write_readings(file, readings(account, TODAY.replace(day=1), TODAY))
+    assert main(["import", str(file), "--account", "default"]) == 0
+    assert f"{written} readings appended to default" in capsys.readouterr().out
+    assert main(["answer"]) == 0
+    assert "Credits last until about" in capsys.readouterr().out
+
+
+def test_an_impossible_row_refuses_the_whole_file_with_its_line(
+    simulate: Simulate, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    simulate(spender())
+    file = tmp_path / "readings.csv"
+    file.write_text(
+        "time,total_credits,total_usage\n2026-06-01T00:05:00Z,100,1\n2026-06-02T00:05:00Z,100,lots\n",
+        encoding="utf-8",
+    )
+    assert main(["import", str(file)]) == 1
+    assert "line 3" in capsys.readouterr().err
+    with Warehouse(config.load(os.environ).warehouse_path).reading() as con:
+        assert con.execute("select count(*) from raw.credits_snapshots").fetchall() == [(0,)]
+
+
+def test_the_answer_before_the_first_run_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CREDITS_DATA_DIR", str(tmp_path / "data"))
+    assert main(["answer"]) == 1
+    assert "make run" in capsys.readouterr().err
+
+
+def test_the_demo_leaves_nothing_of_the_users_own_settings_in_its_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from credits_pipeline import demonstration
+
+    monkeypatch.setattr(demonstration, "ANCHOR_FILE", tmp_path / "anchor")
+    (tmp_path / "anchor").write_text(clock.today().isoformat(), encoding="utf-8")
+    monkeypatch.setenv("OPENROUTER_API_KEY_ACME", "sk-or-v1-real")
+    monkeypatch.setenv("CREDITS_ALERT_URLS", "json://127.0.0.1:9/real")
+    with demonstration.simulated_environment():
+        settings = config.load(os.environ)
+        assert "sk-or-v1-real" not in {account.key for account in settings.accounts}
+        assert settings.alert_urls == ()
+        assert settings.is_simulated
+    assert os.environ["OPENROUTER_API_KEY_ACME"] == "sk-or-v1-real"
