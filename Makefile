@@ -97,3 +97,10 @@ $(VENV)/installed-dev: requirements-dev.lock $(VENV)/installed
 	@echo "Installing the tools of the tests …"
 	@$(INSTALL) --require-hashes -r requirements-dev.lock
 	@touch $@
+
+.PHONY: superset test-bi
+superset: $(VENV)/installed-dev ## Apache Superset with a dashboard on the published copy: make superset [FILE=credits.duckdb]
+	@PYTHONPATH=. $(PY) tools/superset.py $(if $(FILE),--file "$(FILE)") $(ARGS)
+
+test-bi: $(VENV)/installed-dev ## Superset for real: its API, its dashboard in Chromium, new data after each run
+	@$(PY) -m pytest -q -m heavy credits_pipeline_tests/test_superset.py

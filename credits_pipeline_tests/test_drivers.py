@@ -1,0 +1,172 @@
+"""The published copy in every driver that people have, old and new, each in an environment of its own."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from credits_pipeline.config import PROJECT_ROOT
+from credits_pipeline_tests.published_history import History
+
+pytestmark = pytest.mark.heavy
+
+DRIVERS = PROJECT_ROOT / ".venv-drivers"
+PYTHON_DRIVERS = ("1.1.3", "1.2.2", "1.3.2", "1.4.5", "1.5.6", "2.0.0")
+EVIDENCE = "@evidence-dev/duckdb@2.0.1"
+NODE_DRIVERS = ("1.4.2-r.1", "1.5.6-r.1")  # the oldest that Evidence's connector takes, and the newest
+
+# Run by the old driver's Python: no package of ours, no pandas, nothing but duckdb.
+READ_EVERYTHING = """
+    import json, sys
+    import duckdb
+
+    con = duckdb.connect(sys.argv[1], read_only=True)
+    columns = con.execute(
+        "select table_name, column_name, data_type, comment from duckdb_columns() where not internal"
+        " order by table_name, column_index"
+    ).fetchall()
+    tables = con.execute(
+        "select schema_name, table_name, comment from duckdb_tables() where not internal order by all"
+    ).fetchall()
+    rows = {
+        table: [[repr(value) for value in row] for row in con.execute(f"from marts.{table}").fetchall()]
+        for _, table, _ in tables
+    }
+    print(json.dumps({"version": duckdb.__version__, "tables": tables, "columns": columns, "rows": rows}))
+"""
+
+# As Evidence asks, with its own connector: a source directory, a file name in it, one query per table.
+READ_BY_EVIDENCE = """
+    const { getRunner } = require('@evidence-dev/duckdb');
+    (async () => {
+        const [directory, filename, tables] = process.argv.slice(2);
+        const run = await getRunner({ filename }, directory);
+        const told = {};
+        for (const table of tables.split(',')) {
+            const result = await run(`select * from marts.${table}`, `${table}.sql`);
+            let rows = [];
+            for await (const batch of result.rows()) rows = rows.concat(batch);
+            const types = Object.fromEntries(result.columnTypes.map((c) => [c.name, c.evidenceType]));
+            told[table] = { types, rows: rows.length, expected: result.expectedRowCount, first: rows[0] };
+        }
+        console.log(JSON.stringify(told));
+    })();
+"""
+
+READ_BY_NODE = """
+    const { DuckDBInstance, version } = require('@duckdb/node-api');
+    (async () => {
+        const instance = await DuckDBInstance.create(process.argv[2], { access_mode: 'READ_ONLY' });
+        const con = await instance.connect();
+        const ask = async (sql) => (await con.runAndReadAll(sql)).getRowsJson();
+        const columns = await ask(
+            "select table_name, column_name, data_type, comment from duckdb_columns() where not internal"
+            + " order by table_name, column_index"
+        );
+        const spend = await ask("select sum(spend_usd)::varchar from marts.daily_spend");
+        console.log(JSON.stringify({ columns, spend: spend[0][0] }));
+    })();
+"""
+
+EVIDENCE_TYPES = {"VARCHAR": "string", "BOOLEAN": "boolean", "DATE": "date", "TIMESTAMP": "date"}
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    history = History(tmp_path_factory.mktemp("published"))
+    history.run(days=60)
+    return history.path
+
+
+def run(command: list[object], **how: Any) -> str:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, **how)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def python_driver(version: str) -> Path:
+    """The directory that holds this version of duckdb and nothing else; fetched once."""
+    home = DRIVERS / f"duckdb-{version}"
+    if not home.exists():
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        fresh = home.with_name(f"{home.name}.new")
+        run([*pip, "--only-binary", ":all:", "--target", fresh, f"duckdb=={version}"])
+        fresh.rename(home)
+    return home
+
+
+def node_driver(version: str) -> Path:
+    """A directory with Evidence's DuckDB connector on this version of the Node client."""
+    home = DRIVERS / f"node-{version}"
+    if not home.exists():
+        if shutil.which("npm") is None:
+            pytest.skip("npm is not on this machine (Debian: apt-get install nodejs npm)")
+        fresh = home.with_name(f"{home.name}.new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        (fresh / "package.json").write_text('{"private": true}', encoding="utf-8")
+        options = ["--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--save-exact"]
+        run(["npm", "install", *options, f"@duckdb/node-api@{version}", EVIDENCE], cwd=fresh)
+        fresh.rename(home)
+    return home
+
+
+def by_python(home: Path | None, published: Path) -> dict[str, Any]:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    if home is not None:
+        environment["PYTHONPATH"] = str(home)
+    told: dict[str, Any] = json.loads(
+        run([sys.executable, "-c", textwrap.dedent(READ_EVERYTHING), published], env=environment, cwd="/")
+    )
+    return told
+
+
+@pytest.mark.parametrize("version", PYTHON_DRIVERS)
+def test_every_python_driver_reads_the_same_rows_types_and_comments(published: Path, version: str) -> None:
+    told = by_python(python_driver(version), published)
+    expected = by_python(None, published)
+    assert told.pop("version") == version
+    assert expected.pop("version") == duckdb.__version__
+    assert len(expected["tables"]) > 10
+    assert all(comment for *_, comment in (*told["tables"], *told["columns"]))
+    assert told == expected
+
+
+@pytest.mark.parametrize("version", NODE_DRIVERS)
+def test_the_node_client_reads_types_comments_and_exact_money(published: Path, version: str) -> None:
+    home = node_driver(version)
+    told = json.loads(run(["node", "-e", textwrap.dedent(READ_BY_NODE), "x", published], cwd=home))
+    expected = by_python(None, published)
+    assert told["columns"] == expected["columns"]
+    with duckdb.connect(str(published), read_only=True) as con:
+        assert con.execute("select sum(spend_usd)::varchar from marts.daily_spend").fetchall() == [
+            (told["spend"],)
+        ]
+
+
+@pytest.mark.parametrize("version", NODE_DRIVERS)
+def test_evidence_reads_every_table_and_knows_its_types(
+    published: Path, version: str, tmp_path: Path
+) -> None:
+    """Its connector joins the file's name to the source's directory, so the name is relative to that."""
+    source = tmp_path / "evidence" / "sources" / "credits"
+    source.mkdir(parents=True)
+    expected = by_python(None, published)
+    tables = [table for _, table, _ in expected["tables"]]
+    name = os.path.relpath(published, source)
+    command = ["node", "-e", textwrap.dedent(READ_BY_EVIDENCE), "x", source, name, ",".join(tables)]
+    told = json.loads(run(command, cwd=node_driver(version)))
+    for table in tables:
+        assert told[table]["rows"] == told[table]["expected"] == len(expected["rows"][table]), table
+    wanted: dict[str, dict[str, str]] = {}
+    for table, column, kind, _ in expected["columns"]:
+        wanted.setdefault(table, {})[column] = EVIDENCE_TYPES.get(kind, "number")
+    assert {table: told[table]["types"] for table in tables} == wanted
+    assert isinstance(told["daily_spend"]["first"]["spend_usd"], float | int)

@@ -1,0 +1,165 @@
+"""What a BI tool and the person in front of it find in the published copy, table by table."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from credits_pipeline_tests.published_history import History
+
+# Every tool shows these and adds them up; HUGEINT, lists, structs and their like they show as text or not at all.
+PLAIN_TYPES = {"VARCHAR", "BIGINT", "DOUBLE", "BOOLEAN", "DATE", "TIMESTAMP"}
+MONEY = "DECIMAL(18,9)"
+# FOCUS has its own column names, types and capitals, as its standard says.
+FOCUS = "focus_cost_and_usage"
+
+# What people who have never seen the tables will type, and where that must lead.
+GUESSES = {
+    "spend per day": "select account, spend_date, spend_usd from daily_spend",
+    "balance per day": "select account, balance_date, balance_usd from daily_balance",
+    "spend per model": "select spend_date, model, spend_usd, requests, prompt_tokens from daily_spend_by_model",
+    "top-ups": "select account, amount_usd from credit_events where kind = 'top_up'",
+    "when credits run out": "select account, run_out_p50, days_left_p50, balance_usd from credits_runway",
+    "fan": "select account, forecast_date, balance_p10, balance_p50, balance_p90 from balance_forecast",
+    "readings": "select account, observed_at, total_credits, total_usage, balance_usd from credits_readings",
+}
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    history = History(tmp_path_factory.mktemp("published"))
+    history.run(days=45)
+    return history.path
+
+
+@pytest.fixture
+def con(published: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    with duckdb.connect(str(published), read_only=True) as con:
+        con.execute("use marts")
+        yield con
+
+
+def columns(con: duckdb.DuckDBPyConnection) -> list[tuple[str, str, str, str | None]]:
+    return con.execute(
+        "select table_name, column_name, data_type, comment from duckdb_columns() where not internal"
+    ).fetchall()
+
+
+def test_there_are_tables_and_nothing_else_in_one_schema(con: duckdb.DuckDBPyConnection) -> None:
+    kinds = con.execute(
+        """
+        select distinct table_schema, table_type from information_schema.tables
+        where table_catalog = current_catalog()
+        """
+    ).fetchall()
+    assert kinds == [("marts", "BASE TABLE")]
+
+
+def test_every_column_has_a_type_that_every_tool_knows(con: duckdb.DuckDBPyConnection) -> None:
+    odd = {
+        f"{table}.{name} {kind}"
+        for table, name, kind, _ in columns(con)
+        if kind not in PLAIN_TYPES and kind != MONEY and not (table == FOCUS and kind == "DECIMAL(38,9)")
+    }
+    assert odd == set()
+
+
+def test_names_tell_types(con: duckdb.DuckDBPyConnection) -> None:
+    """`_usd` is exact money, `_date` and `month` a DATE, `_at` and `as_of` a TIMESTAMP, `is_` a BOOLEAN."""
+    rules = {
+        r".*_usd": MONEY,
+        r"(spend|balance)_p\d\d": MONEY,
+        r"total_(credits|usage)": MONEY,
+        r".*_date|month|run_out_p\d\d": "DATE",
+        r".*_at|as_of|.*_at_(earliest|latest)": "TIMESTAMP",
+        r"is_.*": "BOOLEAN",
+        r"(requests|readings|days|replays|.*_tokens|.*_days|days_left_.*|day_ahead)": "BIGINT",
+        r"probability.*|share_.*|coverage_.*|calibration_.*": "DOUBLE",
+    }
+    wrong = [
+        (table, name, kind)
+        for table, name, kind, _ in columns(con)
+        for pattern, expected in rules.items()
+        if table != FOCUS and re.fullmatch(pattern, name) and kind != expected
+    ]
+    assert wrong == []
+
+
+def test_every_table_and_column_says_what_it_is(con: duckdb.DuckDBPyConnection) -> None:
+    tables = con.execute("select table_name, comment from duckdb_tables() where not internal").fetchall()
+    told = [*tables, *((f"{table}.{name}", comment) for table, name, _, comment in columns(con))]
+    assert [what for what, comment in told if not (comment or "").strip()] == []
+
+
+def test_every_table_names_its_primary_key_and_keeps_to_it(con: duckdb.DuckDBPyConnection) -> None:
+    tables = dict(
+        con.execute("select table_name, comment from duckdb_tables() where not internal").fetchall()
+    )
+    assert len(tables) > 10
+    for table, comment in tables.items():
+        if table == "published":
+            assert con.execute("select count(*) from published").fetchall() == [(1,)]
+            continue
+        found = re.search(r"Primary key: ([\w, ]+)\.", comment)
+        assert found, f"{table} does not name its key: {comment}"
+        key = found[1]
+        rows, keys = con.execute(f"select count(*), count(distinct ({key})) from {table}").fetchall()[0]
+        assert rows == keys, f"{table}: {key} is not unique"
+        known = {name for where, name, _, _ in columns(con) if where == table}
+        assert set(key.split(", ")) <= known
+
+
+def test_money_and_ratios_are_finite(con: duckdb.DuckDBPyConnection) -> None:
+    """Infinity and NaN are no JSON: a tool that meets one shows an error in place of the chart."""
+    for table, name, kind, _ in columns(con):
+        if kind == "DOUBLE":
+            odd = con.execute(f'select count(*) from {table} where not isfinite("{name}")').fetchall()
+            assert odd == [(0,)], f"{table}.{name}"
+
+
+def test_the_long_form_holds_the_figures_of_the_wide_tables(con: duckdb.DuckDBPyConnection) -> None:
+    for metric, wide in {
+        "spend": "select account, spend_date, spend_usd from daily_spend where spend_usd is not null",
+        "billed": "select account, spend_date, billed_usd from daily_spend where billed_usd is not null",
+        "observed": "select account, spend_date, observed_usd from daily_spend where observed_usd is not null",
+        "balance": "select account, balance_date, balance_usd from daily_balance where balance_usd is not null",
+    }.items():
+        long = f"select account, metric_date, value_usd from daily_metrics_long where metric = '{metric}'"
+        assert (
+            con.execute(f"{long} order by all").fetchall() == con.execute(f"{wide} order by all").fetchall()
+        )
+        assert con.execute(f"select count(*) > 0 from ({long})").fetchall() == [(True,)], metric
+
+
+@pytest.mark.parametrize("question", GUESSES)
+def test_an_analyst_guesses_the_names(con: duckdb.DuckDBPyConnection, question: str) -> None:
+    assert con.execute(f"select count(*) from ({GUESSES[question]})").fetchone() != (0,)
+
+
+def test_names_need_no_quotes(con: duckdb.DuckDBPyConnection) -> None:
+    reserved = {
+        word
+        for (word,) in con.execute(
+            "select keyword_name from duckdb_keywords() where keyword_category = 'reserved'"
+        ).fetchall()
+    }
+    for table, name, _, _ in columns(con):
+        assert re.fullmatch(r"[a-z][a-z0-9_]*", table)
+        if table != FOCUS:
+            assert re.fullmatch(r"[a-z][a-z0-9_]*", name), (table, name)
+        assert name.lower() not in reserved
+
+
+def test_money_in_focus_adds_up_to_the_daily_spend_of_the_month(con: duckdb.DuckDBPyConnection) -> None:
+    by_month = """
+        select BillingAccountId as account, BillingPeriodStart::date as month, sum(EffectiveCost) as usd
+        from focus_cost_and_usage where ChargeCategory <> 'Purchase' group by all
+    """
+    spend = (
+        "select account, date_trunc('month', spend_date)::date, sum(spend_usd) from daily_spend group by all"
+    )
+    months = con.execute(f"{spend} order by all").fetchall()
+    assert len(months) > 2
+    assert con.execute(f"{by_month} order by all").fetchall() == months
