@@ -5,7 +5,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 RUN := $(PY) -m credits_pipeline
 
-.PHONY: help demo demo-ui test test-duckdb test-browser test-all run dev answer backfill import alert-test lint types \
+.PHONY: help demo demo-ui test test-duckdb test-browser test-all run dev answer backfill import backup restore alert-test chaos lint types \
 	check bench bench-forecast pictures lock clean
 
 help: ## list these targets
@@ -32,6 +32,12 @@ backfill: $(VENV)/installed ## fetch past days: make backfill FROM=2026-01-01 TO
 import: $(VENV)/installed ## append earlier readings: make import FILE=readings.csv ACCOUNT=default [TZ=Europe/Zurich]
 	@$(RUN) import "$(FILE)" --account "$(or $(ACCOUNT),default)" $(if $(filter command line,$(origin TZ)),--tz "$(TZ)")
 
+backup: $(VENV)/installed ## a consistent copy of the warehouse, and Parquet: make backup [TO=folder]
+	@$(RUN) backup $(if $(TO),"$(TO)")
+
+restore: $(VENV)/installed ## put a backup in the warehouse's place: make restore FROM=folder
+	@$(RUN) restore "$(FROM)"
+
 alert-test: $(VENV)/installed ## send a test alert to every channel of CREDITS_ALERT_URLS
 	@$(RUN) alert-test
 
@@ -50,6 +56,10 @@ test-browser: $(VENV)/installed-dev ## the Dagster UI and the report in Debian's
 
 test-all: $(VENV)/installed-dev ## everything heavy as well: load, chaos, old drivers, BI servers (an hour)
 	@$(PY) -m pytest -q -m heavy
+
+MINUTES ?= 20
+chaos: $(VENV)/installed-dev ## faults at random times, and how many were survived: make chaos MINUTES=20
+	@$(PY) -m credits_pipeline_tests.chaos --minutes $(MINUTES)
 
 bench: $(VENV)/installed-dev ## what a daily run and a year's backfill cost, as ratios to rivals
 	@$(PY) benchmarks/daily_run.py
@@ -97,10 +107,3 @@ $(VENV)/installed-dev: requirements-dev.lock $(VENV)/installed
 	@echo "Installing the tools of the tests …"
 	@$(INSTALL) --require-hashes -r requirements-dev.lock
 	@touch $@
-
-.PHONY: superset test-bi
-superset: $(VENV)/installed-dev ## Apache Superset with a dashboard on the published copy: make superset [FILE=credits.duckdb]
-	@PYTHONPATH=. $(PY) tools/superset.py $(if $(FILE),--file "$(FILE)") $(ARGS)
-
-test-bi: $(VENV)/installed-dev ## Superset for real: its API, its dashboard in Chromium, new data after each run
-	@$(PY) -m pytest -q -m heavy credits_pipeline_tests/test_superset.py

@@ -15,12 +15,17 @@ DOTENV = config.PROJECT_ROOT / ".env"
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; its exit code. What goes wrong is one line on stderr."""
     options = parser().parse_args(arguments)
+    before = os.umask(0o077)  # balances and spend are nobody else's business, in Dagster's files neither
     try:
         return perform(options)
     except errors() as error:
         print(f"error: {error}", file=sys.stderr)
+    except disk_errors() as error:
+        print(f"error: {no_history(error)}", file=sys.stderr)
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        print("stopped: what was committed is kept, the next run does the rest", file=sys.stderr)
+    finally:
+        os.umask(before)
     return 1
 
 
@@ -32,8 +37,23 @@ def errors() -> tuple[type[Exception], ...]:
     return config.ConfigError, ImportRefused, WarehouseError
 
 
+def disk_errors() -> tuple[type[Exception], ...]:
+    """What Dagster lets through when it cannot write its history."""
+    import sqlite3
+
+    from sqlalchemy.exc import DBAPIError
+
+    return OSError, sqlite3.Error, DBAPIError
+
+
+def no_history(error: Exception) -> str:
+    place = getattr(error, "filename", None) or os.environ.get("DAGSTER_HOME", "the data directory")
+    said = getattr(error, "strerror", None) or getattr(error, "orig", None) or error
+    return f"{place} cannot be written ({said}): free some space or make it writable for this user, then run this again"
+
+
 def perform(options: argparse.Namespace) -> int:
-    from credits_pipeline import commands, demonstration
+    from credits_pipeline import demonstration
 
     if options.name == "demo":
         return demonstration.run()
@@ -41,6 +61,12 @@ def perform(options: argparse.Namespace) -> int:
         return demonstration.show(options.port)
     for warning in config.read_dotenv(DOTENV, os.environ):
         print(f"warning: {warning}", file=sys.stderr)
+    return with_own_data(options)
+
+
+def with_own_data(options: argparse.Namespace) -> int:
+    from credits_pipeline import commands
+
     match options.name:
         case "run":
             return commands.run()
@@ -48,6 +74,10 @@ def perform(options: argparse.Namespace) -> int:
             return commands.backfill(options.first, options.last)
         case "import":
             return commands.import_and_rebuild(options.file, options.account, options.tz or None)
+        case "backup":
+            return commands.backup(options.into)
+        case "restore":
+            return commands.restore(options.source)
         case "alert-test":
             return commands.alert_test()
         case "dev":
@@ -79,6 +109,10 @@ def parser() -> argparse.ArgumentParser:
     import_.add_argument("file", type=Path, help="columns time, total_credits, total_usage")
     import_.add_argument("--account", default=config.DEFAULT_ACCOUNT)
     import_.add_argument("--tz", help="time zone of times that name none, such as Europe/Zurich")
+    backup_ = command("backup", "write a consistent copy of the warehouse, and Parquet of its tables")
+    backup_.add_argument("into", type=Path, nargs="?", help="a folder (default: backups in the data folder)")
+    restore_ = command("restore", "put a backup in the warehouse's place, and rebuild everything from it")
+    restore_.add_argument("source", type=Path, help="a folder that backup has made")
     return top
 
 

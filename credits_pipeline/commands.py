@@ -62,6 +62,29 @@ def import_readings_of(file: Path, account: str, tz: str | None) -> None:
     )
 
 
+def backup(into: Path | None) -> int:
+    """A consistent copy of everything that the API cannot tell again, and Parquet of the tables."""
+    settings = config.load(os.environ)
+    if not settings.warehouse_path.exists():
+        raise config.ConfigError(
+            f"there is nothing to back up in {settings.data_dir} yet: run `make run` first"
+        )
+    made = Warehouse(settings.warehouse_path).backup(into or settings.data_dir / "backups")
+    print(f"Backup written to {made}: `make restore FROM={made}` puts it back.")
+    return 0
+
+
+def restore(source: Path) -> int:
+    """A backup in the warehouse's place; what was derived is built anew. The next run asks the API for the rest."""
+    settings = config.load(os.environ)
+    kept = Warehouse(settings.warehouse_path).restore(source)
+    print(f"Restored {source}." + (f" The earlier file is kept as {kept}." if kept else ""), flush=True)
+    with launch.instance(settings) as instance:
+        ok = launch.run_job(instance, "rebuild")
+    print("Run `make run` to fetch what the API knows of the time since then.")
+    return 0 if ok else 1
+
+
 def answer() -> int:
     """The answer as of the newest reading."""
     print_answer(config.load(os.environ))
