@@ -1,0 +1,424 @@
+"""What can go wrong, as one table, and a command that does it at random: `make chaos`.
+
+    python -m credits_pipeline_tests.chaos --minutes 20 [--seed 1]
+
+Each fault strikes a real run, in a process of its own, at a named stage. It is survived when no committed reading is
+lost, whoever reads the published copy sees one whole generation, the error is a sentence, and the next healthy run
+brings everything up to date by itself. Disks that fill and turn read-only are real ones, which takes root.
+"""
+
+import argparse
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from credits_pipeline.simulator import Fault as Misbehaviour
+from credits_pipeline.simulator import SimulatedAccount, SimulatedAPI
+from credits_pipeline.warehouse import Warehouse, open_published
+from credits_pipeline_tests.children import Children, Ended
+
+BEGIN = datetime(2025, 6, 17, 0, 5, tzinfo=UTC)  # a year before a day that is past as well
+USD_A_DAY = Decimal("2.4")
+DISK = "64m"
+
+OURS = {
+    "warehouse.duckdb",
+    "warehouse.duckdb.lock",
+    "credits.duckdb",
+    "report.html",
+    ".report.html.lock",
+    "alerts.lock",
+}
+
+
+class World:
+    """A pipeline with its data on a small disk, an API, and a clock that this process moves."""
+
+    def __init__(self, root: Path, children: Children, *, has_disk: bool) -> None:
+        self.root, self.children, self.has_disk = root, children, has_disk
+        self.now = BEGIN
+        self.data, self.home = root / "data", root / "home"
+        self.home.mkdir(mode=0o700)
+        ledger = {BEGIN.date() + timedelta(days=n): {"vendor/model-a": USD_A_DAY} for n in range(-10, 90)}
+        bought = datetime.combine(min(ledger), datetime.min.time(), UTC)
+        self.account = SimulatedAccount.from_ledger(
+            "default", "sk-or-v1-simulated-default", days=ledger, credits=[(bought, Decimal(1000))]
+        )
+        self.api = SimulatedAPI([self.account], now=lambda: self.now)
+        self.environ = {
+            **{name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ},
+            **self.api.environment(),
+            "CREDITS_DATA_DIR": str(self.data),
+            "CREDITS_START_DATE": f"{BEGIN.date() - timedelta(days=3)}",
+            "DAGSTER_HOME": str(self.home),
+        }
+
+    def run(self, *arguments: str, **options: Any) -> Ended:
+        return self.start(*arguments, **options).wait()
+
+    def start(self, *arguments: str, environ: Mapping[str, str] | None = None, **options: Any) -> Any:
+        options = {"now": self.now, **options}
+        return self.children.start(
+            arguments or ["run"],
+            environ={**self.environ, **(environ or {})},
+            folder=self.root / "output",
+            **options,
+        )
+
+    @property
+    def warehouse(self) -> Warehouse:
+        return Warehouse(self.data / "warehouse.duckdb", lock_timeout_s=20)
+
+    def readings(self) -> list[tuple[Any, ...]]:
+        with self.warehouse.reading() as con:
+            return con.execute(
+                "select account, snapshot_date, observed_at, total_credits, total_usage, run_id, payload "
+                "from raw.credits_snapshots order by observed_at, rowid"
+            ).fetchall()
+
+    def published(self) -> datetime:
+        """As of when the copy is that readers see; a copy whose tables disagree is none."""
+        with open_published(self.data / "credits.duckdb") as con:
+            ((as_of,),) = con.execute("select as_of from marts.published").fetchall()
+            told = con.execute(
+                "select (select max(observed_at) from marts.credits_readings), "
+                "(select max(as_of) from marts.credits_runway), "
+                "(select max(spend_date) from marts.daily_spend)"
+            ).fetchall()
+        assert told == [(as_of, as_of, as_of.date())], "readers see tables of two generations"
+        return as_of
+
+    def bills_are_right(self) -> None:
+        """Every day is known, once, with what the API billed for it."""
+        with self.warehouse.reading() as con:
+            rows = con.execute(
+                "select usage_date, credits_usd from raw.model_usage_days order by usage_date"
+            ).fetchall()
+        first = BEGIN.date() - timedelta(days=3)
+        days = [first + timedelta(days=n) for n in range((self.now.date() - first).days + 1)]
+        assert [day for day, _ in rows] == days
+        assert {usd for _, usd in rows[:-1]} == {USD_A_DAY}
+
+    def litter(self) -> set[str]:
+        return {path.name for path in self.data.iterdir()} - OURS
+
+
+@contextmanager
+def world(children: Children) -> Iterator[World]:
+    """A world in which one healthy run was done. As root its data are on a small disk of their own."""
+    memory = Path("/dev/shm")
+    root = Path(tempfile.mkdtemp(prefix="credits-", dir=memory if os.access(memory, os.W_OK) else None))
+    root.chmod(0o755)
+    (root / "data").mkdir(mode=0o700)
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, root, ignore_errors=True)
+        has_disk = os.geteuid() == 0 and mounted(root / "data")
+        if has_disk:
+            stack.callback(subprocess.run, ["umount", "-l", str(root / "data")], check=False)
+        made = World(root, children, has_disk=has_disk)
+        stack.enter_context(made.api)
+        ended = made.run()
+        assert ended.returncode == 0, ended.stderr
+        yield made
+
+
+def mounted(path: Path) -> bool:
+    options = f"size={DISK},mode=0700"
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "credits", str(path)], check=False, capture_output=True
+    )
+    return done.returncode == 0
+
+
+# -- the table ---------------------------------------------------------------------------------
+
+STAGES = (
+    "before the request",
+    "mid-body",
+    "before the write",
+    "mid-transaction of the readings",
+    "mid-transaction of the SQL",
+    "between commit and publish",
+    "mid-publish",
+    "before the copy gets its name",
+    "mid-report",
+)
+
+
+def nothing(_: World) -> None:
+    """Nothing to do."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One fault at one stage, and the words that its error must have."""
+
+    name: str
+    stage: str = ""
+    fate: str = ""
+    says: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    before: Callable[[World], None] = nothing
+    after: Callable[[World], None] = nothing
+    needs_disk: bool = False
+    killed: bool = False
+    always: bool = False  # in the suite that runs at every change; the rest is heavy
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.stage}" if self.stage else self.name
+
+
+def answering(name: str, *faults: Misbehaviour, says: str, **options: Any) -> Row:
+    def misbehave(world: World) -> None:
+        for fault in faults:
+            world.api.misbehave(fault, times=None)
+
+    always = options.pop("always", False)
+    return Row(
+        name,
+        says=says,
+        before=misbehave,
+        after=lambda world: world.api.behave(),
+        options=options,
+        always=always,
+    )
+
+
+def shifted(name: str, by: timedelta, *, always: bool = False) -> Row:
+    """A clock that is wrong on this machine, and right on the server."""
+    return Row(name, says="set the clock", options={"shift": by}, always=always)
+
+
+def held(world: World) -> None:
+    world.lock = filelock.FileLock(world.data / "warehouse.duckdb.lock", mode=0o600)  # type: ignore[attr-defined]
+    world.lock.acquire()  # type: ignore[attr-defined]
+
+
+def released(world: World) -> None:
+    world.lock.release()  # type: ignore[attr-defined]
+
+
+def keep_backup(world: World) -> None:
+    world.backup = world.warehouse.backup(world.root / "backups")  # type: ignore[attr-defined]
+
+
+def truncated(world: World) -> None:
+    keep_backup(world)
+    with (world.data / "warehouse.duckdb").open("r+b") as file:
+        file.truncate(10_000)
+
+
+def overwritten(world: World) -> None:
+    keep_backup(world)
+    (world.data / "warehouse.duckdb").write_bytes(random.Random(1).randbytes(100_000))
+
+
+def restored(world: World) -> None:
+    done = world.run("restore", str(world.backup))  # type: ignore[attr-defined]
+    assert done.returncode == 0, done.stderr
+    kept = [path for path in world.data.iterdir() if ".before-restore-" in path.name]
+    assert kept, "the damaged file is kept aside"
+    for path in kept:
+        path.unlink()
+    shutil.rmtree(world.root / "backups")
+
+
+def room_again(world: World) -> None:
+    (world.data / "filler").unlink(missing_ok=True)
+
+
+def writable_again(world: World) -> None:
+    subprocess.run(["mount", "-o", "remount,rw", str(world.data)], check=True)
+
+
+def history_again(world: World) -> None:
+    for path in (world.home, *world.home.rglob("*")):
+        os.chown(path, os.geteuid(), os.getegid())
+
+
+def table() -> list[Row]:
+    rows = []
+    always = {
+        "SIGKILL": {"mid-transaction of the SQL", "before the copy gets its name", "mid-report"},
+        "SIGTERM": {"mid-transaction of the readings"},
+        "disk full": {"before the write"},
+        "permission denied": {"before the write"},
+    }
+    for stage in STAGES:
+        rows += [
+            Row("SIGKILL", stage, "SIGKILL", killed=True, always=stage in always["SIGKILL"]),
+            Row("SIGTERM", stage, "SIGTERM", says="stopped", always=stage in always["SIGTERM"]),
+            Row("Ctrl-C", stage, "Ctrl-C", says="stopped"),
+            Row("file size limit", stage, "file size limit", says="[Ff]ree some space|make room"),
+            Row(
+                "disk full",
+                stage,
+                "disk full",
+                says="[Ff]ree some space|make room",
+                after=room_again,
+                needs_disk=True,
+                always=stage in always["disk full"],
+            ),
+        ]
+    for stage in ("before the request", "before the write", "between commit and publish"):
+        rows += [
+            Row(
+                "read-only",
+                stage,
+                "read-only",
+                says="writable|write there",
+                after=writable_again,
+                needs_disk=True,
+            ),
+            Row(
+                "permission denied",
+                stage,
+                "permission denied",
+                says="permission|writable|write there",
+                after=history_again,
+                needs_disk=True,
+                always=stage in always["permission denied"],
+            ),
+        ]
+    return [
+        *rows,
+        answering("connection reset", Misbehaviour.reset(), says="run again|again later"),
+        answering("broken off mid-body", Misbehaviour.truncated_body(), says="again"),
+        answering("429 storm", Misbehaviour.status(429, retry_after=120), says="fewer requests"),
+        answering("500 for an hour", Misbehaviour.status(500), says="run again later", always=True),
+        answering("slow drip", Misbehaviour.drip(0.05), says="again", pace=60),
+        Row(
+            "DNS failure",
+            says="nowhere.invalid",
+            options={"environ": {"OPENROUTER_BASE_URL": "https://nowhere.invalid/api/v1"}},
+        ),
+        Row("file lock held", says="is held by", before=held, after=released),
+        Row("warehouse truncated", says="make restore", before=truncated, after=restored),
+        Row("warehouse overwritten with junk", says="make restore", before=overwritten, after=restored),
+        shifted("clock back a day", timedelta(days=-1), always=True),
+        shifted("clock forward a year", timedelta(days=365)),
+    ]
+
+
+def strike(world: World, row: Row) -> Ended:
+    """Let the fault strike a run an hour later, and check what must hold after it and after the next run."""
+    world.now += timedelta(hours=1)
+    before, seen = world.readings(), world.published()
+    options = dict(row.options)
+    shift = options.pop("shift", timedelta())
+    if row.stage:
+        options |= {"stage": row.stage, "fate": row.fate}
+    row.before(world)
+    try:
+        ended = world.run(now=world.now + shift, **options)
+        as_of = world.published()  # whatever happened, there is a whole copy
+    finally:
+        row.after(world)
+    after = world.readings()
+    assert after[: len(before)] == before, "a committed reading was lost"
+    assert len(after) <= len(before) + 1, "a reading was doubled"
+    assert as_of in {seen, after[-1][2]}, "the copy is of no generation that there was"
+    told(row, ended)
+
+    world.now += timedelta(minutes=30)
+    healthy = world.run()
+    assert healthy.returncode == 0, f"the next run did not heal it: {healthy.stderr}"
+    healed = world.readings()
+    assert healed[:-1] == after
+    assert world.published() == healed[-1][2]
+    world.bills_are_right()
+    assert world.litter() == set()
+    return ended
+
+
+def told(row: Row, ended: Ended) -> None:
+    """A killed process says nothing; every other says in a sentence what to do, and shows no traceback."""
+    if row.killed:
+        assert ended.returncode == -signal.SIGKILL, ended
+        return
+    assert "Traceback" not in ended.stderr, ended.stderr
+    if ended.returncode == -signal.SIGTERM:
+        return  # between two jobs: nothing was under way that could have been told about
+    assert ended.returncode == 1, ended
+    sentences = [
+        line for line in ended.stderr.splitlines() if line.startswith(("error: ", "failed: ", "stopped"))
+    ]
+    assert sentences, ended.stderr
+    assert any(re.search(row.says, line) for line in sentences), ended.stderr
+
+
+# -- at random ---------------------------------------------------------------------------------
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000)
+    options = parser.parse_args()
+    chance = random.Random(options.seed)
+    survived: Counter[str] = Counter()
+    failed: list[str] = []
+    until = time.monotonic() + options.minutes * 60
+    print(f"seed {options.seed}", flush=True)
+    with Children() as children:
+        while time.monotonic() < until:
+            with world(children) as here:
+                rows = [row for row in table() if here.has_disk or not row.needs_disk]
+                for _ in range(200):
+                    if time.monotonic() >= until:
+                        break
+                    row = chance.choice([*rows, *([None] * (len(rows) // 2))])
+                    name = str(row) if row else "SIGKILL at a random moment"
+                    try:
+                        if row:
+                            strike(here, row)
+                        else:
+                            kill_at_random(here, chance)
+                    except AssertionError as error:
+                        failed.append(name)
+                        print(f"NOT survived: {name}: {error}", flush=True)
+                        break  # in a new world, for this one may be spoiled
+                    survived[row.name if row else name] += 1
+                    print(f"survived: {name}", flush=True)
+    kinds = ", ".join(f"{count} {name}" for name, count in survived.most_common())
+    print(f"{survived.total()} faults survived, {len(failed)} not, in {options.minutes:g} minutes ({kinds})")
+    return 1 if failed else 0
+
+
+def kill_at_random(world: World, chance: random.Random) -> None:
+    """SIGKILL after a time that nobody chose, then the same promises."""
+    world.now += timedelta(hours=1)
+    before, seen = world.readings(), world.published()
+    child = world.start()
+    time.sleep(chance.uniform(0, 6))
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    as_of, after = world.published(), world.readings()
+    assert after[: len(before)] == before
+    assert as_of in {seen, after[-1][2]}
+    world.now += timedelta(minutes=30)
+    healthy = world.run()
+    assert healthy.returncode == 0, healthy.stderr
+    assert world.published() == world.readings()[-1][2]
+    world.bills_are_right()
+    assert world.litter() == set()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,309 @@
+"""The command line in real processes that can really die, without importing Dagster for each of them.
+
+One warm process forks a child per command. A child can be told to meet its fate at a named point of the pipeline:
+that is a fault injector, nothing of what the pipeline does is replaced. Its clock stands where it is told, goes on
+at the real pace (times `pace`), and does not wait in `sleep` unless asked to.
+"""
+
+import ctypes
+import functools
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from credits_pipeline import clock
+
+NOBODY = 65534
+DEADLOCKED_AFTER_S = 600
+"""Far beyond any run, also on a busy machine: a child that lives so long hangs, and SIGALRM ends it."""
+
+_SMALL = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a child ended; `returncode` is minus the signal that killed it."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Children:
+    """The warm process. Use as a context manager."""
+
+    def __enter__(self) -> "Children":
+        code = "from credits_pipeline_tests.children import serve; serve()"
+        project = Path(__file__).parent.parent
+        self._server = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=project,
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pipe in (self._server.stdin, self._server.stdout):
+            if pipe:
+                pipe.close()
+        self._server.wait()
+
+    def start(
+        self,
+        arguments: Sequence[str],
+        *,
+        environ: Mapping[str, str],
+        folder: Path,
+        now: datetime,
+        pace: float = 1.0,
+        waits: bool = False,
+        stage: str = "",
+        fate: str = "",
+        debug: bool = False,
+    ) -> "Child":
+        """Begin `python -m credits_pipeline <arguments>` with this environment; its output goes into `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        stamp = f"{time.monotonic_ns()}"
+        out, err = folder / f"{stamp}.out", folder / f"{stamp}.err"
+        told = {
+            "arguments": list(arguments),
+            "environ": dict(environ),
+            "now": now.isoformat(),
+            "pace": pace,
+            "waits": waits,
+            "stage": stage,
+            "fate": fate,
+            "debug": debug,
+            "out": str(out),
+            "err": str(err),
+        }
+        return Child(self, int(self._ask(told)), out, err)
+
+    def run(self, arguments: Sequence[str], **options: Any) -> Ended:
+        return self.start(arguments, **options).wait()
+
+    def _ask(self, told: object) -> str:
+        assert self._server.stdin
+        assert self._server.stdout
+        print(json.dumps(told), file=self._server.stdin, flush=True)
+        answer = self._server.stdout.readline()
+        assert answer, "the warm process died"
+        return answer
+
+
+@dataclass(frozen=True)
+class Child:
+    of: Children
+    pid: int
+    out: Path
+    err: Path
+
+    def wait(self) -> Ended:
+        code = int(self.of._ask({"wait": self.pid}))
+        assert code != -signal.SIGALRM, f"deadlock: {self.err.read_text(encoding='utf-8')}"
+        return Ended(code, *(file.read_text(encoding="utf-8") for file in (self.out, self.err)))
+
+
+# -- in the warm process -------------------------------------------------------------------------
+
+
+def serve() -> None:
+    """Import everything once, then fork a child per line of standard input."""
+    import encodings.idna  # noqa: F401  (a child that becomes nobody may not be able to read it any more)
+
+    import altair  # noqa: F401
+    import httpx  # noqa: F401
+    import pandas  # noqa: F401
+    import vl_convert  # noqa: F401
+
+    from credits_pipeline import __main__, alerts, commands, definitions, demonstration, report  # noqa: F401
+
+    for line in sys.stdin:
+        told = json.loads(line)
+        if "wait" in told:
+            _, status = os.waitpid(told["wait"], 0)
+            print(os.waitstatus_to_exitcode(status), flush=True)
+            continue
+        if (pid := os.fork()) == 0:
+            become(told)
+        print(pid, flush=True)
+
+
+def become(told: dict[str, Any]) -> None:
+    """Be `python -m credits_pipeline` until the end."""
+    code = 70
+    try:
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        for number, name in ((1, "out"), (2, "err")):
+            os.dup2(os.open(told[name], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), number)
+        signal.alarm(DEADLOCKED_AFTER_S)
+        os.environ.clear()
+        os.environ.update(told["environ"])
+        clock._clock = Pace(datetime.fromisoformat(told["now"]), told["pace"], waits=told["waits"])
+        if told["debug"]:
+            import logging
+
+            logging.basicConfig(level=logging.DEBUG, force=True)
+        if told["stage"]:
+            arm(told["stage"], told["fate"])
+        from credits_pipeline.__main__ import main
+
+        code = main(told["arguments"])
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        code = 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+class Pace(clock.SystemClock):
+    """A clock that starts where it is told and goes on; `sleep` moves it on, and waits only if asked to."""
+
+    def __init__(self, at: datetime, pace: float, *, waits: bool) -> None:
+        self._at, self._pace, self._waits = at.astimezone(UTC), pace, waits
+        self._begun, self._slept = time.monotonic(), 0.0
+
+    def monotonic(self) -> float:
+        return (time.monotonic() - self._begun) * self._pace + self._slept
+
+    def now(self) -> datetime:
+        return self._at + timedelta(seconds=self.monotonic())
+
+    def sleep(self, seconds: float) -> None:
+        if self._waits:
+            time.sleep(seconds)
+        else:
+            self._slept += seconds
+
+
+# -- where, and what -----------------------------------------------------------------------------
+
+
+def arm(stage: str, fate: str) -> None:
+    """Have this process meet its fate the first time it comes to the stage."""
+    from credits_pipeline import openrouter, report, warehouse
+    from credits_pipeline.sql_project import SqlProject
+
+    left = [1]
+
+    def act() -> None:
+        if left:
+            left.clear()
+            FATES[fate]()
+
+    def before(owner: Any, name: str) -> None:
+        real = getattr(owner, name)
+
+        @functools.wraps(real)
+        def first(*args: Any, **options: Any) -> Any:
+            act()
+            return real(*args, **options)
+
+        setattr(owner, name, first)
+
+    def after(owner: Any, name: str) -> None:
+        real = getattr(owner, name)
+
+        @functools.wraps(real)
+        def last(*args: Any, **options: Any) -> Any:
+            result = real(*args, **options)
+            act()
+            return result
+
+        setattr(owner, name, last)
+
+    def torn(page: str, file: Path) -> None:
+        file.write_text(page[: len(page) // 2], encoding="utf-8")
+        act()
+        write_whole(page, file)
+
+    write_whole = report._write_whole
+    put = {
+        "before the request": lambda: before(openrouter.OpenRouter, "get_credits"),
+        "mid-body": lambda: before(openrouter, "_read"),
+        "before the write": lambda: before(warehouse.Warehouse, "append_readings"),
+        "mid-transaction of the readings": lambda: after(warehouse, "_insert"),
+        "mid-transaction of the SQL": lambda: after(SqlProject, "build"),
+        "between commit and publish": lambda: before(warehouse.Warehouse, "publish"),
+        "mid-publish": lambda: before(warehouse, "_write_published"),
+        "before the copy gets its name": lambda: before(warehouse, "_move_into_place"),
+        "mid-report": lambda: setattr(report, "_write_whole", torn),
+    }
+    put[stage]()
+
+
+def die(number: int) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(0.05)  # a handled signal reaches the main thread before this one goes on
+
+
+def limit_file_size() -> None:
+    """As a quota: nothing grows any more."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (_SMALL, resource.RLIM_INFINITY))
+
+
+def fill_disk() -> None:
+    """Not a byte left on the file system of the data."""
+    with suppress_full(), (data_dir() / "filler").open("wb", buffering=0) as filler:
+        for size in (1 << 20, 4096, 1):
+            with suppress_full():
+                while filler.write(b"\0" * size) == size:
+                    pass
+
+
+@contextmanager
+def suppress_full() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if "No space" not in str(error):
+            raise
+
+
+def forbid_writing() -> None:
+    """The data's file system becomes read-only, as a disk does that has had an error."""
+    subprocess.run(["mount", "-o", "remount,ro", str(data_dir())], check=True)
+
+
+def become_nobody() -> None:
+    """Go on as a user who may use the history of Dagster, and not the data."""
+    home = Path(os.environ["DAGSTER_HOME"])
+    for path in (home, *home.rglob("*")):
+        os.chown(path, NOBODY, NOBODY)
+    # For every thread at once, which the bare system call would not do.
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.setresuid(NOBODY, NOBODY, NOBODY) == 0
+
+
+def data_dir() -> Path:
+    return Path(os.environ["CREDITS_DATA_DIR"])
+
+
+FATES: dict[str, Callable[[], None]] = {
+    "SIGKILL": functools.partial(die, signal.SIGKILL),
+    "SIGTERM": functools.partial(die, signal.SIGTERM),
+    "Ctrl-C": functools.partial(die, signal.SIGINT),
+    "file size limit": limit_file_size,
+    "disk full": fill_disk,
+    "read-only": forbid_writing,
+    "permission denied": become_nobody,
+}
