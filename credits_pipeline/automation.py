@@ -7,7 +7,7 @@ import dagster as dg
 
 from credits_pipeline import clock, config
 from credits_pipeline.assets import alerts_sent, credits_snapshots, model_usage, published
-from credits_pipeline.assets.partitions import daily_partitions, today_key
+from credits_pipeline.assets.partitions import today_key
 from credits_pipeline.warehouse import Warehouse
 
 RAW = dg.AssetSelection.assets(credits_snapshots.KEY, model_usage.KEY)
@@ -16,7 +16,6 @@ EVERYTHING = dg.AssetSelection.all()
 daily_credits = dg.define_asset_job(
     "daily_credits",
     selection=EVERYTHING,
-    partitions_def=daily_partitions,
     description="Today's readings, the bill of today and the three days before it, the SQL, the published copy, "
     "the report and the alerts.",
 )
@@ -24,7 +23,6 @@ daily_credits = dg.define_asset_job(
 backfill_history = dg.define_asset_job(
     "backfill_history",
     selection=EVERYTHING - dg.AssetSelection.assets(credits_snapshots.KEY, alerts_sent.KEY),
-    partitions_def=daily_partitions,
     description="What was billed on a range of past days, then the SQL, the published copy and the report.",
 )
 
