@@ -5,8 +5,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 RUN := $(PY) -m credits_pipeline
 
-.PHONY: help demo demo-ui test test-duckdb test-browser test-all run dev answer backfill import backup restore alert-test chaos lint types \
-	check bench bench-forecast pictures lock clean
+.PHONY: help demo demo-ui test test-duckdb test-browser test-all run dev answer backfill import backup restore \
+	alert-test chaos lint types check bench bench-forecast pictures lock clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sort | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -107,3 +107,10 @@ $(VENV)/installed-dev: requirements-dev.lock $(VENV)/installed
 	@echo "Installing the tools of the tests …"
 	@$(INSTALL) --require-hashes -r requirements-dev.lock
 	@touch $@
+
+.PHONY: superset test-bi
+superset: $(VENV)/installed-dev ## Apache Superset with a dashboard on the published copy: make superset [FILE=credits.duckdb]
+	@PYTHONPATH=. $(PY) tools/superset.py $(if $(FILE),--file "$(FILE)") $(ARGS)
+
+test-bi: $(VENV)/installed-dev ## Superset for real: its API, its dashboard in Chromium, new data after each run
+	@$(PY) -m pytest -q -m heavy credits_pipeline_tests/test_superset.py
