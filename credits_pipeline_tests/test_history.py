@@ -122,6 +122,33 @@ def test_a_backfill_run_twice_changes_no_row_of_any_mart(simulate: Simulate, run
     assert sum(map(len, once.values())) > 1000
 
 
+def test_the_reconciliation_names_account_day_and_both_figures_and_rolls_up_by_month(
+    simulate: Simulate, run_job: RunJob, at_five_past_midnight: clock.FrozenClock
+) -> None:
+    day = TODAY
+    midnight = datetime.combine(day, datetime.min.time(), UTC)
+    account = SimulatedAccount.from_ledger(
+        "default",
+        "sk-or-v1-simulated-default",
+        days={day: {"vendor/a": Decimal(10)}},
+        credits=[(midnight - timedelta(days=9), Decimal(100))],
+        corrections=[(midnight + timedelta(hours=12), Decimal("-3"))],
+    )
+    simulate(account)
+    for hours in (0, 24, 48):
+        at_five_past_midnight.set(midnight + timedelta(hours=hours))
+        result = run_job("daily_credits")
+    (check,) = [
+        c for c in result.get_asset_check_evaluations() if c.check_name == "spend_agrees_with_the_bill"
+    ]
+    assert not check.passed
+    assert check.severity == dg.AssetCheckSeverity.WARN
+    assert result.success
+    for part in ("default", "2026-06-17", "7.000000000", "10.000000000"):
+        assert part in (check.description or "")
+    assert "3" in str(check.metadata["by_month"].value)
+
+
 def test_days_that_the_api_has_forgotten_are_refused(simulate: Simulate, run_job: RunJob) -> None:
     api = simulate(spender())
     result = run_job("backfill_history", tags=automation.range_tags("2025-01-01", "2025-01-31"))

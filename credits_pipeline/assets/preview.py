@@ -13,10 +13,12 @@ if TYPE_CHECKING:
 PREVIEW_ROWS = 7
 
 
-def preview(con: "duckdb.DuckDBPyConnection", relation: str) -> dg.MarkdownMetadataValue:
+def preview(
+    con: "duckdb.DuckDBPyConnection", relation: str, rows: int = PREVIEW_ROWS
+) -> dg.MarkdownMetadataValue:
     """The newest rows of `relation` (a quoted name) as a Markdown table; all text in it is escaped."""
     columns = con.execute(f"describe {relation}").fetchall()
     times = [name for name, kind, *_ in columns if kind in {"DATE", "TIMESTAMP"}]
     order = f'order by "{times[0]}" desc' if times else ""
-    rows = con.execute(f"select * from {relation} {order} limit {PREVIEW_ROWS}").fetchall()
-    return dg.MetadataValue.md(markdown_table([name for name, *_ in columns], rows))
+    newest = con.execute(f"select * from {relation} {order} limit {rows}").fetchall()
+    return dg.MetadataValue.md(markdown_table([name for name, *_ in columns], newest))

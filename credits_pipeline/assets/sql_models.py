@@ -3,14 +3,14 @@
 One step is one transaction: build the selected models, test them, then commit, or change nothing at all.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from credits_pipeline import config
 from credits_pipeline.assets import credits_snapshots, model_usage
-from credits_pipeline.assets.pictures import shown
+from credits_pipeline.assets.pictures import exists, shown
 from credits_pipeline.assets.preview import preview
 from credits_pipeline.sql_project import BuildResult, Model, ModelResult, SqlProject, Test, TestResult
 from credits_pipeline.warehouse import Warehouse
@@ -26,6 +26,11 @@ RAW_ASSETS = {
     "raw.model_usage": model_usage.KEY,
     "raw.model_usage_days": model_usage.KEY,
 }
+
+
+# Check → the mart that sums up what it looks at, shown in its metadata.
+ROLL_UPS = {"spend_agrees_with_the_bill": "spend_reconciliation_monthly"}
+ROLLED_UP_ROWS = 24
 
 
 class BlockedBuild(Exception):
@@ -59,6 +64,7 @@ def sql_models(project: SqlProject) -> dg.AssetsDefinition:
                 if result.blocked:
                     raise BlockedBuild(result)
                 metadata = {m.model: materialized(con, project.models[m.model], m) for m in result.models}
+                rolled_up = roll_ups(con)
         except BlockedBuild as blocked:
             yield from check_results(blocked.result, checks)
             raise dg.Failure(
@@ -68,7 +74,7 @@ def sql_models(project: SqlProject) -> dg.AssetsDefinition:
             ) from None
         for name, entries in metadata.items():
             yield dg.MaterializeResult(asset_key=name, metadata=entries)
-        yield from check_results(result, checks)
+        yield from check_results(result, checks, rolled_up)
 
     return build
 
@@ -114,13 +120,15 @@ def check_spec(test: Test) -> dg.AssetCheckSpec:
     )
 
 
-def check_results(result: BuildResult, wanted: set[tuple[str, str]]) -> Iterator[dg.AssetCheckResult]:
+def check_results(
+    result: BuildResult, wanted: set[tuple[str, str]], rolled_up: Mapping[str, dg.MetadataValue] | None = None
+) -> Iterator[dg.AssetCheckResult]:
     for test in result.tests:
         if (test.test.model, test.test.name) in wanted:
-            yield check_result(test)
+            yield check_result(test, (rolled_up or {}).get(test.test.name))
 
 
-def check_result(result: TestResult) -> dg.AssetCheckResult:
+def check_result(result: TestResult, roll_up: dg.MetadataValue | None = None) -> dg.AssetCheckResult:
     error = result.severity == "error"
     return dg.AssetCheckResult(
         asset_key=result.test.model,
@@ -128,8 +136,17 @@ def check_result(result: TestResult) -> dg.AssetCheckResult:
         passed=result.passed,
         severity=dg.AssetCheckSeverity.ERROR if error else dg.AssetCheckSeverity.WARN,
         description=result.message,
-        metadata={"failing_rows": result.failing_rows},
+        metadata={"failing_rows": result.failing_rows, **({"by_month": roll_up} if roll_up else {})},
     )
+
+
+def roll_ups(con: "duckdb.DuckDBPyConnection") -> dict[str, dg.MetadataValue]:
+    """What some checks show beside their verdict, as Markdown tables."""
+    return {
+        test: preview(con, f"marts.{table}", rows=ROLLED_UP_ROWS)
+        for test, table in ROLL_UPS.items()
+        if exists(con, table)
+    }
 
 
 def materialized(con: "duckdb.DuckDBPyConnection", model: Model, result: ModelResult) -> dict[str, Any]:
