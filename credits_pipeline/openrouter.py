@@ -703,7 +703,7 @@ _secrets = _Secrets()
 def _spellings(key: str) -> tuple[str, ...]:
     """The key as it is, URL-encoded, in hex, and as the inner part of any base64 that contains it."""
     raw = key.encode()
-    spellings = {key, quote(key, safe=""), raw.hex(), raw.hex().upper()}
+    spellings = {key, quote(key), quote(key, safe=""), raw.hex(), raw.hex().upper()}
     for encode in (b64encode, urlsafe_b64encode):
         for shift in range(3):  # base64 looks different depending on how many bytes stand before
             digits = encode(b"\0" * shift + raw).decode()
