@@ -1,0 +1,175 @@
+"""The key is in no file, no message and no log, however a run ends; what is written about money is private."""
+
+import os
+import sqlite3
+import stat
+import zlib
+from base64 import b64encode, urlsafe_b64encode
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from urllib.parse import quote
+
+import dagster as dg
+import pytest
+
+from credits_pipeline.__main__ import main
+from credits_pipeline.simulator import Fault, SimulatedAccount, SimulatedAPI
+from credits_pipeline_tests.children import Children, Ended
+
+NOW = datetime(2026, 6, 17, 0, 5, tzinfo=UTC)
+
+# How each account's requests end; `{key}`: the server repeats the key that it was sent.
+ENDS: dict[str, Callable[[str, str], Fault]] = {
+    "unknown": lambda key, _: Fault.status(401, message=f"no such key: {key}"),
+    "forbidden": lambda key, _: Fault.status(403, message=f"Bearer {key} may not"),
+    "broken": lambda key, _: Fault.status(500, message=key),
+    "reset": lambda *_: Fault.reset(),
+    "html": lambda key, _: Fault.body(f"<html>{key}</html>".encode(), content_type="text/html"),
+    "moved": lambda key, elsewhere: Fault.redirect(f"{elsewhere}/credits?key={quote(key)}"),
+    "torn": lambda *_: Fault.truncated_body(),
+}
+
+
+def key_of(name: str) -> str:
+    """Every key different, as long as a real one, and with letters that URLs and base64 write otherwise."""
+    return f"sk-or-v1-{name}+/=&?{name[::-1] * 8}"
+
+
+def account(name: str) -> SimulatedAccount:
+    ledger = {date(2026, 6, 10) + timedelta(days=n): {"vendor/model": Decimal("1.5")} for n in range(9)}
+    return SimulatedAccount.from_ledger(
+        name, key_of(name), days=ledger, credits=[(datetime(2026, 6, 10, tzinfo=UTC), Decimal(100))]
+    )
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Two runs, with everything that is logged at DEBUG on stderr: one where all fails, one where all goes well."""
+
+    root: Path
+    failing: Ended
+    healthy: Ended
+    elsewhere: SimulatedAPI
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    root = tmp_path_factory.mktemp("scene")
+    before = os.umask(0o022)  # as most machines have it
+    try:
+        with (
+            Children() as children,
+            SimulatedAPI([account(name) for name in ENDS], now=lambda: NOW) as api,
+            SimulatedAPI([], now=lambda: NOW) as elsewhere,
+        ):
+            environ = {
+                **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
+                **api.environment(),
+                "CREDITS_DATA_DIR": str(root / "data"),
+                "CREDITS_START_DATE": "2026-06-14",
+                "DAGSTER_HOME": str(root / "home"),
+            }
+            for name, end in ENDS.items():
+                api.misbehave(end(key_of(name), elsewhere.base_url), times=None, account=name)
+            told = {"environ": environ, "folder": root / "output", "now": NOW, "debug": True}
+            failing = children.run(["run"], **told)
+            api.behave()
+            yield Scene(root, failing, children.run(["run"], **told), elsewhere)
+    finally:
+        os.umask(before)
+
+
+def spellings(key: str) -> set[bytes]:
+    """The key plain, URL-encoded, in hex, and as base64 at any offset."""
+    raw = key.encode()
+    found = {raw, quote(key, safe="").encode(), quote(key).encode(), raw.hex().encode(), repr(key).encode()}
+    for encode in (b64encode, urlsafe_b64encode):
+        for shift in range(3):
+            digits = encode(b"\0" * shift + raw)
+            found.add(digits[-(-shift * 8 // 6) : (shift + len(raw)) * 8 // 6])
+    return found
+
+
+def blobs(file: Path) -> Iterator[bytes]:
+    """What a file says, and what its compressed parts say where it is one of Dagster's databases."""
+    yield file.read_bytes()
+    if file.suffix == ".db":
+        with sqlite3.connect(file) as con:
+            for (table,) in con.execute("select name from sqlite_master where type = 'table'").fetchall():
+                for row in con.execute(f'select * from "{table}"'):
+                    for value in row:
+                        if isinstance(value, bytes):
+                            yield zlib.decompress(value) if value[:1] == b"\x78" else value
+        con.close()
+
+
+def test_both_runs_ended_as_meant(scene: Scene) -> None:
+    assert scene.failing.returncode == 1
+    for name in ENDS:
+        assert f"{name}: " in scene.failing.stderr
+    assert scene.healthy.returncode == 0, scene.healthy.stderr
+    assert "DEBUG" in scene.failing.stderr, "the logs of httpx are among what is searched"
+    assert "httpcore" in scene.failing.stderr
+
+
+def test_no_key_is_in_any_file_log_or_output_in_any_spelling(scene: Scene) -> None:
+    files = [path for path in scene.root.rglob("*") if path.is_file()]
+    names = {path.name for path in files}
+    assert {"warehouse.duckdb", "credits.duckdb", "report.html", "index.db", "runs.db"} <= names
+    assert {".out", ".err", ".db"} <= {path.suffix for path in files}
+    needles = {(name, spelling) for name in ENDS for spelling in spellings(key_of(name))}
+    searched = 0
+    for path in files:
+        for content in blobs(path):
+            searched += 1
+            assert not [name for name, needle in needles if needle in content], path
+    assert searched > len(files), "the compressed parts were read as well"
+
+
+def test_a_redirect_takes_the_key_nowhere(scene: Scene) -> None:
+    assert scene.elsewhere.requests == []
+
+
+def test_whatever_is_said_of_failures_is_sentences_without_a_traceback(scene: Scene) -> None:
+    said = [line for line in scene.failing.stderr.splitlines() if line.startswith(("failed: ", "error: "))]
+    assert said
+    assert "Traceback" not in scene.failing.stderr
+    assert "\x1b" not in scene.failing.stderr
+
+
+def test_what_is_written_about_money_is_private_and_only_the_published_copy_is_for_all(scene: Scene) -> None:
+    for path in (scene.root / "data", scene.root / "home"):
+        for one in (path, *path.rglob("*")):
+            mode = stat.S_IMODE(one.stat().st_mode)
+            expected = 0o700 if one.is_dir() else 0o444 if one.name == "credits.duckdb" else 0o600
+            assert mode == expected, f"{one}: {mode:o}"
+
+
+def test_the_configuration_that_the_ui_shows_holds_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    from credits_pipeline.definitions import defs
+
+    monkeypatch.setenv("OPENROUTER_API_KEY", key_of("shown"))
+    for name in ("daily_credits", "backfill_history", "rebuild"):
+        shown = dg.serialize_value(defs.resolve_job_def(name).get_job_snapshot()).encode()
+        assert b"read_timeout_s" in shown or name == "rebuild", "the resource's settings are in it"
+        assert not [spelling for spelling in spellings(key_of("shown")) if spelling in shown]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes")
+def test_a_dotenv_that_others_can_read_is_said_by_every_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dotenv = tmp_path / ".env"
+    dotenv.write_text(f"OPENROUTER_API_KEY={key_of('dotenv')}\n", encoding="utf-8")
+    dotenv.chmod(0o644)
+    monkeypatch.setattr("credits_pipeline.__main__.DOTENV", dotenv)
+    monkeypatch.setenv("CREDITS_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("OPENROUTER_API_KEY", "")  # so that it is undone: what .env sets, main puts there
+    monkeypatch.delenv("OPENROUTER_API_KEY")
+    assert main(["backup"]) == 1
+    said = capsys.readouterr().err
+    assert f"chmod 600 {dotenv}" in said
+    assert key_of("dotenv") not in said
