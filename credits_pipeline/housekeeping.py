@@ -1,0 +1,103 @@
+"""Keep Dagster's own history from growing for ever: a job, its schedule, and the function behind both.
+
+Measured: a daily run leaves 2.6 MB, nine tenths of it in a file of its own with every event of the run. That file and
+the run's captured output are removed after two months. The run, and which partitions it filled, stay longer than the
+API remembers a day, so that the bars of partitions in the UI never show a day as missing that could still be asked
+for. Ticks are Dagster's own to purge (`retention` in dagster.yaml). The figures themselves are in DuckDB: none of
+them is touched here.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import dagster as dg
+from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
+from dagster._core.storage.event_log.sqlite import SqliteEventLogStorage
+
+from credits_pipeline import clock
+
+LOGS_KEPT: Final = timedelta(days=60)
+"""Events and output of a run: for looking into what went wrong, which is done soon or never."""
+
+RUNS_KEPT: Final = timedelta(days=400)
+"""Runs and what they materialized: longer than the 365 days that the API can be asked for."""
+
+BATCH: Final = 500
+"""Runs looked at in one go."""
+
+ENDED: Final = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
+
+
+@dataclass(frozen=True)
+class Swept:
+    """How many runs were forgotten, and of how many others the logs were removed."""
+
+    runs: int
+    logs: int
+
+
+def sweep(instance: dg.DagsterInstance) -> Swept:
+    """Remove what is older than the limits from Dagster's history. Doing it twice is the same as once."""
+    forgotten = 0
+    while batch := ended_before(instance, clock.now() - RUNS_KEPT):
+        for run_id in batch:
+            forget_checks(instance, run_id)
+            instance.delete_run(run_id)
+            remove_logs(instance, run_id)
+        forgotten += len(batch)
+    old = ended_before(instance, clock.now() - LOGS_KEPT, limit=None)
+    return Swept(runs=forgotten, logs=sum(remove_logs(instance, run_id) for run_id in old))
+
+
+def ended_before(instance: dg.DagsterInstance, limit_at: datetime, limit: int | None = BATCH) -> list[str]:
+    """Runs made before an instant, other than those that may still go on."""
+    of_then = dg.RunsFilter(created_before=limit_at, statuses=ENDED)
+    return [record.dagster_run.run_id for record in instance.get_run_records(of_then, limit=limit)]
+
+
+def remove_logs(instance: dg.DagsterInstance, run_id: str) -> bool:
+    """Remove a run's events and output; what it materialized is in another file, which stays. False if it was done."""
+    instance.compute_log_manager.delete_logs(prefix=[run_id])
+    storage = instance.event_log_storage
+    if not isinstance(storage, SqliteEventLogStorage):
+        return False  # other databases keep all runs' events in one table, with what they materialized
+    events = Path(storage.path_for_shard(run_id))
+    existed = events.exists()
+    for file in (events, *(events.with_name(events.name + suffix) for suffix in ("-wal", "-shm"))):
+        file.unlink(missing_ok=True)
+    return existed
+
+
+def forget_checks(instance: dg.DagsterInstance, run_id: str) -> None:
+    """Dagster forgets the results of checks with their asset only, so those of a run stay behind when it goes."""
+    storage = instance.event_log_storage
+    if isinstance(storage, SqliteEventLogStorage):
+        with storage.index_connection() as con:
+            con.execute(
+                AssetCheckExecutionsTable.delete().where(AssetCheckExecutionsTable.c.run_id == run_id)
+            )
+
+
+@dg.op(description="Removes what is older than the limits from Dagster's history.")
+def remove_old_history(context: dg.OpExecutionContext) -> None:
+    swept = sweep(context.instance)
+    context.log.info(f"{swept.runs} runs forgotten, the logs of {swept.logs} others removed")
+
+
+@dg.job(description=f"Forgets logs after {LOGS_KEPT.days} days and runs after {RUNS_KEPT.days}.")
+def housekeeping() -> None:
+    remove_old_history()
+
+
+housekeeping_schedule = dg.ScheduleDefinition(
+    name="housekeeping",
+    job=housekeeping,
+    cron_schedule="45 2 * * *",  # after the night's readings and history
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)
+
+JOBS = [housekeeping]
+SCHEDULES = [housekeeping_schedule]
