@@ -222,7 +222,7 @@ def test_true_daily_runs_and_a_true_backfill_go_through_beside_three_readers(
             done = run_job("daily_credits")
             assert done.success, failures(done)
             if number == 5:
-                year = automation.range_tags(str(TODAY - timedelta(days=360)), str(TODAY))
+                year = automation.range_tags(str(TODAY - timedelta(days=350)), str(TODAY))
                 done = run_job("backfill_history", tags=year)
                 assert done.success, failures(done)
             assert read_mart("published")["run_id"].to_list() == [done.run_id]
