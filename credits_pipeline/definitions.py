@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import dagster as dg
 
-from credits_pipeline import automation, config, launch, run_history, watchdogs
+from credits_pipeline import automation, config, housekeeping, launch, run_history, watchdogs
 from credits_pipeline.assets import alerts_sent, credits_snapshots, model_usage, published, report, sql_models
 from credits_pipeline.openrouter import OpenRouter
 from credits_pipeline.sql_project import Source, SqlProject
@@ -61,8 +61,8 @@ ASSETS = [
 defs = dg.Definitions(
     assets=dg.with_source_code_references([asset.map_asset_specs(with_policies) for asset in ASSETS]),
     asset_checks=[credits_snapshots.every_account_was_read, model_usage.every_account_was_fetched],
-    jobs=[automation.daily_credits, automation.backfill_history, automation.rebuild],
-    schedules=[automation.daily_credits_schedule, automation.history_backfill],
+    jobs=[automation.daily_credits, automation.backfill_history, automation.rebuild, *housekeeping.JOBS],
+    schedules=[automation.daily_credits_schedule, automation.history_backfill, *housekeeping.SCHEDULES],
     sensors=[automation.rebuild_after_manual_changes, *watchdogs.SENSORS],
     resources={"openrouter": OpenRouter(), "warehouse": warehouse},
     loggers={"console": launch.console},
