@@ -69,7 +69,7 @@ def run_job(instance: dg.DagsterInstance) -> Callable[..., dg.ExecuteInProcessRe
         if name == "daily_credits":
             options = {"partition_key": clock.today().isoformat(), **options}
         return defs.resolve_job_def(name).execute_in_process(
-            instance=instance, raise_on_error=False, **options
+            instance=instance, raise_on_error=False, run_config={"loggers": {"console": {}}}, **options
         )
 
     return run
