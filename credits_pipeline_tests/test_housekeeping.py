@@ -5,6 +5,7 @@ import resource
 import sqlite3
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -40,14 +41,22 @@ def happened(home: Path, run_id: str, at: datetime) -> None:
     con.close()
 
 
+def events(file: Path, run_id: str) -> int:
+    if not file.exists():
+        return -1
+    with closing(sqlite3.connect(file)) as con:
+        count = con.execute("select count(*) from event_logs where run_id = ?", (run_id,)).fetchall()[0][0]
+    return int(count)
+
+
 def traces(home: Path, run_id: str) -> dict[str, bool]:
-    index = sqlite3.connect(home / "history" / "runs" / "index.db")
-    ((events,),) = index.execute("select count(*) from event_logs where run_id = ?", (run_id,)).fetchall()
-    index.close()
+    """What is left of a run."""
+    history = home / "history" / "runs"
     return {
-        "events": (home / "history" / "runs" / f"{run_id}.db").exists(),
+        "file": (history / f"{run_id}.db").exists(),
+        "events": events(history / f"{run_id}.db", run_id) > 0,
         "output": (home / "storage" / run_id).exists(),
-        "materialized": events > 0,
+        "materialized": events(history / "index.db", run_id) > 0,
     }
 
 
@@ -64,11 +73,12 @@ def test_logs_go_after_two_months_runs_after_more_than_the_api_remembers_and_no_
             happened(home, runs[name], at)
         assert housekeeping.sweep(instance) == housekeeping.Swept(runs=1, logs=2)
         assert housekeeping.sweep(instance) == housekeeping.Swept(runs=0, logs=0)
+        assert instance.all_logs(runs["61 days"]) == [], "the page of a run that was seen before still opens"
         kept = instance.get_materialized_partitions(dg.AssetKey("small"))
         assert {run.run_id for run in instance.get_runs()} == set(runs.values()) - {runs["401 days"]}
-    whole = {"events": True, "output": True, "materialized": True}
+    whole = {"file": True, "events": True, "output": True, "materialized": True}
     assert traces(home, runs["yesterday"]) == traces(home, runs["59 days"]) == whole
-    only_known = {"events": False, "output": False, "materialized": True}
+    only_known = {"file": True, "events": False, "output": False, "materialized": True}
     assert traces(home, runs["61 days"]) == traces(home, runs["a year"]) == only_known
     assert not any(traces(home, runs["401 days"]).values())
     assert {"2026-06-16", "2026-04-17", "2025-06-16"} <= kept
