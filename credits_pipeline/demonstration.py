@@ -31,7 +31,10 @@ def run() -> int:
         with simulated_environment() as api:
             print(f"A simulated API with {len(api.accounts)} accounts answers at {api.base_url}.")
             for account in api.accounts.values():
-                logged = readings(account, clock.today() - timedelta(days=DAYS_LOGGED), clock.today())
+                since, until = clock.today() - timedelta(days=DAYS_LOGGED), clock.today() + timedelta(days=1)
+                logged = [
+                    reading for reading in readings(account, since, until) if reading.time < clock.now()
+                ]
                 file = DATA_DIR / f"readings-{account.name}.csv"
                 write_readings(file, logged)
                 commands.import_readings_of(file, account.name, tz=None)

@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -119,9 +120,12 @@ def user_interface(settings: config.Settings, port: int) -> int:
     print(f"Dagster UI: http://127.0.0.1:{port}  (Ctrl-C ends it; the history is kept in {home})", flush=True)
     workspace = str(config.PROJECT_ROOT / "workspace.yaml")
     command = [str(Path(sys.executable).with_name("dg")), "dev", "-w", workspace, "--host", "127.0.0.1"]
-    try:
-        # From the data directory: .env was read already (or, for the demo, must not be), and dg would read it again.
-        done = subprocess.run([*command, "--port", str(port)], cwd=settings.data_dir, check=False)  # noqa: S603
-    except KeyboardInterrupt:
-        return 0
-    return done.returncode
+    # From the data directory: .env was read already (or, for the demo, must not be), and dg would read it again.
+    with subprocess.Popen([*command, "--port", str(port)], cwd=settings.data_dir) as child:  # noqa: S603
+        # Ctrl-C reaches the whole group; SIGTERM reaches this process only, so it is passed on.
+        signal.signal(signal.SIGTERM, lambda *_: child.send_signal(signal.SIGINT))
+        while True:
+            try:
+                return child.wait()
+            except KeyboardInterrupt:
+                continue

@@ -29,6 +29,7 @@ def report() -> dg.MaterializeResult[None]:
     page.write(settings.published_path, settings.report_path)
     return dg.MaterializeResult(
         metadata={
+            "report": dg.MetadataValue.path(settings.report_path),
             "dagster/uri": dg.MetadataValue.url(settings.report_path.as_uri()),
             "size_bytes": settings.report_path.stat().st_size,
         }

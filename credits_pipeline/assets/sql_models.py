@@ -116,7 +116,10 @@ def asset_spec(project: SqlProject, model: Model) -> dg.AssetSpec:
 
 def check_spec(test: Test) -> dg.AssetCheckSpec:
     return dg.AssetCheckSpec(
-        test.name, asset=test.model, description=test.description, blocking=test.severity == "error"
+        test.name,
+        asset=test.model,
+        description=test.description or f"Column {test.column}: {test.kind.replace('_', ' ')}.",
+        blocking=test.severity == "error",
     )
 
 
