@@ -5,7 +5,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 RUN := $(PY) -m credits_pipeline
 
-.PHONY: help demo demo-ui test test-duckdb test-browser test-all run dev answer backfill import backup restore \
+.PHONY: help demo demo-ui test test-slow test-duckdb test-browser test-all run dev answer backfill import backup restore \
 	alert-test chaos lint types check bench bench-forecast pictures lock clean
 
 help: ## list these targets
@@ -42,7 +42,10 @@ alert-test: $(VENV)/installed ## send a test alert to every channel of CREDITS_A
 	@$(RUN) alert-test
 
 test: $(VENV)/installed-dev ## all tests that need nothing but this machine, in under three minutes
-	@$(PY) -m pytest -n 2 --dist worksteal -q -m "not heavy and not browser"
+	@$(PY) -m pytest -n 2 --dist worksteal -q -m "not heavy and not browser and not slow"
+
+test-slow: $(VENV)/installed-dev ## the slow ones: faults, secrets, recovery, real dbt, readers, alerts
+	@$(PY) -m pytest -n 2 --dist loadfile -q -m "slow and not heavy and not browser"
 
 # The oldest and the newest duckdb that we support; the other tests run on the one that is locked.
 DUCKDB_TESTS := test_models_*.py test_forecast*.py test_sql_project.py test_warehouse.py test_publish.py

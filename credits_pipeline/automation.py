@@ -57,7 +57,8 @@ HISTORY_CRON = "30 1 * * *"
     description="Takes the readings of the day that it is now: a late tick must not ask for a day that is over.",
 )
 def daily_credits_schedule() -> dg.RunRequest:
-    return dg.RunRequest(partition_key=today_key())
+    # Tags, for a partition key would be looked up as of the tick: a late tick knows no partition of today.
+    return dg.RunRequest(tags=range_tags(today_key(), today_key()))
 
 
 @dg.schedule(

@@ -17,6 +17,25 @@ TODAY = date(2026, 6, 17)
 NOW = datetime(2026, 6, 17, 0, 5, tzinfo=UTC)
 
 
+# Many real processes, kills and second computations: minutes of them, so CI runs these beside `make test`.
+SLOW_MODULES = {
+    "test_alerts",
+    "test_dbt_parity",
+    "test_faults",
+    "test_housekeeping",
+    "test_readers",
+    "test_recipes",
+    "test_recovery",
+    "test_secrets",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem in SLOW_MODULES:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def _no_settings_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees a real key, a real data directory or a real Dagster home."""
