@@ -26,7 +26,9 @@ SLOW_MODULES = {
     "test_readers",
     "test_recipes",
     "test_recovery",
+    "test_publish",
     "test_secrets",
+    "test_watchdogs",
 }
 
 
