@@ -17,8 +17,6 @@ SNAPSHOTS_FRESH = dg.FreshnessPolicy.time_window(
 )
 OWNERS = ["team:finops"]
 
-run_history.keep_open()
-
 project = SqlProject.load(sql_models.PROJECT_DIR)
 
 RAW_TABLES = {credits_snapshots.KEY: "raw.credits_snapshots", model_usage.KEY: "raw.model_usage"}
@@ -46,6 +44,7 @@ def with_policies(spec: dg.AssetSpec) -> dg.AssetSpec:
 
 @dg.resource(description="The DuckDB file that the pipeline writes; its folder is CREDITS_DATA_DIR.")
 def warehouse(_: dg.InitResourceContext) -> Warehouse:
+    run_history.keep_open()  # a run is under way in this process
     return Warehouse(config.load(os.environ).warehouse_path)
 
 

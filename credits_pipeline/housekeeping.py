@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Final
 
 import dagster as dg
-from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
-from dagster._core.storage.event_log.sqlite import SqliteEventLogStorage
 
 from credits_pipeline import clock
 
@@ -82,12 +80,17 @@ def remove_logs(instance: dg.DagsterInstance, run_id: str) -> bool:
 
 def events_file(instance: dg.DagsterInstance, run_id: str) -> Path | None:
     """Where a run's events are; None in other databases, which keep those of all runs in one table."""
+    from dagster._core.storage.event_log.sqlite import SqliteEventLogStorage
+
     storage = instance.event_log_storage
     return Path(storage.path_for_shard(run_id)) if isinstance(storage, SqliteEventLogStorage) else None
 
 
 def forget_checks(instance: dg.DagsterInstance, run_id: str) -> None:
     """Dagster forgets the results of checks with their asset only, so those of a run stay behind when it goes."""
+    from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
+    from dagster._core.storage.event_log.sqlite import SqliteEventLogStorage
+
     storage = instance.event_log_storage
     if isinstance(storage, SqliteEventLogStorage):
         with storage.index_connection() as con:

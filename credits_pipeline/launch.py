@@ -14,7 +14,7 @@ from pathlib import Path
 import dagster as dg
 from dagster_shared.error import SerializableErrorInfo
 
-from credits_pipeline import config
+from credits_pipeline import config, run_history
 from credits_pipeline.text import plain
 
 INSTANCE_SETTINGS = Path(__file__).with_name("dagster.yaml")
@@ -37,8 +37,12 @@ def dagster_home(settings: config.Settings) -> Path:
 def instance(settings: config.Settings) -> Iterator[dg.DagsterInstance]:
     """The Dagster instance that the UI shows."""
     dagster_home(settings)
-    with dg.DagsterInstance.get() as held:
-        yield held
+    run_history.keep_open()
+    try:
+        with dg.DagsterInstance.get() as held:
+            yield held
+    finally:
+        run_history.let_go()
 
 
 def run_job(

@@ -1,12 +1,14 @@
 """The command line, as a person types it: `python -m credits_pipeline …`."""
 
 import os
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
-from credits_pipeline import clock, config
+from credits_pipeline import clock, config, launch
 from credits_pipeline.__main__ import main
 from credits_pipeline.simulator import Fault, SimulatedAPI, readings, write_readings
 from credits_pipeline.warehouse import Warehouse
@@ -137,3 +139,31 @@ def test_the_demo_leaves_nothing_of_the_users_own_settings_in_its_environment(
         assert settings.alert_urls == ()
         assert settings.is_simulated
     assert os.environ["OPENROUTER_API_KEY_ACME"] == "sk-or-v1-real"
+
+
+def test_a_run_keeps_the_files_of_dagsters_history_open_and_closes_them_at_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    connect = sqlite3.connect
+
+    def counted(path: str, *args: object, **options: object) -> sqlite3.Connection:
+        opened.append(Path(path).name)
+        return connect(path, *args, **options)
+
+    monkeypatch.setattr("sqlite3.dbapi2.connect", counted)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+
+    @dg.asset
+    def small() -> None: ...
+
+    defs = dg.Definitions([small], jobs=[dg.define_asset_job("job")])
+    with launch.instance(config.load({})) as instance:
+        for _ in range(2):
+            assert defs.resolve_job_def("job").execute_in_process(instance=instance).success
+        runs = [run.run_id for run in instance.get_runs()]
+    # Twice, for Dagster looks into a file over a second connection while it makes it; not at every event.
+    for file in ("runs.db", "index.db", *(f"{run}.db" for run in runs)):
+        assert 1 <= opened.count(file) <= 2
+    # SQLite has written its logs back, so that a copy of the files is a copy of the history.
+    assert list((tmp_path / "history").rglob("*-wal")) == []
