@@ -709,8 +709,12 @@ def _copy_marts(con: "duckdb.DuckDBPyConnection") -> None:
         where database_name = 'warehouse' and schema_name = 'marts' and comment is not null
         """
     ).fetchall()
-    for what, comment in comments:
-        con.execute(f"comment on {what} is {_text(comment)}")
+    _comment(con, comments)
+
+
+def _comment(con: "duckdb.DuckDBPyConnection", comments: Iterable[tuple[str, str]]) -> None:
+    """As one script: hundreds of statements by themselves cost more than the copy that they describe."""
+    con.execute(";".join(f"comment on {what} is {_text(comment)}" for what, comment in comments))
 
 
 def _write_published(
@@ -728,15 +732,15 @@ def _write_published(
         [run_id, _utc(published_at), version, is_simulated],
     )
     table = "published.marts.published"
-    for what, comment in {
+    comments = {
         f"table {table}": "One row: which run made this file, when, and as of which reading.",
         f"column {table}.run_id": "Run that made this file.",
         f"column {table}.published_at": "UTC instant at which this file was made.",
         f"column {table}.as_of": "UTC instant of the newest reading of any account.",
         f"column {table}.version": "Version of the program that made this file.",
         f"column {table}.is_simulated": "True: the figures come from the simulated API, not from an account.",
-    }.items():
-        con.execute(f"comment on {what} is {_text(comment)}")
+    }
+    _comment(con, comments.items())
 
 
 # -- values --------------------------------------------------------------------------------------
