@@ -30,12 +30,14 @@ backfill: $(VENV)/installed ## fetch past days: make backfill FROM=2026-01-01 TO
 	@$(RUN) backfill $(if $(FROM),--from $(FROM)) $(if $(TO),--to $(TO))
 
 import: $(VENV)/installed ## append earlier readings: make import FILE=readings.csv ACCOUNT=default [TZ=Europe/Zurich]
+	@[ -n "$(FILE)" ] || { echo "which file? make import FILE=readings.csv ACCOUNT=default"; exit 1; }
 	@$(RUN) import "$(FILE)" --account "$(or $(ACCOUNT),default)" $(if $(filter command line,$(origin TZ)),--tz "$(TZ)")
 
 backup: $(VENV)/installed ## a consistent copy of the warehouse, and Parquet: make backup [TO=folder]
 	@$(RUN) backup $(if $(TO),"$(TO)")
 
 restore: $(VENV)/installed ## put a backup in the warehouse's place: make restore FROM=folder
+	@[ -n "$(FROM)" ] || { echo "which backup? make restore FROM=data/backups/credits-…"; exit 1; }
 	@$(RUN) restore "$(FROM)"
 
 alert-test: $(VENV)/installed ## send a test alert to every channel of CREDITS_ALERT_URLS

@@ -35,6 +35,11 @@ def backfill(first: date | None, last: date | None) -> int:
     first, last = first or model_usage.oldest_day(), last or clock.today()
     if first > last:
         raise config.ConfigError(f"FROM={first} lies after TO={last}: swap them")
+    if first < model_usage.oldest_day() or last > clock.today():
+        raise config.ConfigError(
+            f"the API can be asked for {model_usage.oldest_day()} to {clock.today()} (365 days, from"
+            f" CREDITS_START_DATE on), not for {first} to {last}: choose FROM and TO within"
+        )
     with launch.instance(settings) as instance:
         ok = fetch_history(instance, first.isoformat(), last.isoformat())
     print_answer(settings)
@@ -55,7 +60,15 @@ def import_and_rebuild(file: Path, account: str, tz: str | None) -> int:
 
 
 def import_readings_of(file: Path, account: str, tz: str | None) -> None:
-    warehouse = Warehouse(config.load(os.environ).warehouse_path)
+    settings = config.load(os.environ)
+    warehouse = Warehouse(settings.warehouse_path)
+    known = {config.DEFAULT_ACCOUNT, *(configured.name for configured in settings.accounts)}
+    # Readings cannot be taken out again one by one, so a slip of the pen must not make an account.
+    if account not in known and warehouse.newest_reading(account) is None:
+        raise config.ConfigError(
+            f"there is no account {account!r}: name one of {', '.join(sorted(known))}, or set"
+            f" {config.KEY_VARIABLE}_<NAME> first"
+        )
     result = import_readings(warehouse, file, account, tz=tz, run_id="import")
     print(
         f"{file.name}: {result.appended} readings appended to {account}, {result.already_there} already there."

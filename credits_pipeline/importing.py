@@ -25,6 +25,9 @@ COLUMNS: Final = ("time", "total_credits", "total_usage")
 EARLIEST: Final = datetime(2023, 1, 1, tzinfo=UTC)
 """The vendor opened in 2023; an earlier time is a slip of the pen that would make centuries of empty days."""
 
+_DENIED_BEYOND: Final = Decimal("0.01")
+"""Share of a counter by which a reading may lie outside what the readings around it say."""
+
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _UNIX_SECONDS: Final = re.compile(r"(\d{10})(?:\.(\d{1,6})\d*)?", re.ASCII)
 _NUMBER: Final = re.compile(r"[+-]?\d+([.,]\d+)?([eE][+-]?\d{1,3})?", re.ASCII)
@@ -85,9 +88,10 @@ def import_readings(
         parsed = [_parsed(row, zone) for row in _rows(file)]
         fresh, already_there = _without_repeats(parsed)
         with warehouse.writing(f"importing {file.name}") as con:
-            known, first_funded = _known(con, account, fresh)
-            _refuse_a_fall_to_zero(fresh, first_funded)
+            known = _known(con, account)
+            _refuse_a_fall_to_zero(fresh, known)
             unknown = [p for p in fresh if not _is_known(p, known)]
+            _refuse_what_the_neighbours_deny(unknown, known)
             readings = [_reading(p, account, run_id) for p in unknown]
             warehouse.append_readings(readings, con=con)
     except _Wrong as error:
@@ -312,27 +316,15 @@ def _without_repeats(parsed: list[_Parsed]) -> tuple[list[_Parsed], int]:
 _Counters = dict[datetime, list[tuple[Decimal, Decimal]]]
 
 
-def _known(con: Any, account: str, fresh: list[_Parsed]) -> tuple[_Counters, datetime | None]:
-    """The account's readings in the file's span of time, and when it was first seen with credits."""
+def _known(con: Any, account: str) -> _Counters:
+    """What is stored of the account, by instant."""
     known: _Counters = {}
-    if fresh:
-        span = [p.observed_at.replace(tzinfo=None) for p in (fresh[0], fresh[-1])]
-        for at, credits, usage in con.execute(
-            """
-            select observed_at, total_credits, total_usage from raw.credits_snapshots
-            where account = ? and observed_at between ? and ?
-            """,
-            [account, *span],
-        ).fetchall():
-            known.setdefault(at.replace(tzinfo=UTC), []).append((credits, usage))
-    ((first_funded,),) = con.execute(
-        """
-        select min(observed_at) from raw.credits_snapshots
-        where account = ? and (total_credits <> 0 or total_usage <> 0)
-        """,
+    for at, credits, usage in con.execute(
+        "select observed_at, total_credits, total_usage from raw.credits_snapshots where account = ?",
         [account],
-    ).fetchall()
-    return known, first_funded and first_funded.replace(tzinfo=UTC)
+    ).fetchall():
+        known.setdefault(at.replace(tzinfo=UTC), []).append((credits, usage))
+    return known
 
 
 def _is_known(p: _Parsed, known: _Counters) -> bool:
@@ -343,14 +335,36 @@ def _is_known(p: _Parsed, known: _Counters) -> bool:
     return True
 
 
-def _refuse_a_fall_to_zero(fresh: list[_Parsed], first_funded: datetime | None) -> None:
+def _refuse_a_fall_to_zero(fresh: list[_Parsed], known: _Counters) -> None:
     """Lifetime counters do not fall to zero, but a key that may not see them can get two zeros."""
+    funded = [at for at, told in known.items() if any(map(any, told))]
+    first_funded = min(funded + [p.observed_at for p in fresh if any(p.counters)], default=None)
     for p in fresh:
-        if any(p.counters):
-            first_funded = min(first_funded or p.observed_at, p.observed_at)
-        elif first_funded is not None and first_funded < p.observed_at:
+        if first_funded and first_funded < p.observed_at and not any(p.counters):
             raise _Wrong(
                 f"{p.row.where} has two zeros after credits were seen: no true reading, take it out."
+            )
+
+
+def _refuse_what_the_neighbours_deny(unknown: list[_Parsed], known: _Counters) -> None:
+    """A counter that rises from one reading to the next but one was in between meanwhile.
+
+    Not to the cent: figures may be a minute old, and a correction may lie in between. What is off by more is a slip
+    of the pen, or another account's; stored, it would be a giant correction and a giant spend for ever.
+    """
+    usage = {at: told[0][1] for at, told in known.items()} | {p.observed_at: p.total_usage for p in unknown}
+    instants = sorted(usage)
+    places = {at: place for place, at in enumerate(instants)}
+    for p in unknown:
+        place = places[p.observed_at]
+        if not 0 < place < len(instants) - 1:
+            continue
+        before, after = usage[instants[place - 1]], usage[instants[place + 1]]
+        tolerance = max(after - before, after * _DENIED_BEYOND)
+        if before <= after and not before - tolerance <= p.total_usage <= after + tolerance:
+            raise _Wrong(
+                f"{p.row.where} has the total_usage {p.row.total_usage} between readings of {before:f} and {after:f}:"
+                " a mistake, or another account's reading. Correct it or take it out."
             )
 
 

@@ -514,7 +514,7 @@ def open_published(path: Path) -> Iterator["duckdb.DuckDBPyConnection"]:
     """
     path = _absolute(path)
     if not path.exists():
-        raise NotPublished(f"There is no {path} yet: run `make run` or `make demo` first.")
+        raise NotPublished(f"There is no {path} yet: run `make run` first (the demo's copy is in data/demo).")
     with _named_errors(path):
         con = _connect(path)
         try:

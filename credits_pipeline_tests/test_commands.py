@@ -141,6 +141,27 @@ def test_the_demo_leaves_nothing_of_the_users_own_settings_in_its_environment(
     assert os.environ["OPENROUTER_API_KEY_ACME"] == "sk-or-v1-real"
 
 
+def test_a_range_that_the_api_does_not_know_is_refused_in_one_line(
+    simulate: Simulate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulate(spender())
+    assert main(["backfill", "--from", "2020-01-01", "--to", "2020-01-03"]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "2025-06-17 to 2026-06-17" in error
+
+
+def test_an_import_for_an_account_that_nobody_knows_is_refused(
+    simulate: Simulate, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulate(spender("acme"))
+    file = tmp_path / "readings.csv"
+    file.write_text("time,total_credits,total_usage\n2026-06-01T00:05:00Z,25,5\n", encoding="utf-8")
+    assert main(["import", str(file), "--account", "acmee"]) == 1
+    assert "there is no account 'acmee': name one of acme, default" in capsys.readouterr().err
+    assert Warehouse(config.load(os.environ).warehouse_path).newest_reading("acmee") is None
+
+
 def test_a_run_keeps_the_files_of_dagsters_history_open_and_closes_them_at_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

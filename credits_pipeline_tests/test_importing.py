@@ -188,7 +188,7 @@ AMOUNTS = st.decimals(min_value=0, max_value=Decimal("999999999.999999999"), pla
 
 
 @settings(max_examples=5, deadline=None)
-@given(amounts=st.lists(AMOUNTS, min_size=50, max_size=100))
+@given(amounts=st.lists(AMOUNTS, min_size=50, max_size=100).map(sorted))
 def test_any_amount_goes_through_unchanged(
     tmp_path_factory: pytest.TempPathFactory, amounts: list[Decimal]
 ) -> None:
@@ -431,6 +431,30 @@ def test_a_row_that_contradicts_what_is_stored_refuses_the_file(
     with pytest.raises(ImportRefused, match="line 3 contradicts the reading of '2026-06-02T00:05:00Z'"):
         load(HEADER + "2026-06-05T00:05:00Z,25,9\n2026-06-02T00:05:00Z,25,6.6\n")
     assert stored(warehouse) == [FIRST, SECOND]
+
+
+@pytest.mark.parametrize("usage", ["1", "0.00000001", "999.5"])
+def test_a_reading_that_its_neighbours_deny_refuses_the_file_and_names_its_line(
+    load: Callable[..., ImportResult], warehouse: Warehouse, usage: str
+) -> None:
+    load(GOOD)
+    before = stored(warehouse)
+    with pytest.raises(ImportRefused, match=r"line 2 has the total_usage .* another account's reading"):
+        load(f"{HEADER}2026-06-01T12:00:00Z,25,{usage}\n")
+    assert stored(warehouse) == before
+    with pytest.raises(ImportRefused, match="line 3 has the total_usage"):
+        load(
+            f"{HEADER}2026-05-01T00:05:00Z,25,2.9\n2026-05-02T00:05:00Z,25,{usage}\n2026-05-03T00:05:00Z,25,3\n"
+        )
+    assert stored(warehouse) == before
+
+
+def test_a_correction_and_figures_that_are_a_minute_old_are_no_slips(
+    load: Callable[..., ImportResult],
+) -> None:
+    load(GOOD)
+    assert load(f"{HEADER}2026-06-01T00:05:10Z,25,4.99\n2026-06-01T12:00:00Z,25,7.1\n").appended == 2
+    assert load(f"{HEADER}2026-06-03T00:05:00Z,25,3\n2026-06-04T00:05:00Z,25,4\n").appended == 2
 
 
 def test_two_zeros_are_refused_where_earlier_credits_are_stored(load: Callable[..., ImportResult]) -> None:
