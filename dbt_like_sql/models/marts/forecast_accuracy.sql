@@ -5,7 +5,13 @@
 
 {% set quantiles = {'p10': 0.1, 'p50': 0.5, 'p90': 0.9} %}
 
-with losses as (
+with replays as (
+    -- Wider than money: the losses of an account of a hundred million would fail the build of all.
+    select * replace (cast(spent_usd as decimal(28, 9)) as spent_usd)
+    from {{ ref('int_forecast_replays') }}
+),
+
+losses as (
     select
         account,
         horizon_days,
@@ -23,7 +29,7 @@ with losses as (
         spent_usd = flat_7d_spend as is_flat_right,
         power(probability - if(spent_usd >= virtual_balance_usd, 1, 0), 2) as squared_error,
         if((flat_7d_spend >= virtual_balance_usd) = (spent_usd >= virtual_balance_usd), 0, 1) as flat_squared_error
-    from {{ ref('int_forecast_replays') }}
+    from replays
 )
 
 select
