@@ -38,7 +38,6 @@ from credits_pipeline.drawing import (
     hollow,
     ms,
     noon,
-    png,
     svg,
     text,
     unit,
@@ -56,7 +55,6 @@ __all__ = [
     "empty",
     "forecast_loss",
     "interval_coverage",
-    "png",
     "run_out_history",
     "spend_by_model",
     "svg",
@@ -68,7 +66,7 @@ Frame: TypeAlias = "pd.DataFrame | Iterable[Row]"
 _LABEL_SHARE = 0.3
 # More days than this make bars thinner than 5 px at this width: hollow and filled ones look the same.
 SPEND_DAYS = 60
-BALANCE_DAYS = (90, 365)
+BALANCE_DAYS = (45, 365)
 # Six colours that stay apart for every common kind of colour blindness, and grey for the rest (Okabe and Ito's,
 # darkened until they stand out from white; least CIE76 distance 13 under simulated deuteranopia, theirs 7).
 MODELS_SHOWN = 6
@@ -257,7 +255,7 @@ def interval_coverage(accuracy: Frame) -> Chart:
         rungs.labels(inside, ink="paper"),
         rungs.labels([value for value in values if value["x"] < _LABEL_SHARE]),
         rungs.rule(0.8, {"stroke": Ink("warn"), "strokeWidth": 2, "strokeDash": [5, 3]}),
-        unit("Share of past forecasts (%) with actual spend inside the interval"),
+        unit("Past forecasts (%) with the spend inside"),
     ]
     legend: list[Entry] = [
         ("bar", bar("spend"), "Right, of replayed forecasts"),
@@ -282,7 +280,7 @@ def forecast_loss(accuracy: Frame) -> Chart:
     room = max(len(label) * LETTER_PX + 10 for loss, label in losses if loss > most / 2 or not most)
     scale = Scale.over([0.0, most], headroom=room / (PLOT_WIDTH - room))
     rungs = Rungs([f"{row['horizon_days']} days" for row in rows], scale.high, scale.ticks, scale.labels)
-    layers = [unit("Mean pinball loss in USD, over the days ahead: less is better")]
+    layers = [unit("Mean pinball loss in USD: less is better")]
     styles = {keys[0]: bar("spend"), keys[1]: hollow("estimate", [2.5, 1.5])}
     for key, shift in zip(keys, (-0.5, 0.5), strict=True):
         values = [

@@ -94,7 +94,7 @@ def test_a_click_on_materialize_answers_when_credits_run_out(page: "Page") -> No
     expect(page.locator(f"a[href*='{run}']").first).to_be_visible()  # as the latest materialization
     expect(metadata(page, "answer")).to_contain_text("Credits last until")
     metadata(page, "picture").get_by_text("Show Markdown").click()
-    picture = page.get_by_role("dialog").locator("img[src^='data:image/png']").first
+    picture = page.get_by_role("dialog").locator("img[src^='data:image/svg+xml']").first
     expect(picture).to_be_visible()
     assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 300
 

@@ -1,6 +1,6 @@
 """What some tables show of themselves in the UI before any number: the answer as a sentence, and a picture.
 
-The drawing code is the report's. Only these three: a picture is kept with every run's history, some 20 kB each.
+The drawing code is the report's. Only these three: a picture is kept with every run's history, some 10 to 50 kB each.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -74,7 +74,7 @@ def image(account: str, drawn: "Chart") -> str:
     """The chart as a Markdown picture, with what it says in words for those who cannot see it."""
     from credits_pipeline import charts
 
-    return f"{markdown(wording.name(account))}\n\n![{markdown(drawn.words)}]({charts.data_uri(drawn, scale=1.5)})"
+    return f"{markdown(wording.name(account))}\n\n![{markdown(drawn.words)}]({charts.data_uri(drawn)})"
 
 
 def rows(con: "duckdb.DuckDBPyConnection", query: str, *parameters: Any) -> Rows:
