@@ -60,6 +60,15 @@ from marts.credits_readings
 group by account
 """
 
+# An amount that is unknown for one account is unknown for all of them.
+_TOTAL = """
+select
+    count(*) as accounts,
+    case when count(*) = count(balance_usd) then sum(balance_usd) end as balance_usd,
+    case when count(*) = count(spend_30d_usd) then sum(spend_30d_usd) end as spend_30d_usd
+from marts.credits_runway
+"""
+
 # The days to compare end with the last complete one. A span is compared only when all its days are known.
 _SPEND = """
 with ends as (
@@ -228,6 +237,7 @@ def render(source: "Path | duckdb.DuckDBPyConnection", *, generated_at: datetime
     with _connection(source) as con:
         marts = _Marts(con)
         published = marts.first("select * from marts.published")
+        total = marts.first(_TOTAL)
         sections = _sections(marts, generated_at)
     accounts = len(sections)
     newest = max((s.as_of for s in sections if s.as_of), default=None)
@@ -235,12 +245,14 @@ def render(source: "Path | duckdb.DuckDBPyConnection", *, generated_at: datetime
         sections=sections,
         full=[section for section in sections if section.figures],
         accounts=accounts,
+        total=total if total and total["accounts"] == accounts else None,
         is_simulated=bool(published and published.get("is_simulated")),
         published=published,
         as_of=newest,
         is_stale=is_stale(newest, generated_at),
         age=age(newest, generated_at),
         generated_at=generated_at.astimezone(UTC),
+        table_days=TABLE_DAYS,
         stale_hours=int(STALE_AFTER.total_seconds() // 3600),
         event_kinds=_EVENTS,
         light=charts.css("light"),

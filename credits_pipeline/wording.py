@@ -145,12 +145,13 @@ def _dated(runway: Mapping[str, Any]) -> Answer:
         detail = f"There is one chance in ten that they are gone by {day(early)}."
         brief = "probably longer than a year"
         return Answer(
-            "Credits probably last longer than a year.", detail, "calm", brief, f"from {day(early)}"
+            "Credits probably last longer than a year.", detail, "calm", brief, f"not before {day(early)}"
         )
     left = (middle - runway["as_of"].date()).days
     tone: Tone = "urgent" if left < URGENT_DAYS else "watch" if left < WATCH_DAYS else "calm"
     if late is None:
-        sure, span = f"not before {day(early)}, and possibly for more than a year", f"from {day(early)}"
+        span = f"not before {day(early)}"
+        sure = f"{span}, and possibly for more than a year"
     elif early == late:
         sure, span = "that day", "that day"
     else:

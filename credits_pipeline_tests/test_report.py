@@ -252,11 +252,24 @@ def test_accounts_come_in_the_order_of_their_need(tmp_path: Path) -> None:
     assert [overview.index(name) for name in headings] == sorted(overview.index(name) for name in headings)
 
 
+def test_the_overview_sums_up_what_is_known_of_every_account(tmp_path: Path) -> None:
+    path = publish(
+        tmp_path / "credits.duckdb",
+        [
+            Sample(name, days=3, gap=(), balance_usd=usd, top_up_usd=0)
+            for name, usd in (("a", 10.5), ("b", -3))
+        ],
+    )
+    with duckdb.connect(str(path)) as con:
+        con.execute("update marts.credits_runway set spend_30d_usd = null where account = 'a'")
+    page = Page(report.render(path, generated_at=WRITTEN))
+    total = page.texts.index("All accounts")
+    assert page.texts[total : total + 3] == ["All accounts", "$7.50", "unknown"]
+
+
 def test_two_hundred_accounts_still_make_a_usable_page(tmp_path: Path) -> None:
-    samples = [
-        Sample(f"team {n:03}", days=4, models=("a/b",), gap=(), balance_usd=10 + n, top_up_usd=0)
-        for n in range(200)
-    ]
+    alike: dict[str, Any] = {"days": 4, "models": ("a/b",), "gap": (), "top_up_usd": 0, "seed": "the same"}
+    samples = [Sample(f"team {n:03}", balance_usd=10, **alike) for n in range(200)]
     page = rendered(tmp_path / "credits.duckdb", *samples)
     assert len(page.of("svg")) == 6 * report.FULL_ACCOUNTS
     assert len(page.html) < 1_500_000

@@ -47,13 +47,13 @@ EARLY, MIDDLE, LATE = date(2026, 4, 5), date(2026, 4, 12), date(2026, 4, 27)
             runway(EARLY, MIDDLE, None),
             "Credits last until about 12 Apr 2026.",
             "80 % sure: not before 5 Apr 2026, and possibly for more than a year.",
-            "calm", "12 Apr 2026", "from 5 Apr 2026",
+            "calm", "12 Apr 2026", "not before 5 Apr 2026",
         ),
         (
             runway(EARLY, None, None),
             "Credits probably last longer than a year.",
             "There is one chance in ten that they are gone by 5 Apr 2026.",
-            "calm", "probably longer than a year", "from 5 Apr 2026",
+            "calm", "probably longer than a year", "not before 5 Apr 2026",
         ),
         (
             runway(None, None, None),
