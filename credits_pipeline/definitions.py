@@ -16,6 +16,10 @@ SNAPSHOTS_FRESH = dg.FreshnessPolicy.time_window(
     fail_window=timedelta(hours=36), warn_window=timedelta(hours=26)
 )
 OWNERS = ["team:finops"]
+# Tags to filter the catalogue by. Who is meant to look, by group; engineers look at all the rest.
+AUDIENCES = {"marts": "analysts", "delivery": "everyone"}
+# What a backup must hold, as the API tells it once and an alert goes out once; all else is derived from it.
+KEPT = {credits_snapshots.KEY, model_usage.KEY, alerts_sent.KEY}
 
 project = SqlProject.load(sql_models.PROJECT_DIR)
 
@@ -32,14 +36,17 @@ def table_of(source: Source) -> dict[str, object]:
 
 
 def with_policies(spec: dg.AssetSpec) -> dg.AssetSpec:
-    """What holds for every asset, said once: who owns it, and that raw tables are described and kept fresh."""
+    """What holds for every asset, said once: owner and tags, and that raw tables are described and kept fresh."""
     spec = spec.replace_attributes(owners=spec.owners or OWNERS)
     if spec.key in RAW_TABLES:
         spec = spec.replace_attributes(group_name="raw", kinds={"openrouter", "duckdb"})
         spec = spec.merge_attributes(metadata=table_of(project.sources[RAW_TABLES[spec.key]]))
     if spec.key == credits_snapshots.KEY:
         spec = spec.replace_attributes(freshness_policy=SNAPSHOTS_FRESH)
-    return spec
+    audience = AUDIENCES.get(spec.group_name or "", "engineers")
+    return spec.merge_attributes(
+        tags={"audience": audience, "state": "kept" if spec.key in KEPT else "derived"}
+    )
 
 
 @dg.resource(description="The DuckDB file that the pipeline writes; its folder is CREDITS_DATA_DIR.")

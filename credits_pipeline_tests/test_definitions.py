@@ -70,12 +70,13 @@ def test_loading_needs_no_key_reads_no_network_and_no_database(
     assert not (tmp_path / "data").exists()
 
 
-def test_every_asset_says_what_it_means_who_owns_it_and_where_it_belongs() -> None:
+def test_every_asset_says_what_it_means_who_owns_it_where_it_belongs_and_for_whom_it_is() -> None:
     for spec in specs():
         assert len(spec.description or "") > 60, spec.key
         assert spec.owners, spec.key
         assert spec.group_name in {"raw", "staging", "intermediate", "marts", "delivery"}, spec.key
         assert spec.kinds, spec.key
+        assert {"audience", "state"} <= set(spec.tags), spec.key
         assert "dagster/code_references" in spec.metadata, spec.key
 
 
