@@ -476,3 +476,22 @@ def test_a_browser_finds_nothing_wrong(tmp_path: Path, width: int, theme: Any) -
         found = Axe().run(tab).response["violations"]
         browser.close()
     assert [rule["id"] for rule in found if rule["impact"] in ("serious", "critical")] == []
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(not CHROMIUM.exists(), reason="Debian's chromium is not installed")
+@pytest.mark.parametrize("names", [("one",), ("one", "two", "three")], ids=["one account", "three accounts"])
+def test_it_prints_on_one_or_two_pages(tmp_path: Path, names: tuple[str, ...]) -> None:
+    from playwright.sync_api import sync_playwright
+
+    published = publish(tmp_path / "credits.duckdb", [Sample(name) for name in names], is_simulated=True)
+    file = tmp_path / "report.html"
+    with clock.frozen(WRITTEN):
+        report.write(published, file)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=list(FLAGS))
+        tab = browser.new_page()
+        tab.goto(file.as_uri())
+        printed = tab.pdf(prefer_css_page_size=True)
+        browser.close()
+    assert len(re.findall(rb"/Type /Page\b", printed)) in (1, 2)
