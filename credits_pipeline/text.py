@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from typing import Any
 
 # Cc: control characters (terminal escapes among them); Cf: invisible ones, which can turn the reading direction.
@@ -31,6 +32,11 @@ def markdown(text: str) -> str:
 LONGEST_CELL = 120
 
 
+def cell(value: Any) -> str:
+    """A value as people write it: a null is empty, and no amount in the notation of powers of ten ("0E-9")."""
+    return "" if value is None else f"{value:f}" if isinstance(value, Decimal) else str(value)
+
+
 def shortened(text: str) -> str:
     return text if len(text) <= LONGEST_CELL else text[: LONGEST_CELL - 1] + "…"
 
@@ -38,8 +44,8 @@ def shortened(text: str) -> str:
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A Markdown table, numbers to the right, nulls as an empty cell."""
     rows = list(rows)
-    sample = rows[0] if rows else [None] * len(columns)
-    rule = ["---" if isinstance(value, str) else "---:" for value in sample]
+    numbers = [any(isinstance(row[at], int | float | Decimal) for row in rows) for at in range(len(columns))]
+    rule = ["---:" if is_number else "---" for is_number in numbers]
     lines = [[markdown(name) for name in columns], rule]
-    lines += [["" if value is None else markdown(shortened(str(value))) for value in row] for row in rows]
+    lines += [[markdown(shortened(cell(value))) for value in row] for row in rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

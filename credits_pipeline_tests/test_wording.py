@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from credits_pipeline import wording
+from credits_pipeline.text import markdown_table
 
 NBSP = "\u00a0"
 AS_OF = datetime(2026, 3, 1, 0, 5)
@@ -180,3 +181,13 @@ def test_a_span_of_days_names_each_part_once(first: datetime, last: datetime, wo
 def test_a_name_is_one_visible_line(name: str, words: str) -> None:
     assert wording.name(name) == words
     wording.name(name).encode("utf-8")
+
+
+def test_a_table_shows_amounts_in_plain_digits_to_the_right_and_nothing_for_a_null() -> None:
+    rows = [("a|b", Decimal("0E-9"), None), ("c", Decimal("-1.500000000"), 7)]
+    assert markdown_table(["account", "spend_usd", "readings"], rows).splitlines() == [
+        "| account | spend\\_usd | readings |",
+        "| --- | ---: | ---: |",
+        "| a\\|b | 0\\.000000000 |  |",
+        "| c | \\-1\\.500000000 | 7 |",
+    ]
