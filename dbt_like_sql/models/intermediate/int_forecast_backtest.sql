@@ -1,13 +1,14 @@
--- One row per account and UTC day: the account's own record at the close of that day. Every forecast of a day and of a
--- week whose span ended within the last 180 days is held against what was spent: that of each level alone, which gives the
--- level its say, and that of all together, which gives the width. An error is a squared difference of logarithms over
--- the variance that the forecast claimed.
+-- One row per account and UTC day (the newest complete one and the replayed ones before it): the account's own record
+-- at the close of that day, and what it says of the next forecast. Every forecast of a day and of a week whose span ended
+-- within the last 180 days is held against what was spent: that of each level alone, which gives the level its say, and
+-- that of all together, which gives the width. An error is a squared difference of logarithms over the variance that the
+-- forecast claimed.
 -- Guarantee: a forecast is judged as it was made, from the days before its span; no later day moves a row.
 
 {% set history = var('forecast_history_days') %}
 {% set levels = ['slow', 'fast'] %}
 {% set windows = var('backtest_windows') %}
-{% set small = var('backtest_floor') %}
+{% set prior = var('memory_weight_prior_days') %}
 
 with logarithms as (
     select
@@ -29,8 +30,18 @@ middles as (
 -- What was claimed at the close of each day for the spans that begin after it.
 claims as (
     select
-        *,
-        exp(log_middle) as middle
+        account,
+        spend_date,
+        spend_usd,
+        tomorrow_factor,
+        is_fast_level_used,
+        width_prior,
+        -- Added to both sides of a ratio of spends.
+        {{ var('backtest_floor') }} * exp(log_middle) as small,
+        {%- for level in levels %}
+        ln(level_{{ level }} + {{ var('backtest_floor') }} * exp(log_middle)) as log_{{ level }},
+        {%- endfor %}
+        log_middle + ln(1 + {{ var('backtest_floor') }}) as log_middle
         {%- for window in windows %},
         ln(1 + day_noise / {{ window }} + level_noise) + drift_per_day * {{ window }} + noise_floor
         + if(is_fast_level_used, power(log_slow - log_fast, 2) / 4, 0) as variance_{{ window }},
@@ -44,19 +55,31 @@ claims as (
 outcomes as (
     select
         account,
-        spend_date
+        spend_date,
+        is_fast_level_used,
+        width_prior
         {%- for window in windows %},
         coalesce(lag(is_test_{{ window }}, {{ window }}) over days, false) as is_test_{{ window }},
         lag(variance_{{ window }}, {{ window }}) over days as variance_{{ window }},
-        {%- for level in levels %}
-        lag(level_{{ level }}, {{ window }}) over days as {{ level }}_{{ window }},
+        {%- for level in levels + ['middle'] %}
+        lag(log_{{ level }}, {{ window }}) over days as log_{{ level }}_{{ window }},
         {%- endfor %}
-        lag(middle, {{ window }}) over days as middle_{{ window }},
-        cast(spend_to_date_usd - lag(spend_to_date_usd, {{ window }}) over days as double)
-        / {{ 'lag(tomorrow_factor, 1) over days' if window == 1 else window }} as daily_spend_{{ window }}
+        ln(
+            {% if window == 1 -%}
+            cast(spend_usd as double) / lag(tomorrow_factor, 1) over days
+            {%- else -%}
+            cast(sum(spend_usd) over span_{{ window }} as double) / {{ window }}
+            {%- endif %} + lag(small, {{ window }}) over days
+        ) as log_spend_{{ window }}
         {%- endfor %}
     from claims
-    window days as (partition by account order by spend_date)
+    window
+        {%- for window in windows if window > 1 %}
+        span_{{ window }} as (
+            partition by account order by spend_date rows between {{ window - 1 }} preceding and current row
+        ),
+        {%- endfor %}
+        days as (partition by account order by spend_date)
 ),
 
 -- Overlapping spans tell the same story several times: each counts for one over its length. Decimals add up to the
@@ -65,6 +88,8 @@ judgements as (
     select
         account,
         spend_date,
+        is_fast_level_used,
+        width_prior,
         cast(
             {%- for window in windows %}
             {{ '+ ' if not loop.first }}if(is_test_{{ window }}, 1.0 / {{ window }}, 0)
@@ -77,12 +102,7 @@ judgements as (
             {{ '+ ' if not loop.first }}if(
                 is_test_{{ window }},
                 least(
-                    power(
-                        ln(
-                            (daily_spend_{{ window }} + {{ small }} * middle_{{ window }})
-                            / ({{ level }}_{{ window }} + {{ small }} * middle_{{ window }})
-                        ), 2
-                    ) / variance_{{ window }},
+                    power(log_spend_{{ window }} - log_{{ level }}_{{ window }}, 2) / variance_{{ window }},
                     {{ var('backtest_max_error') }}
                 ) / {{ window }},
                 0
@@ -92,16 +112,40 @@ judgements as (
         ) as error_{{ level }}
         {%- endfor %}
     from outcomes
+),
+
+records as (
+    select
+        account,
+        spend_date,
+        is_fast_level_used,
+        width_prior,
+        cast(sum(judged_days) over recent as double) as judged_days
+        {%- for level in levels + ['middle'] %},
+        cast(sum(error_{{ level }}) over recent as double) as error_{{ level }}
+        {%- endfor %}
+    from judgements
+    window recent as (
+        partition by account order by spend_date rows between {{ history - 1 }} preceding and current row
+    )
+    qualify spend_date > max(spend_date) over (partition by account) - {{ var('forecast_replay_days') }}
+),
+
+-- A level counts for the more the better it did: (mean squared error) ^ -4, errors of 1 standing in for the unseen past.
+weights as (
+    select
+        *
+        {%- for level in levels %},
+        {{ 'if(is_fast_level_used, 1, 0) * ' if level == 'fast' -}}
+        power((error_{{ level }} + {{ prior }}) / (judged_days + {{ prior }}), -{{ var('memory_weight_power') }})
+            as weight_{{ level }}
+        {%- endfor %}
+    from records
 )
 
 select
     account,
     spend_date,
-    cast(sum(judged_days) over recent as double) as judged_days
-    {%- for level in levels + ['middle'] %},
-    cast(sum(error_{{ level }}) over recent as double) as error_{{ level }}
-    {%- endfor %}
-from judgements
-window recent as (
-    partition by account order by spend_date rows between {{ history - 1 }} preceding and current row
-)
+    weight_fast / (weight_slow + weight_fast) as share_fast,
+    (width_prior + error_middle) / (width_prior + judged_days) as width_factor
+from weights

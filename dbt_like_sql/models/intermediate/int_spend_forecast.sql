@@ -5,61 +5,40 @@
 -- Guarantee: a row rests on the days up to its own only, so that a past row is the forecast that would have been made.
 -- Only days on which something had been spent within the 180 days before are here.
 
-{% set levels = ['slow', 'fast'] %}
-{% set prior = var('memory_weight_prior_days') %}
-
-with last_days as (
+-- Materialized: tables made in the same transaction have no statistics yet, and with all joins in one query DuckDB
+-- (1.5.6) begins with every factor of every day: twice the time. A table of the transaction is also read by one thread only.
+with estimates as materialized (
     select
-        account,
-        max(spend_date) as last_date
-    from {{ ref('int_spend_levels') }}
-    group by account
-),
-
-origins as (
-    select
-        levels.*,
-        levels.days_since_spend < {{ var('idle_days') }} as has_spent_lately
-    from {{ ref('int_spend_levels') }} as levels
-    inner join last_days
-        on levels.account = last_days.account
-        and levels.spend_date > last_days.last_date - {{ var('forecast_replay_days') }}
+        levels.account,
+        levels.spend_date,
+        levels.days,
+        levels.active_days,
+        levels.days_since_spend,
+        ln(greatest(levels.level_slow, 1e-300)) as log_slow,
+        ln(greatest(levels.level_fast, 1e-300)) as log_fast,
+        levels.day_noise,
+        levels.level_noise,
+        levels.drift_per_day,
+        levels.noise_floor,
+        record.share_fast,
+        record.width_factor
+    from {{ ref('int_forecast_backtest') }} as record
+    inner join {{ ref('int_spend_levels') }} as levels using (account, spend_date)
     where levels.active_days > 0
 ),
 
--- A level counts for the more the better it did: (mean squared error) ^ -4, errors of 1 standing in for the unseen past.
-weights as (
-    select
-        origins.*,
-        profiles.factors_ahead,
-        backtest.judged_days,
-        backtest.error_middle
-        {%- for level in levels %},
-        {{ 'if(is_fast_level_used, 1, 0) * ' if level == 'fast' -}}
-        power(
-            (backtest.error_{{ level }} + {{ prior }}) / (backtest.judged_days + {{ prior }}),
-            -{{ var('memory_weight_power') }}
-        ) as weight_{{ level }},
-        ln(greatest(origins.level_{{ level }}, 1e-300)) as log_{{ level }}
-        {%- endfor %}
-    from origins
-    inner join {{ ref('int_forecast_backtest') }} as backtest using (account, spend_date)
-    inner join {{ ref('int_weekday_profile') }} as profiles using (account, spend_date)
-),
-
-middles as (
-    select
-        *,
-        weight_fast / (weight_slow + weight_fast) as share_fast,
-        (weight_slow * log_slow + weight_fast * log_fast) / (weight_slow + weight_fast) as log_level
-    from weights
+origins as (
+    select *
+    from estimates
+    inner join {{ ref('int_weekday_profile') }} as profile using (account, spend_date)
 )
 
 select
     account,
     spend_date as origin_date,
     -- Whether that night's forecast would have been given as dates, see the status of credits_runway.
-    days >= {{ var('runway_min_days') }} and active_days >= {{ var('runway_min_days_with_spend') }} and has_spent_lately
+    days >= {{ var('runway_min_days') }} and active_days >= {{ var('runway_min_days_with_spend') }}
+        and days_since_spend < {{ var('idle_days') }}
         as is_dated,
     -- The factors of the first 0 to 6 days ahead, summed; those of a whole week sum to 7.
     [cast(0 as double)
@@ -69,12 +48,12 @@ select
         {%- endfor %}
         {%- endfor %}
     ] as factor_sums,
-    exp(log_level) as level_usd,
+    exp((1 - share_fast) * log_slow + share_fast * log_fast) as level_usd,
     -- What the levels disagree by is uncertainty too: after a change of regime the answer widens by itself.
     share_fast * (1 - share_fast) * power(log_slow - log_fast, 2) as disagreement,
-    (width_prior + error_middle) / (width_prior + judged_days) as width_factor,
+    width_factor,
     day_noise,
     level_noise,
     drift_per_day,
     noise_floor
-from middles
+from origins

@@ -21,8 +21,7 @@ days as (
         spend.account,
         spend.spend_date,
         spend.spend_date - spans.first_date + 1 as day_number,
-        case when spend.is_complete then greatest(spend.spend_usd, cast(0 as decimal(18, 9))) end as known_usd,
-        spend.method = 'interpolated' or not spend.is_complete as is_imputed
+        case when spend.is_complete then greatest(spend.spend_usd, cast(0 as decimal(18, 9))) end as known_usd
     from {{ ref('daily_spend') }} as spend
     inner join spans
         on spend.account = spans.account
@@ -49,7 +48,6 @@ select
     days.spend_date,
     days.day_number,
     cast(isodow(days.spend_date) as bigint) as weekday,
-    coalesce(days.known_usd, stand_ins.spend_usd, cast(0 as decimal(18, 9))) as spend_usd,
-    days.is_imputed
+    coalesce(days.known_usd, stand_ins.spend_usd, cast(0 as decimal(18, 9))) as spend_usd
 from days
 left join stand_ins using (account, spend_date)

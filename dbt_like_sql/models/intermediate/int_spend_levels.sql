@@ -17,26 +17,43 @@ with days as (
         least(day_number, {{ history }}) as days,
         spend_usd,
         mean_usd,
-        factors_ahead,
+        factors_ahead[1] as tomorrow_factor,
         cast(spend_usd as double) as spend,
         -- A week ahead is the weekday of today.
         cast(spend_usd as double) / factors_ahead[7] as flat_spend
+        {%- for name, weight in memories.items() %},
+        -- A power takes long: this is the only one, q^n.
+        power({{ 1 - weight }}, day_number) as decay_{{ name }},
+        list_dot_product(
+            factors_ahead,
+            [{% for days_ago in range(6, -1, -1) %}cast({{ weight * (1 - weight) ** days_ago / (1 - (1 - weight) ** 7) }} as double){{ ', ' if not loop.last }}{% endfor %}]
+        ) as mean_factor_{{ name }}
+        {%- endfor %}
     from {{ ref('int_weekday_profile') }}
 ),
 
--- Σ y·q^(n-j), written as q^n · Σ y·q^-j: a running sum needs no recursion. The powers stay far below what a DOUBLE
--- holds (0.7 ^ -480 is 10^74), and all terms are positive, so nothing cancels.
-weighted as (
+-- Σ y·q^(n-j), written as q^n · Σ y·q^-j: a running sum needs no recursion. The powers stay far from what a DOUBLE
+-- cannot hold (0.7 ^ 480 is 10^-74), and all terms are positive, so nothing cancels.
+sums as (
     select
-        *,
-        sum(spend_usd) over (partition by account order by spend_date rows unbounded preceding) as spend_to_date_usd,
+        account,
+        spend_date,
+        day_number,
+        days,
+        spend_usd,
+        mean_usd,
+        tomorrow_factor,
         sum(flat_spend) over recent as flat_sum,
         sum(flat_spend * flat_spend) over recent as flat_square_sum,
         count(*) filter (where spend > 0) over recent as active_days,
         count(*) filter (where spend = 0) over last_week as idle_days_of_week,
-        day_number - max(if(spend > 0, day_number, null)) over recent as days_since_spend
+        last_value(if(spend > 0, day_number, null) ignore nulls) over recent as last_active_day
         {%- for name, weight in memories.items() %},
-        sum(spend * power({{ 1 - weight }}, -day_number)) over recent as weighted_spend_{{ name }}
+        decay_{{ name }},
+        -- q^days, as days is the lesser of n and {{ history }}.
+        greatest(decay_{{ name }}, cast({{ (1 - weight) ** history }} as double)) as start_decay_{{ name }},
+        decay_{{ name }} * sum(spend / decay_{{ name }}) over recent as decayed_spend_{{ name }},
+        mean_factor_{{ name }}
         {%- endfor %}
     from days
     window
@@ -58,17 +75,12 @@ levels as (
             else 0
         end as cv2
         {%- for name, weight in memories.items() %},
-        weighted_spend_{{ name }} * power({{ 1 - weight }}, day_number)
-        * {{ weight }} / (1 - power({{ 1 - weight }}, days))
-        / list_dot_product(
-            factors_ahead,
-            [{% for days_ago in range(6, -1, -1) %}cast({{ weight * (1 - weight) ** days_ago / (1 - (1 - weight) ** 7) }} as double){{ ', ' if not loop.last }}{% endfor %}]
-        ) + {{ var('level_rest') }} * mean_usd as level_{{ name }},
+        decayed_spend_{{ name }} * {{ weight }} / (1 - start_decay_{{ name }}) / mean_factor_{{ name }}
+        + {{ var('level_rest') }} * mean_usd as level_{{ name }},
         -- Σw² / (Σw)² of the weights w = q^0 … q^(days-1): one over the number of days that the mean is worth.
-        {{ weight }} / {{ 2 - weight }} * (1 + power({{ 1 - weight }}, days)) / (1 - power({{ 1 - weight }}, days))
-            as inverse_sample_{{ name }}
+        {{ weight }} / {{ 2 - weight }} * (1 + start_decay_{{ name }}) / (1 - start_decay_{{ name }}) as inverse_sample_{{ name }}
         {%- endfor %}
-    from weighted
+    from sums
 ),
 
 noise as (
@@ -99,11 +111,10 @@ select
     account,
     spend_date,
     spend_usd,
-    spend_to_date_usd,
-    factors_ahead[1] as tomorrow_factor,
+    tomorrow_factor,
     days,
     active_days,
-    days_since_spend,
+    day_number - last_active_day as days_since_spend,
     level_slow,
     level_fast,
     is_fast_level_used,

@@ -7,7 +7,11 @@
 
 with means as (
     select
-        *,
+        account,
+        spend_date,
+        day_number,
+        weekday,
+        spend_usd,
         cast(sum(spend_usd) over recent as double) / least(day_number, {{ history }}) as mean_usd
     from {{ ref('int_spend_history') }}
     window recent as (
@@ -18,7 +22,11 @@ with means as (
 -- One burst does not make a weekday.
 weekday_sums as (
     select
-        *,
+        account,
+        spend_date,
+        day_number,
+        spend_usd,
+        mean_usd,
         sum(least(cast(spend_usd as double), {{ var('weekday_cap') }} * mean_usd)) over (
             partition by account, weekday order by spend_date
             rows between {{ weeks - 1 }} preceding and current row
@@ -29,7 +37,11 @@ weekday_sums as (
 -- The sums of the seven weekdays stand in the last seven rows. Factors are shrunk to 1 by days that nobody saw.
 factors as (
     select
-        *
+        account,
+        spend_date,
+        day_number,
+        spend_usd,
+        mean_usd
         {%- for days_ago in range(7) %},
         (
             coalesce(
