@@ -27,7 +27,9 @@ losses as (
         -- One figure for all quantiles: its losses at P10, P50 and P90 average to half its absolute error.
         abs(spent_usd - flat_7d_spend) * 0.5 as flat_pinball,
         spent_usd = flat_7d_spend as is_flat_right,
-        power(probability - if(spent_usd >= virtual_balance_usd, 1, 0), 2) as squared_error,
+        cast(
+            power(probability - if(spent_usd >= virtual_balance_usd, 1, 0), 2) as decimal(18, 17)
+        ) as squared_error,
         if((flat_7d_spend >= virtual_balance_usd) = (spent_usd >= virtual_balance_usd), 0, 1) as flat_squared_error
     from replays
 )
