@@ -336,7 +336,7 @@ CLOCK_TIMES = (
 USED = ("0", "0.000000001", "0.123456789", "1.44", "2", "2", "33", "-3.5")
 USED_BY_A_BIG_ACCOUNT = ("0.000000001", "3333333.333333333", "1000000", "-0.999999999")
 USED_BY_AN_IDLE_ACCOUNT = ("0", "0", "0", "0", "0", "0", "0", "0", "2", "-0.5")
-BOUGHT = (*("0",) * 12, "25", "0.000000001", "-7", "-100")
+BOUGHT = (*("0",) * 12, "25", "0.000000001", "-7", "-40")
 BILLED = ("0", "0", "1", "2.5", "0.000000001", "-0.5")
 # From the day's beginning: half a bill, almost a whole one, a whole one by a hair, the next night, a settled one.
 FETCHED = (12 * HOUR, DAY - MICROSECOND, DAY, DAY + 5 * MINUTE, DAY + 3 * HOUR, 3 * DAY)
@@ -351,19 +351,24 @@ def random_history(random: Random) -> History:
     def clock_time() -> timedelta:
         return random.choice([*CLOCK_TIMES, random.randrange(DAY // MICROSECOND) * MICROSECOND])
 
-    length = random.choice([0, 1, 2, 3, 5, 9, 16, 45])
+    goes_idle = random.random() < 0.15
+    length = random.randint(30, 34) if goes_idle else random.choice([0, 1, 2, 3, 5, 9, 16, 45])
     instants = set()
-    if random.random() < 0.7:
-        nightly, kept = clock_time(), random.choice([0.3, 0.8, 1])
+    if goes_idle or random.random() < 0.7:
+        nightly, kept = clock_time(), 1 if goes_idle else random.choice([0.3, 0.8, 1])
         instants |= {FIRST + n * DAY + nightly for n in range(length + 1) if random.random() < kept}
     for _ in range(random.choice([0, 0, 1, 2, 5])):
         instants.add(FIRST + random.randint(0, length) * DAY + clock_time())
     instants |= {instant + MINUTE for instant in instants if random.random() < 0.1}
-    credits, usage = money(("0", "0.000000001", "10", "50", "1000", "400000000")), money(("0", "7.25"))
+    credits, usage = (
+        money(("400000000",) if goes_idle else ("0", "0.000000001", "10", "1000", "1000", "400000000")),
+        money(("0", "7.25")),
+    )
     steps = random.choice([USED, USED, USED_BY_AN_IDLE_ACCOUNT, USED_BY_A_BIG_ACCOUNT])
     readings = []
     for instant in sorted(instants):
-        credits, usage = credits + money(BOUGHT), usage + money(steps)
+        credits += money(BOUGHT)
+        usage += money(steps) if not goes_idle or instant < FIRST + 4 * DAY else 0
         readings.append(RawReading(instant, credits, usage))
         while random.random() < 0.05:  # the same instant once more
             twin = replace(readings[-1], usage=usage + money(steps), credits=credits + money(BOUGHT))
@@ -515,7 +520,7 @@ def assert_agreement(world: World, count: int, seed: int) -> None:
 
 
 def test_the_sql_says_of_any_history_what_the_promises_say(world: World) -> None:
-    assert_agreement(world, 300, seed=20260220)
+    assert_agreement(world, 250, seed=20260220)
 
 
 @pytest.mark.heavy
