@@ -310,6 +310,8 @@ class Warehouse:
         target = _absolute(target)
         with self._held("publishing") as deadline:
             _make_directory(target.parent)
+            for path in (target, _wal(target)):
+                _refuse_what_is_no_file(path)
             _remove_leftovers(target)
             fresh = _temporary(target)
             try:
@@ -349,6 +351,8 @@ class Warehouse:
         deadline = clock.monotonic() + self.lock_timeout_s
         with _named_errors(self.path):
             _make_directory(self.path.parent)
+            for suffix in ("", ".wal", ".lock", ".holder"):
+                _refuse_what_is_no_file(_beside(self.path, suffix))
             lock = filelock.FileLock(
                 _beside(self.path, ".lock"), mode=0o600, preserve_lock_file=True, thread_local=False
             )
@@ -513,6 +517,7 @@ def open_published(path: Path) -> Iterator["duckdb.DuckDBPyConnection"]:
     It goes on seeing the generation it was opened on. Raises NotPublished where there is none yet.
     """
     path = _absolute(path)
+    _refuse_what_is_no_file(path)
     if not path.exists():
         raise NotPublished(f"There is no {path} yet: run `make run` first (the demo's copy is in data/demo).")
     with _named_errors(path):
@@ -822,6 +827,16 @@ def _make_directory(path: Path) -> None:
         raise WarehouseNotPermitted(f"{path} is no directory: name another one.") from None
 
 
+def _refuse_what_is_no_file(path: Path) -> None:
+    """In a file's place: reading from a pipe would wait for ever, and an empty file would cover a link whose disk
+    is not mounted."""
+    if os.path.lexists(path) and not path.is_file():
+        leads = f"leads to {os.readlink(path)}, where there is" if path.is_symlink() else "is"  # noqa: PTH115
+        raise WarehouseNotPermitted(
+            f"{path} {leads} no file: mount its disk or move it away, then run this again."
+        )
+
+
 def _move_into_place(fresh: Path, path: Path) -> None:
     """Give a finished file its name, so that a crash leaves the old file or the new one, whole."""
     _sync(fresh)
@@ -897,14 +912,15 @@ def _holder(path: Path) -> str:
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
         pid, host = int(told["pid"]), str(told["host"])
-        if host == socket.gethostname() and not _is_alive(pid):
+        if host == socket.gethostname() and not is_alive(pid):
             return "another process"
         return f"process {pid} on {host} ({told['purpose']}) since {told['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine goes on; one that we may not ask about does."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

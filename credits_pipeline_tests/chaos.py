@@ -232,6 +232,25 @@ def overwritten(world: World) -> None:
     (world.data / "warehouse.duckdb").write_bytes(random.Random(1).randbytes(100_000))
 
 
+def replaced_by(what: Callable[[Path], object]) -> Callable[[World], None]:
+    """Something that is no file stands in the place of the warehouse, which is kept under another name."""
+
+    def replace(world: World) -> None:
+        (world.data / "warehouse.duckdb").rename(world.data / "kept")
+        what(world.data / "warehouse.duckdb")
+
+    return replace
+
+
+def put_back(world: World) -> None:
+    place = world.data / "warehouse.duckdb"
+    if place.is_dir():
+        place.rmdir()
+    else:
+        place.unlink()
+    (world.data / "kept").rename(place)
+
+
 def restored(world: World) -> None:
     done = world.run("restore", str(world.backup))  # type: ignore[attr-defined]
     assert done.returncode == 0, done.stderr
@@ -315,6 +334,19 @@ def table() -> list[Row]:
         Row("file lock held", says="is held by", before=held, after=released),
         Row("warehouse truncated", says="make restore", before=truncated, after=restored),
         Row("warehouse overwritten with junk", says="make restore", before=overwritten, after=restored),
+        *(
+            Row(
+                f"{name} in the warehouse's place",
+                says="move it away",
+                before=replaced_by(what),
+                after=put_back,
+            )
+            for name, what in {
+                "pipe": os.mkfifo,
+                "folder": Path.mkdir,
+                "link to an absent disk": lambda place: place.symlink_to("/nowhere/warehouse.duckdb"),
+            }.items()
+        ),
         shifted("clock back a day", timedelta(days=-1), always=True),
         shifted("clock forward a year", timedelta(days=365)),
     ]

@@ -496,6 +496,40 @@ def test_a_file_in_the_place_of_the_data_directory_is_one_sentence(tmp_path: Pat
             Warehouse(path).append_readings([reading()])
 
 
+NO_FILE = {
+    "pipe": os.mkfifo,
+    "folder": Path.mkdir,
+    "link to nowhere": lambda path: path.symlink_to("/nowhere/file"),
+}
+
+
+@pytest.mark.parametrize("what", NO_FILE)
+@pytest.mark.parametrize("suffix", ["", ".wal", ".lock", ".holder"])
+def test_what_is_no_file_in_the_place_of_one_is_one_sentence_and_neither_waited_for_nor_covered(
+    warehouse: Warehouse, what: str, suffix: str
+) -> None:
+    """A pipe would be read for ever; a link whose disk is not mounted would be replaced by an empty warehouse."""
+    warehouse.path.parent.mkdir()
+    place = warehouse.path.with_name(warehouse.path.name + suffix)
+    NO_FILE[what](place)
+    with pytest.raises(WarehouseNotPermitted, match=f"{place} .* no file: mount its disk or move it away"):
+        warehouse.append_readings([reading()])
+    assert os.path.lexists(place)
+    assert not place.is_file()
+
+
+def test_a_warehouse_behind_a_link_stays_behind_it(warehouse: Warehouse, tmp_path: Path) -> None:
+    warehouse.append_readings([reading()])
+    warehouse.path.rename(tmp_path / "elsewhere")
+    warehouse.path.symlink_to(tmp_path / "elsewhere")
+    warehouse.append_readings([reading()])
+    assert warehouse.path.is_symlink()
+    warehouse.path.unlink()
+    (tmp_path / "elsewhere").rename(warehouse.path)
+    with warehouse.reading() as con:
+        assert con.execute("select count(*) from raw.credits_snapshots").fetchall() == [(2,)]
+
+
 def unprivileged(code: str, path: Path) -> "subprocess.CompletedProcess[str]":
     """Run `code` as a user whom file modes stop, also where the tests run as root."""
     prelude = """
