@@ -39,8 +39,8 @@ LETTERS: Spec = {"font": FONT, "fontSize": FONT_PX}
 DAY_MS = 86_400_000
 # Four to six grid lines can be read off at this height; more crowd it.
 _MOST_STEPS = 5
-# As wide as a dialog of Dagster's UI shows it without shrinking.
-_PICTURE_PX = 700
+# Its letters are then as large as those around it in a dialog of Dagster's UI, and it is not shrunk.
+_PICTURE_PX = 560
 # Those that a run draws twice, with room to spare.
 _DRAWINGS_KEPT = 32
 

@@ -14,6 +14,7 @@ import dagster as dg
 from credits_pipeline import config
 from credits_pipeline.assets import published
 from credits_pipeline.assets.partitions import description
+from credits_pipeline.assets.preview import described
 from credits_pipeline.text import markdown_table
 from credits_pipeline.warehouse import Warehouse
 
@@ -41,12 +42,15 @@ def alerts_sent(
         context.log.warning(str(busy))
         sent = alerts.Sent()
     columns, rows = alerts.newest(warehouse, PREVIEW_ROWS)
+    with warehouse.reading("describing the alerts") as con:
+        table = described(con, "ops", "alerts_sent")
     return dg.MaterializeResult(
         metadata={
             "alerts_due": len(sent.due),
             "alerts_delivered": sent.delivered,
             "channels_failed": sum(not outcome.delivered for outcome in sent.outcomes),
             "dagster/table_name": "ops.alerts_sent",
+            **table,
             "preview": dg.MetadataValue.md(markdown_table(columns, rows)),
         }
     )
