@@ -50,8 +50,10 @@ def with_policies(spec: dg.AssetSpec) -> dg.AssetSpec:
 
 
 @dg.resource(description="The DuckDB file that the pipeline writes; its folder is CREDITS_DATA_DIR.")
-def warehouse(_: dg.InitResourceContext) -> Warehouse:
-    run_history.keep_open()  # a run is under way in this process
+def warehouse(context: dg.InitResourceContext) -> Warehouse:
+    if context.run:
+        run_history.keep_open()
+        launch.sign(context)
     return Warehouse(config.load(os.environ).warehouse_path)
 
 

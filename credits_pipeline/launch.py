@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,10 @@ from dagster_shared.error import SerializableErrorInfo
 
 from credits_pipeline import config, run_history
 from credits_pipeline.text import plain
+from credits_pipeline.warehouse import is_alive
+
+# On a run: which process does it, as host/pid.
+PROCESS_TAG = "credits_pipeline/process"
 
 INSTANCE_SETTINGS = Path(__file__).with_name("dagster.yaml")
 
@@ -40,9 +45,33 @@ def instance(settings: config.Settings) -> Iterator[dg.DagsterInstance]:
     run_history.keep_open()
     try:
         with dg.DagsterInstance.get() as held:
+            end_dead_runs(held)
             yield held
     finally:
         run_history.let_go()
+
+
+def sign(context: dg.InitResourceContext) -> None:
+    """Write on the run which process does it, so that its death can be told from slowness."""
+    if context.instance and context.run:
+        context.instance.add_run_tags(
+            context.run.run_id, {PROCESS_TAG: f"{socket.gethostname()}/{os.getpid()}"}
+        )
+
+
+def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
+    """Mark as failed the runs whose process of this machine is gone, and return their ids.
+
+    Dagster cannot tell: such a run would count as under way, and keep all others waiting for the warehouse's pool.
+    """
+    under_way = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING])
+    ended = []
+    for run in instance.get_runs(under_way):
+        host, _, pid = run.tags.get(PROCESS_TAG, "").rpartition("/")
+        if host == socket.gethostname() and not is_alive(int(pid)):
+            instance.report_run_failed(run, "its process died: what it had committed is kept, run it again")
+            ended.append(run.run_id)
+    return ended
 
 
 def run_job(
@@ -120,7 +149,8 @@ def console(_: dg.InitLoggerContext) -> logging.Logger:
 
 def user_interface(settings: config.Settings, port: int) -> int:
     """The Dagster UI and daemon until Ctrl-C; bound to this machine, for the open-source UI has no login."""
-    home = dagster_home(settings)
+    with instance(settings):
+        home = os.environ["DAGSTER_HOME"]
     print(f"Dagster UI: http://127.0.0.1:{port}  (Ctrl-C ends it; the history is kept in {home})", flush=True)
     workspace = str(config.PROJECT_ROOT / "workspace.yaml")
     command = [str(Path(sys.executable).with_name("dg")), "dev", "-w", workspace, "--host", "127.0.0.1"]

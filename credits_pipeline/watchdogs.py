@@ -1,4 +1,4 @@
-"""Sensors for what a run cannot report itself: that it failed, or that it never happened.
+"""Sensors for what a run cannot report itself: that it failed, that it was killed, or that it never happened.
 
 They run in the Dagster daemon: without it (`make run` from cron, say) nobody watches.
 """
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import dagster as dg
 
 from credits_pipeline import clock, config
-from credits_pipeline.launch import reason
+from credits_pipeline.launch import end_dead_runs, reason
 from credits_pipeline.warehouse import Warehouse, WarehouseError
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ REMIND_AFTER: Final = timedelta(hours=24)
 STALE_EVERY_S: Final = 600
 """Against 36 h it makes no difference; it is also how soon a channel that failed is tried again."""
 
+DEAD_EVERY_S: Final = 60
+"""How long others wait for a run that is no more."""
+
 MOST_REASONS: Final = 5
 """Failed steps and checks named in one message: the first is the cause, the others mostly its consequences."""
 
@@ -38,8 +41,9 @@ MOST_REASONS: Final = 5
 @dg.run_failure_sensor(
     name="run_failure",
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Sends an alert for a run that failed, whatever the job, with the failed steps and blocking checks. "
-    "A job that fails again for the same reason is reported once a day until it has succeeded.",
+    monitor_all_code_locations=True,  # a run from the command line belongs to none
+    description="Sends an alert for a run that failed, whatever the job and whoever started it, with the failed steps "
+    "and blocking checks. A job that fails again for the same reason is reported once a day until it has succeeded.",
 )
 def run_failure(context: dg.RunFailureSensorContext) -> None:
     from credits_pipeline import alerts
@@ -94,7 +98,21 @@ def stale_data(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     return dg.SkipReason(said)
 
 
-SENSORS = [run_failure, stale_data]
+@dg.sensor(
+    name="dead_runs",
+    minimum_interval_seconds=DEAD_EVERY_S,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Marks as failed the runs whose process was killed or lost with the machine's power. They would count "
+    "as under way for hours, and all others would wait for them.",
+)
+def dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    ended = end_dead_runs(context.instance)
+    return dg.SkipReason(
+        f"marked as failed: {', '.join(ended)}" if ended else "every run under way has its process"
+    )
+
+
+SENSORS = [run_failure, stale_data, dead_runs]
 
 
 def warehouse(settings: config.Settings) -> Warehouse:

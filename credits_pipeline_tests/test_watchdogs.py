@@ -1,6 +1,10 @@
 """The two sensors: a run that failed is reported once per reason, data that stop coming once until they come again."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -10,8 +14,10 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.remote_origin import ManagedGrpcPythonEnvCodeLocationOrigin
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
-from credits_pipeline import clock, watchdogs
+from credits_pipeline import clock, launch, watchdogs
 from credits_pipeline.warehouse import Reading, Warehouse
 from credits_pipeline_tests.receiver import Receiver
 
@@ -327,8 +333,69 @@ def test_a_tick_without_any_account_tells_nothing(
 # -- both --------------------------------------------------------------------------------------------------------
 
 
-def test_both_sensors_run_by_default() -> None:
+def test_every_sensor_runs_by_default() -> None:
     assert {sensor.name: sensor.default_status for sensor in watchdogs.SENSORS} == {
         "run_failure": dg.DefaultSensorStatus.RUNNING,
         "stale_data": dg.DefaultSensorStatus.RUNNING,
+        "dead_runs": dg.DefaultSensorStatus.RUNNING,
+    }
+
+
+def test_a_run_from_the_command_line_that_fails_is_reported_by_the_daemon(
+    instance: dg.DagsterInstance, told: Told, now: clock.FrozenClock
+) -> None:
+    mood["reason"] = "the key of acme was rejected (401): make a new one"
+    daemons_place = ManagedGrpcPythonEnvCodeLocationOrigin(
+        LoadableTargetOrigin(module_name="credits_pipeline.definitions"), location_name="credits_pipeline"
+    )
+
+    def tick(cursor: str | None) -> str | None:
+        context = dg.SensorEvaluationContext(
+            instance_ref=None,
+            instance=instance,
+            cursor=cursor,
+            repository_def=JOBS.get_repository_def(),
+            repository_name="__repository__",
+            sensor_name="run_failure",
+            code_location_origin=daemons_place,
+        )
+        watchdogs.run_failure.evaluate_tick(context)
+        return context.cursor
+
+    cursor = tick(None)
+    JOBS.resolve_job_def("daily").execute_in_process(instance=instance, raise_on_error=False)
+    tick(cursor)
+    assert told.titles == ["The run of daily failed"]
+
+
+# -- runs whose process died -------------------------------------------------------------------------------------
+
+
+def test_a_run_whose_process_died_is_ended_and_one_that_lives_or_is_elsewhere_is_not(
+    instance: dg.DagsterInstance,
+) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    here = socket.gethostname()
+    signed = {
+        "dead": f"{here}/{gone.pid}",
+        "alive": f"{here}/{os.getpid()}",
+        "elsewhere": f"another-{here}/{gone.pid}",
+    }
+    runs = {
+        name: instance.create_run_for_job(JOBS.resolve_job_def("daily"), tags={launch.PROCESS_TAG: process})
+        for name, process in signed.items()
+    }
+    for run in runs.values():
+        instance.report_dagster_event(
+            dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, job_name="daily"), run.run_id
+        )
+    with dg.build_sensor_context(instance) as context:
+        said = watchdogs.dead_runs(context)
+    assert runs["dead"].run_id in said.skip_message
+    states = {name: instance.get_run_by_id(run.run_id).status for name, run in runs.items()}
+    assert states == {
+        "dead": dg.DagsterRunStatus.FAILURE,
+        "alive": dg.DagsterRunStatus.STARTED,
+        "elsewhere": dg.DagsterRunStatus.STARTED,
     }
