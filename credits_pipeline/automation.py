@@ -1,7 +1,10 @@
 """What runs when: two jobs, their schedules, and a sensor for whatever people materialize by hand."""
 
+import json
 import os
-from datetime import date, timedelta
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Final
 
 import dagster as dg
 
@@ -11,6 +14,7 @@ from credits_pipeline.assets.partitions import today_key
 from credits_pipeline.warehouse import Warehouse
 
 RAW = dg.AssetSelection.assets(credits_snapshots.KEY, model_usage.KEY)
+DAILY_SPEND = dg.AssetKey("daily_spend")  # all models are built in one transaction: one tells of all
 EVERYTHING = dg.AssetSelection.all()
 
 daily_credits = dg.define_asset_job(
@@ -31,9 +35,6 @@ rebuild = dg.define_asset_job(
     selection=EVERYTHING - RAW,
     description="The SQL, the published copy, the report and the alerts from what is in the raw tables.",
 )
-
-# Their runs rebuild the SQL themselves.
-OWN_JOBS = {"daily_credits", "backfill_history", "rebuild"}
 
 UNFINISHED_RUN = [
     dg.DagsterRunStatus.QUEUED,
@@ -72,15 +73,22 @@ def daily_credits_schedule() -> dg.RunRequest:
     "read at noon before the machine slept, and the whole year of an account added today, are filled by themselves.",
 )
 def history_backfill(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    days = unsettled_range(context.resources.warehouse)
+    if not config.load(os.environ).accounts:
+        return dg.SkipReason(f"no account has a key: set {config.KEY_VARIABLE}")
+    days = unsettled_range(context.resources.warehouse, context.instance)
     if days is None:
-        return dg.SkipReason("every day that the API still knows is settled for every account")
+        return dg.SkipReason("every day that the API still tells is settled for every account")
     return dg.RunRequest(tags=range_tags(*days))
 
 
-def unsettled_range(warehouse: Warehouse) -> tuple[str, str] | None:
-    """First and last past day (partition keys) that is not settled for some account; None when all are."""
-    accounts = [account.name for account in config.load(os.environ).accounts]
+def unsettled_range(warehouse: Warehouse, instance: dg.DagsterInstance) -> tuple[str, str] | None:
+    """First and last past day (partition keys) that is not settled for some account; None when all are.
+
+    An account whose key may not use analytics would have the year fetched every night, for all: it is left out until
+    the daily run, which asks it all the same, is no longer refused.
+    """
+    refused = model_usage.accounts_without_analytics(instance)
+    accounts = [a.name for a in config.load(os.environ).accounts if a.name not in refused]
     yesterday = clock.today() - timedelta(days=1)
     open_days = warehouse.unsettled_days(accounts, model_usage.oldest_day(), yesterday)
     days = sorted({day for of_account in open_days.values() for day in of_account})
@@ -92,37 +100,66 @@ def range_tags(first: str, last: str) -> dict[str, str]:
     return {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
 
 
+# A rebuild that fails (the file is held, a blocking test) may succeed later; a few tries, and then it is for people.
+REBUILDS_TRIED: Final = 3
+REBUILD_AGAIN_AFTER: Final = timedelta(hours=1)
+
+
 @dg.sensor(
     job=rebuild,
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Raw assets that people materialize by hand (a backfill from the UI, of however many runs) are "
-    "followed by one rebuild. The jobs rebuild by themselves and cause none.",
+    "followed by one rebuild, tried up to three times an hour apart. The jobs rebuild by themselves and cause none.",
 )
 def rebuild_after_manual_changes(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    newest = newest_manual_change(context.instance)
-    if newest <= int(context.cursor or 0):
-        return dg.SkipReason("no raw asset was materialized by hand since the last rebuild")
+    change = newest_change(context.instance)
+    if change <= last_rebuild(context.instance):
+        return dg.SkipReason("the tables are as new as the raw assets")
     if something_is_running(context.instance):
-        return dg.SkipReason("raw assets were materialized by hand; waiting until all runs are done")
-    context.update_cursor(str(newest))
-    return dg.RunRequest(run_key=f"manual-change-{newest}")
+        return dg.SkipReason("raw assets are newer than the tables; waiting until all runs are done")
+    before = Rebuilds.load(context.cursor)
+    tries = before.tries if before.change == change else 0
+    if tries >= REBUILDS_TRIED:
+        return dg.SkipReason(
+            f"the rebuild failed {tries} times: see its runs, mend the cause, run the job rebuild"
+        )
+    if tries and clock.now() - before.tried_at < REBUILD_AGAIN_AFTER:
+        return dg.SkipReason(f"the rebuild failed: tried again an hour after {before.tried_at:%H:%M} UTC")
+    context.update_cursor(json.dumps([change, tries + 1, clock.now().isoformat()]))
+    return dg.RunRequest(run_key=f"manual-change-{change}-{tries + 1}")
 
 
-def newest_manual_change(instance: dg.DagsterInstance) -> int:
-    """Storage id of the newest materialization of a raw asset by a run that did not publish as well; 0 if none."""
-    published_by = latest_run_ids(instance, published.KEY)
-    newest = 0
-    for key in (credits_snapshots.KEY, model_usage.KEY):
-        for record in instance.fetch_materializations(key, limit=1).records:
-            run = instance.get_run_by_id(record.run_id)
-            if run and run.job_name not in OWN_JOBS and record.run_id not in published_by:
-                newest = max(newest, record.storage_id)
-    return newest
+@dataclass(frozen=True)
+class Rebuilds:
+    """What the sensor remembers: for which change it asked last, how often, and when."""
+
+    change: int
+    tries: int
+    tried_at: datetime
+
+    @classmethod
+    def load(cls, cursor: str | None) -> "Rebuilds":
+        try:
+            change, tries, at = json.loads(cursor or "")
+            return cls(int(change), int(tries), datetime.fromisoformat(at))
+        except (ValueError, TypeError):
+            return cls(0, 0, clock.now())
 
 
-def latest_run_ids(instance: dg.DagsterInstance, key: dg.AssetKey) -> set[str]:
-    return {record.run_id for record in instance.fetch_materializations(key, limit=1).records}
+def newest_change(instance: dg.DagsterInstance) -> int:
+    """Storage id of the newest materialization of a raw asset; 0 if there is none."""
+    return max(newest_materialization(instance, key) for key in (credits_snapshots.KEY, model_usage.KEY))
+
+
+def last_rebuild(instance: dg.DagsterInstance) -> int:
+    """Storage id of the newest materialization since which both the SQL and the published copy are there."""
+    return min(newest_materialization(instance, key) for key in (DAILY_SPEND, published.KEY))
+
+
+def newest_materialization(instance: dg.DagsterInstance, key: dg.AssetKey) -> int:
+    records = instance.fetch_materializations(key, limit=1).records
+    return records[0].storage_id if records else 0
 
 
 def something_is_running(instance: dg.DagsterInstance) -> bool:

@@ -20,7 +20,7 @@ def run() -> int:
     say(settings.alert_problems)
     with launch.instance(settings) as instance:
         ok = True
-        days = automation.unsettled_range(Warehouse(settings.warehouse_path))
+        days = automation.unsettled_range(Warehouse(settings.warehouse_path), instance)
         if days and date.fromisoformat(days[0]) < automation.first_day_of_daily_run():
             ok = fetch_history(instance, *days)
         print("Taking today's readings …", flush=True)

@@ -26,6 +26,10 @@ BILL = RAW[1:]
 YEAR_AGO, YESTERDAY = TODAY - timedelta(days=365), TODAY - timedelta(days=1)
 
 
+def unsettled(instance: dg.DagsterInstance) -> tuple[str, str] | None:
+    return automation.unsettled_range(Warehouse(config.load(os.environ).warehouse_path), instance)
+
+
 def a_year() -> dict[str, str]:
     return automation.range_tags(YEAR_AGO.isoformat(), YESTERDAY.isoformat())
 
@@ -64,6 +68,45 @@ def test_every_day_fetched_is_recorded_as_materialized(
     run_job("backfill_history", tags=automation.range_tags("2026-06-01", "2026-06-10"), asset_selection=BILL)
     recorded = instance.get_materialized_partitions(dg.AssetKey("model_usage"))
     assert recorded == {f"2026-06-{day:02}" for day in range(1, 11)}
+
+
+def test_every_day_of_a_range_shows_its_own_bill(
+    simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance
+) -> None:
+    account = SimulatedAccount("default", "sk-or-v1-simulated-default", anchor=TODAY, profile=AGENTS)
+    simulate(account)
+    run_job("daily_credits", asset_selection=BILL)
+    run_job("backfill_history", tags=automation.range_tags("2026-06-01", "2026-06-03"), asset_selection=BILL)
+    shown = {
+        record.partition_key: record.asset_materialization.metadata["billed_usd"].value
+        for record in instance.fetch_materializations(BILL[0], limit=10).records
+    }
+    assert len(shown) == 7
+    for day, usd in shown.items():
+        if day != TODAY.isoformat():
+            assert usd == pytest.approx(float(account.spend(date.fromisoformat(day))))
+
+
+def test_a_backfill_that_no_account_answers_is_red_and_records_no_day(
+    simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance
+) -> None:
+    api = simulate(spender(), spender("acme"))
+    api.misbehave(Fault.status(401), times=None)
+    result = run_job("backfill_history", tags=automation.range_tags("2026-06-01", "2026-06-10"))
+    assert "acme" in failures(result)["model_usage"]
+    assert instance.get_materialized_partitions(BILL[0]) == set()
+
+
+def test_an_account_without_analytics_does_not_have_the_year_fetched_every_night(
+    simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance
+) -> None:
+    api = simulate(spender(), spender("acme"))
+    api.misbehave(Fault.status(403, message="Analytics is off"), times=None, account="acme")
+    run_job("backfill_history", tags=a_year(), asset_selection=BILL)
+    assert unsettled(instance) == ("2026-06-15", "2026-06-16")
+    api.behave()  # the key was mended: the daily run notices, for it asks every account
+    run_job("daily_credits", asset_selection=BILL)
+    assert unsettled(instance) == (YEAR_AGO.isoformat(), YESTERDAY.isoformat())
 
 
 def test_a_day_billed_nothing_is_a_day_known_to_be_zero(simulate: Simulate, run_job: RunJob) -> None:
@@ -159,7 +202,10 @@ def test_days_that_the_api_has_forgotten_are_refused(simulate: Simulate, run_job
 
 
 def test_a_day_read_at_noon_before_a_week_of_sleep_does_not_stay_half_a_day(
-    simulate: Simulate, run_job: RunJob, at_five_past_midnight: clock.FrozenClock
+    simulate: Simulate,
+    run_job: RunJob,
+    at_five_past_midnight: clock.FrozenClock,
+    instance: dg.DagsterInstance,
 ) -> None:
     account = spender(usd_a_day="24")
     simulate(account)
@@ -171,7 +217,7 @@ def test_a_day_read_at_noon_before_a_week_of_sleep_does_not_stay_half_a_day(
     at_five_past_midnight.set(datetime(2026, 6, 25, 0, 5, tzinfo=UTC))
     run_job("daily_credits", asset_selection=RAW)
     at_five_past_midnight.set(datetime(2026, 6, 25, 1, 30, tzinfo=UTC))
-    days = automation.unsettled_range(Warehouse(config.load(os.environ).warehouse_path))
+    days = unsettled(instance)
     assert days is not None
     assert days[0] < "2026-06-17"
     assert run_job("backfill_history", tags=automation.range_tags(*days)).success
@@ -182,19 +228,22 @@ def test_a_day_read_at_noon_before_a_week_of_sleep_does_not_stay_half_a_day(
 
 
 def test_the_schedule_asks_for_the_whole_year_of_an_account_added_later(
-    simulate: Simulate, run_job: RunJob
+    simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance
 ) -> None:
     simulate(spender())
     run_job("backfill_history", tags=a_year(), asset_selection=BILL)
-    settled_but_two = automation.unsettled_range(Warehouse(config.load(os.environ).warehouse_path))
+    settled_but_two = unsettled(instance)
     assert settled_but_two == ("2026-06-15", "2026-06-16")
     simulate(spender(), spender("acme"))
-    everything = automation.unsettled_range(Warehouse(config.load(os.environ).warehouse_path))
+    everything = unsettled(instance)
     assert everything == (YEAR_AGO.isoformat(), YESTERDAY.isoformat())
 
 
 def test_install_on_day_200_backfill_lose_a_week_and_heal(
-    simulate: Simulate, run_job: RunJob, at_five_past_midnight: clock.FrozenClock
+    simulate: Simulate,
+    run_job: RunJob,
+    at_five_past_midnight: clock.FrozenClock,
+    instance: dg.DagsterInstance,
 ) -> None:
     """The whole story, against the simulator's own ledger, to the last digit for billed days."""
     first = TODAY - timedelta(days=200)
@@ -206,7 +255,7 @@ def test_install_on_day_200_backfill_lose_a_week_and_heal(
         if day == 0:
             run_job("backfill_history", tags=a_year(), asset_selection=BILL)
         assert run_job("daily_credits", asset_selection=RAW).success
-    days = automation.unsettled_range(Warehouse(config.load(os.environ).warehouse_path))
+    days = unsettled(instance)
     assert days is not None
     run_job("backfill_history", tags=automation.range_tags(*days))
     rows = published("select spend_date, spend_usd, method, is_complete from marts.daily_spend")
@@ -300,6 +349,35 @@ def test_a_backfill_from_the_ui_is_followed_by_one_rebuild_and_the_jobs_by_none(
 
 
 @pytest.mark.slow
+def test_a_rebuild_that_fails_is_tried_three_times_an_hour_apart(
+    simulate: Simulate,
+    run_job: RunJob,
+    instance: dg.DagsterInstance,
+    tick: Callable[..., Any],
+    at_five_past_midnight: clock.FrozenClock,
+) -> None:
+    simulate(spender())
+    run_job("daily_credits")
+    assert by_hand(instance, "2026-05-20", "2026-05-25").success
+    for _ in range(3):
+        assert len(tick()) == 1  # and the run that was asked for fails
+        assert tick() == []
+        at_five_past_midnight.advance(timedelta(hours=1))
+    assert tick() == []
+    assert by_hand(instance, "2026-05-01", "2026-05-02").success
+    assert len(tick()) == 1
+
+
+def test_what_a_job_of_ours_fetched_before_it_failed_is_rebuilt_too(
+    simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance, tick: Callable[..., Any]
+) -> None:
+    simulate(spender())
+    run_job("daily_credits")
+    tags = automation.range_tags("2026-06-01", "2026-06-05")
+    run_job("backfill_history", tags=tags, asset_selection=BILL)  # as if it had ended there
+    assert len(tick()) == 1
+
+
 def test_killed_at_random_moments_a_backfill_is_whole_after_the_next_run(
     simulate: Simulate, run_job: RunJob, tmp_path: Any
 ) -> None:

@@ -7,6 +7,7 @@ run (today and the three days before it) and the schedule `history_backfill` see
 """
 
 import os
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from datetime import date, timedelta
 from decimal import Decimal
@@ -14,13 +15,16 @@ from decimal import Decimal
 import dagster as dg
 
 from credits_pipeline import clock, config
+from credits_pipeline.assets import credits_snapshots
 from credits_pipeline.assets.partitions import (
     accounts_verdict,
     ask_every_account,
     daily_partitions,
+    described,
     description,
     requested_days,
     settings_for_a_run,
+    stored_json,
 )
 from credits_pipeline.assets.preview import preview
 from credits_pipeline.config import Account
@@ -130,14 +134,15 @@ def model_usage(
         context.log.warning(
             f"{name}: no analytics with this key, its spend comes from readings alone. {reason}"
         )
+    if failures and not replies and is_only_source(context):
+        raise dg.Failure(f"no account's bill could be fetched. {described(failures)}")
     moved = change_in_stored_days(changes)
-    billed = sum((new for days in changes.values() for _, new in days.values()), Decimal(0))
     with warehouse.reading() as con:
         newest = preview(con, "raw.model_usage")
-    yield from also_materialized(context, first)
+    yield from of_each_day(context, first, last, usage)
+    context.add_asset_metadata({"preview": newest}, partition_key=last.isoformat())
     yield dg.MaterializeResult(
         metadata={
-            "billed_usd": float(billed),
             "days": (last - first).days + 1,
             "requests": sum(u.requests_made for u in usage.values()),
             "days_changed": len(moved),
@@ -145,20 +150,39 @@ def model_usage(
             "accounts_read": len(usage),
             "accounts_without_analytics": dg.MetadataValue.json(forbidden),
             "failed_accounts": dg.MetadataValue.json(failures),
-            "dagster/partition_row_count": sum(len(u.rows) for u in usage.values()),
-            "preview": newest,
         }
     )
 
 
-def also_materialized(context: dg.AssetExecutionContext, first: date) -> Iterator[dg.AssetMaterialization]:
-    """The days read again before the ones that the run was asked for: fetched, so recorded."""
-    day, asked = first, requested_days(context)[0]
-    while day < asked:
-        yield dg.AssetMaterialization(
-            KEY, partition=day.isoformat(), description="read again with the running day"
-        )
-        day += timedelta(days=1)
+def is_only_source(context: dg.AssetExecutionContext) -> bool:
+    """Whether this run takes no readings: then nothing is lost if it ends here, with no day recorded as fetched."""
+    return credits_snapshots.KEY not in context.job_def.asset_layer.executable_asset_keys
+
+
+def of_each_day(
+    context: dg.AssetExecutionContext, first: date, last: date, usage: Mapping[str, Usage]
+) -> Iterator[dg.AssetMaterialization]:
+    """Give each day its own figures; the days read again before those asked for were fetched, so they are recorded."""
+    billed: dict[date, Decimal] = defaultdict(Decimal)
+    rows: Counter[date] = Counter()
+    for row in (row for reply in usage.values() for row in reply.rows):
+        billed[row.usage_date] += row.credits_usd
+        rows[row.usage_date] += 1
+    asked = requested_days(context)[0]
+    for day in (first + timedelta(days=n) for n in range((last - first).days + 1)):
+        figures = {"billed_usd": float(billed[day]), "dagster/partition_row_count": rows[day]}
+        if day < asked:
+            again = "read again with the running day"
+            yield dg.AssetMaterialization(KEY, partition=day.isoformat(), metadata=figures, description=again)
+        else:
+            context.add_asset_metadata(figures, partition_key=day.isoformat())
+
+
+def accounts_without_analytics(instance: dg.DagsterInstance) -> set[str]:
+    """The accounts whose key was refused when the bill was last asked for."""
+    event = instance.get_latest_materialization_event(KEY)
+    metadata = event.asset_materialization.metadata if event and event.asset_materialization else {}
+    return set(stored_json(metadata, "accounts_without_analytics"))
 
 
 @dg.multi_asset_check(
