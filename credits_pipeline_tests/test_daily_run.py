@@ -130,6 +130,8 @@ def test_one_account_that_fails_costs_the_others_nothing_and_the_run_ends_red(
     assert published("select account from marts.credits_runway") == [("default",)]
     assert "acme" in failures(result)["every_account_was_read"]
     assert "report" not in failures(result)
+    # A sum over the accounts that answered would look like spend in the plot.
+    assert "balance_usd" not in result.asset_materializations_for_node("credits_snapshots")[0].metadata
 
 
 def test_when_every_account_fails_the_reading_itself_fails(simulate: Simulate, run_job: RunJob) -> None:
@@ -221,3 +223,19 @@ def test_simulated_figures_say_so_in_the_published_copy(simulate: Simulate, run_
     simulate(spender())
     result = run_job("daily_credits")
     assert published("select run_id, is_simulated from marts.published") == [(result.run_id, True)]
+
+
+def test_a_busy_warehouse_costs_the_alerts_a_pass_and_not_the_run(
+    simulate: Simulate, run_job: RunJob, at_five_past_midnight: clock.FrozenClock
+) -> None:
+    simulate(spender())
+    run_job("daily_credits")
+    with Warehouse(config.load(os.environ).warehouse_path).reading("looking for long"):
+        assert run_job("rebuild", asset_selection=[dg.AssetKey("alerts_sent")]).success
+
+
+def test_nothing_is_published_before_every_table_was_built(simulate: Simulate, run_job: RunJob) -> None:
+    simulate(spender())
+    result = run_job("rebuild", asset_selection=[dg.AssetKey("published")])
+    assert "credits_runway" in failures(result)["published"]
+    assert not config.load(os.environ).published_path.exists()

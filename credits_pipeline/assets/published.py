@@ -12,6 +12,7 @@ import dagster as dg
 
 from credits_pipeline import clock, config
 from credits_pipeline.assets.partitions import description
+from credits_pipeline.assets.pictures import exists
 from credits_pipeline.sql_project import SqlProject
 from credits_pipeline.warehouse import Warehouse
 
@@ -32,6 +33,14 @@ def published(project: SqlProject) -> dg.AssetsDefinition:
     def publish(
         context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Warehouse]
     ) -> dg.MaterializeResult[None]:
+        with warehouse.reading("looking for the tables to publish") as con:
+            missing = [name for name in marts if not exists(con, name)]
+        if missing:
+            raise dg.Failure(
+                f"nothing was published, because these tables were never built: {', '.join(missing)}. Run the job"
+                " rebuild.",
+                allow_retries=False,
+            )
         settings = config.load(os.environ)
         target = settings.published_path
         warehouse.publish(
