@@ -158,7 +158,7 @@ def notify(
         with warehouse.reading("looking for alerts") as con:
             standing = _standing(con)
             found = _news(look(con, standing), standing, settings, run_id)
-            waiting = _waiting(con)
+            waiting = _waiting(con, settings)
         if not (found.due or found.over or waiting):
             return Sent()
         targets = {channel.fingerprint: channel for channel in channels.channels(settings.alert_urls)}
@@ -166,7 +166,7 @@ def notify(
             with warehouse.writing("writing down alerts") as con:
                 _clear(con, found.over)
                 _write_down(con, found.due, list(targets) or [LOG])
-                waiting = _waiting(con)
+                waiting = _waiting(con, settings)
         due = tuple(alert for alert in found.due if not alert.is_covered)
         for alert in due:
             log.warning(f"{alert.title}\n{alert.body}")
@@ -344,7 +344,7 @@ def due_by_runway(runway: dict[str, Any], standing: Sequence[Standing], threshol
     if runway["days_left"] is None:
         return Found(over=over)
     crossed = sorted(t for t in thresholds if runway["days_left"] < t)
-    known = {s.threshold_days for s in standing if s.kind == RUN_OUT and s.key not in over}
+    known = {s.threshold_days for s in standing if s.threshold_days and s.key not in over}
     due = []
     for threshold in crossed:
         if threshold not in known:
@@ -352,7 +352,7 @@ def due_by_runway(runway: dict[str, Any], standing: Sequence[Standing], threshol
             alert = Alert(
                 f"{RUN_OUT}/{account}/{threshold}", RUN_OUT, title, body, **facts, threshold_days=threshold
             )
-            due.append(replace(alert, is_covered=threshold > crossed[0]))
+            due.append(replace(alert, is_covered=threshold > min(crossed[0], *known, threshold)))
     return Found(tuple(due), over)
 
 
@@ -396,6 +396,7 @@ def _spend_alert(con: "duckdb.DuckDBPyConnection", day: dict[str, Any], runway: 
 _STILL_WANTED = """
     a.sent_at is null and a.cleared_at is null
     and (a.kind in ('exhausted', 'run_out', 'stale') or a.due_at >= $since)
+    and (a.account is null or a.account in (select unnest($accounts)))
     and not exists (
         select 1 from ops.alerts_sent nearer
         where nearer.account = a.account and a.kind = 'run_out' and nearer.cleared_at is null
@@ -427,15 +428,19 @@ def _standing(con: "duckdb.DuckDBPyConnection") -> list[Standing]:
     ]
 
 
-def _waiting(con: "duckdb.DuckDBPyConnection") -> list[_Waiting]:
-    """What channels have not taken yet, the most urgent first."""
+def _waiting(con: "duckdb.DuckDBPyConnection", settings: Settings) -> list[_Waiting]:
+    """What channels have not taken yet of accounts that still have a key, the most urgent first."""
     rows = con.execute(
         f"""
         select a.alert_key, a.channel, a.title, a.body from ops.alerts_sent a
         where {_STILL_WANTED}
         order by list_position($urgency, a.kind), a.due_at, a.alert_key, a.channel
         """,
-        {"since": _naive(clock.now() - RETRY_FOR), "urgency": list(URGENCY)},
+        {
+            "since": _naive(clock.now() - RETRY_FOR),
+            "accounts": [account.name for account in settings.accounts],
+            "urgency": list(URGENCY),
+        },
     ).fetchall()
     return [_Waiting(*row) for row in rows]
 
