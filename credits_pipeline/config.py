@@ -125,7 +125,8 @@ def load(env: Mapping[str, str]) -> Settings:
         accounts=accounts,
         base_url=url,
         allow_custom_host=allow_custom_host,
-        is_simulated=_host(url) != _host(API_ROOT),
+        # The simulated API answers on this machine only; another host, if allowed, is somebody's real gateway.
+        is_simulated=_is_loopback(_host(url)),
         data_dir=read("CREDITS_DATA_DIR", _data_dir, PROJECT_ROOT / DEFAULT_DATA_DIR, problems),
         start_date=read("CREDITS_START_DATE", _start_date, DEFAULT_START_DATE, problems),
         snapshot_cron=read("CREDITS_SNAPSHOT_CRON", _cron, DEFAULT_SNAPSHOT_CRON, problems),
@@ -165,15 +166,19 @@ def check_base_url(url: str, allow_custom_host: bool) -> None:
 def read_dotenv(path: Path, environ: MutableMapping[str, str]) -> tuple[str, ...]:
     """Copy what `.env` at `path` sets into `environ`, never overriding it; return warnings for people.
 
-    Values are read as Dagster itself reads the same file, so both agree on quotes and `${…}`.
+    Values are read as Dagster itself reads the same file, so both agree on quotes and `${…}`; a byte order mark,
+    as editors on Windows write it, is no part of the first name. Raises ConfigError for what is no text.
     """
     if not path.is_file():
         return ()
     from dotenv import dotenv_values
 
-    for name, value in dotenv_values(path).items():
-        if value is not None:
-            environ.setdefault(name, value)
+    try:
+        for name, value in dotenv_values(path, encoding="utf-8-sig").items():
+            if value is not None:
+                environ.setdefault(name, value)
+    except (OSError, ValueError):  # ValueError: other bytes than UTF-8, or a NUL; its text could hold a key
+        raise ConfigError(f"{path} cannot be read: save it as plain text (UTF-8) that this user can read") from None
     others = stat.S_IRWXG | stat.S_IRWXO
     if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & others:
         return (f"{path} can be read by other users of this machine and holds keys: run chmod 600 {path}",)

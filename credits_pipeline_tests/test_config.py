@@ -262,12 +262,12 @@ def test_allowing_custom_hosts_still_refuses_plain_http_beyond_loopback_and_malf
         "https://10.0.0.5:8443/api/v1",
     ],
 )
-def test_a_custom_host_is_used_when_allowed_and_everything_is_then_called_simulated(url):
+def test_a_custom_host_is_used_when_allowed_and_what_this_machine_itself_says_is_called_simulated(url):
     settings = config.load(
         {"OPENROUTER_API_KEY": KEY, "OPENROUTER_BASE_URL": url + "/", "OPENROUTER_ALLOW_CUSTOM_HOST": "1"}
     )
     assert settings.require().base_url == url
-    assert settings.is_simulated
+    assert settings.is_simulated == url.startswith("http:")  # plain http is for this machine only
 
 
 def test_the_api_is_the_api_however_it_is_spelled_and_allowed():
@@ -408,6 +408,29 @@ def test_a_dotenv_that_others_may_read_is_warned_about_and_still_read(tmp_path, 
     assert KEY not in warning
     assert environ == {"OPENROUTER_API_KEY": KEY}
     assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path):
+    path = tmp_path / ".env"
+    path.write_text(f"OPENROUTER_API_KEY={KEY}\n", encoding="utf-8-sig")
+    path.chmod(0o600)
+    environ: dict[str, str] = {}
+    assert config.read_dotenv(path, environ) == ()
+    assert environ == {"OPENROUTER_API_KEY": KEY}
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "nul"])
+def test_a_dotenv_that_is_no_text_is_one_sentence_without_its_content(tmp_path, monkeypatch, encoding):
+    """As PowerShell's `>` writes it, or half overwritten."""
+    path = tmp_path / ".env"
+    line = f"OPENROUTER_API_KEY={KEY}\n"
+    path.write_bytes(line.replace("=", "=\0").encode() if encoding == "nul" else line.encode(encoding))
+    monkeypatch.setenv("OPENROUTER_API_KEY", "")
+    monkeypatch.delenv("OPENROUTER_API_KEY")
+    with pytest.raises(config.ConfigError, match="save it as plain text") as caught:
+        config.read_dotenv(path, os.environ)
+    assert KEY not in str(caught.value)
+    assert caught.value.__cause__ is None
 
 
 def test_a_missing_dotenv_is_no_problem(tmp_path):
