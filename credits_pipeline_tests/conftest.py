@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 import dagster as dg
+import hypothesis
 import pytest
 
 from credits_pipeline import clock
@@ -16,6 +17,10 @@ from credits_pipeline.warehouse import Warehouse
 TODAY = date(2026, 6, 17)
 NOW = datetime(2026, 6, 17, 0, 5, tzinfo=UTC)
 
+
+# A test on a busy machine is slow, not wrong.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 # Many real processes, kills and second computations: minutes of them, so CI runs these beside `make test`.
 SLOW_MODULES = {

@@ -29,7 +29,8 @@ def watch(event, arguments):
 sys.addaudithook(watch)
 import credits_pipeline.definitions
 print(len(list(credits_pipeline.definitions.defs.resolve_all_asset_specs())))
-loaded = {"pandas", "altair", "vl_convert", "apprise", "httpx", "duckdb"} & set(sys.modules)
+heavy = {"pandas", "pyarrow", "altair", "vl_convert", "apprise", "httpx", "duckdb", "sqlalchemy", "alembic"}
+loaded = heavy & set(sys.modules)
 sys.exit(f"heavy libraries were imported: {loaded}" if loaded else 0)
 """
 
