@@ -3,8 +3,11 @@
 -- Guarantee: over any day, and so over any month, EffectiveCost sums to spend_usd of daily_spend, and BilledCost to the
 -- moves of credits in credit_events. Credits are paid in advance: a purchase costs cash and no use of it yet, usage
 -- costs no more cash, so neither is counted twice.
--- Where bill and counter differ on a day, the bill's models keep their figures and one more row carries the remainder: as
--- usage of no known model where the counter shows more, as an adjustment where it shows less.
+-- Where bill and counter differ on a day, the bill's models keep their figures and one more row carries the remainder:
+-- usage of no known model, below zero where the counter shows less. FOCUS counts refunds under the category of what they
+-- take back, so that remainders of neighbouring days, and a purchase and its refund, cancel out within one category.
+-- ChargeClass `Correction` is for charges of an earlier invoice. What is used from prepaid credits is on no invoice, and
+-- which invoice a purchase is on no API says: so ChargeClass and InvoiceId are null, as FOCUS wants both without one.
 
 with days as (
     select account, spend_date, spend_usd, method, is_complete
@@ -76,7 +79,7 @@ charges as (
     select
         account,
         spend_date,
-        case when spend_usd > 0 then 'Usage' else 'Adjustment' end,
+        'Usage',
         'Usage-Based',
         case
             when spend_usd > 0 then 'Use that no bill attributes to a model'
@@ -85,8 +88,8 @@ charges as (
         0,
         spend_usd,
         spend_usd,
-        case when spend_usd > 0 then spend_usd end,
-        case when spend_usd > 0 then 'Credits' end,
+        spend_usd,
+        'Credits',
         case when spend_usd > 0 then 'unattributed' else 'correction' end,
         null,
         null,
@@ -103,7 +106,7 @@ charges as (
     select
         account,
         cast(event_at_latest as date),
-        case kind when 'top_up' then 'Purchase' else 'Adjustment' end,
+        'Purchase',
         'One-Time',
         case kind
             when 'top_up' then 'Purchase of credits'
@@ -112,8 +115,8 @@ charges as (
         amount_usd,
         0,
         amount_usd,
-        case kind when 'top_up' then amount_usd end,
-        case kind when 'top_up' then 'Credits' end,
+        amount_usd,
+        'Credits',
         kind,
         null,
         null,
