@@ -12,17 +12,17 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 
 import duckdb
 import pytest
 
-from credits_pipeline import automation, clock, config, read_mart
-from credits_pipeline.simulator import AGENTS, SimulatedAccount
+from credits_pipeline import automation, clock, config
+from credits_pipeline.simulator import AGENTS, STEADY, SimulatedAccount
 from credits_pipeline.warehouse import open_published
-from credits_pipeline_tests.conftest import TODAY
-from credits_pipeline_tests.published_history import History
+from credits_pipeline_tests.conftest import NOW, TODAY
+from credits_pipeline_tests.published_history import DAY, History
 from credits_pipeline_tests.test_daily_run import RunJob, Simulate, failures
 
 GENERATION = '''
@@ -175,60 +175,76 @@ def nothing(path: Path) -> None:
     pass
 
 
-def run_beside_readers(history: History, runs: int, backfill_after: int) -> None:
-    """Each run goes through at once, whatever was done to the file before, and every reader sees one run at a time."""
-    history.run(days=20)
-    first = run_of(history.last_run)
-    misdeeds = [nothing, a_log_is_left_beside_it, a_reader_dies]
-    with three_readers(history.path) as readers:
+MISDEEDS = (nothing, a_log_is_left_beside_it, a_reader_dies)
+
+
+def run_beside_readers(
+    path: Path, runs: int, daily_run: Callable[[], str], backfill: Callable[[], str]
+) -> None:
+    """Daily runs with a backfill half way, each of which returns its run's id once it has succeeded.
+
+    Whatever was done to the file before a run, it is published whole, and every reader sees one run at a time.
+    """
+    first = last = daily_run()
+    with three_readers(path) as readers:
         for number in range(1, runs + 1):
-            history.run()
-            assert generation_of(history.path) == run_of(history.last_run)
-            assert stat.S_IMODE(history.path.stat().st_mode) == 0o444
-            assert not history.path.with_name("credits.duckdb.wal").exists()
-            if number == backfill_after:
-                history.backfill(days=200)
-            misdeeds[number % len(misdeeds)](history.path)
-        history.publish()
+            MISDEEDS[number % len(MISDEEDS)](path)
+            last = backfill() if number == runs // 2 else daily_run()
+            assert generation_of(path) == last
+            assert stat.S_IMODE(path.stat().st_mode) == 0o444
+            assert not path.with_name("credits.duckdb.wal").exists()
         told = stop(readers)
-    last = run_of(history.last_run)
+    print({manner: (seen["reads"], len(seen["runs"])) for manner, seen in told.items()})
     assert told["holding on"]["runs"] == sorted({first, last})
     assert {manner: seen["last"] for manner, seen in told.items()} == dict.fromkeys(MANNERS, last)
-    assert len(told["in a transaction"]["runs"]) >= min(runs, 20) // 2, (
-        "it hardly saw a new file: it proved nothing"
+    seen = {manner: len(told[manner]["runs"]) for manner in ("in a transaction", "through the package")}
+    assert min(seen.values()) >= min(runs // 2, 20), (
+        f"they hardly saw a new file, which proves nothing: {seen}"
     )
-    print({manner: (seen["reads"], len(seen["runs"])) for manner, seen in told.items()})
 
 
 def test_daily_runs_and_a_backfill_go_through_beside_three_readers(tmp_path: Path) -> None:
-    run_beside_readers(History(tmp_path, lock_timeout_s=0), runs=3, backfill_after=2)
+    history = History(tmp_path, lock_timeout_s=0)
+    history.read(days=20)
+
+    def daily_run() -> str:
+        history.run()
+        return run_of(history.last_run)
+
+    def backfill() -> str:
+        history.read()
+        history.backfill(days=200)
+        return run_of(history.last_run)
+
+    run_beside_readers(history.path, 4, daily_run, backfill)
 
 
 @pytest.mark.heavy
-def test_two_hundred_daily_runs_go_through_beside_three_readers(tmp_path: Path) -> None:
-    run_beside_readers(History(tmp_path, lock_timeout_s=0), runs=200, backfill_after=100)
-
-
-@pytest.mark.heavy
-def test_true_daily_runs_and_a_true_backfill_go_through_beside_three_readers(
+def test_two_hundred_daily_runs_of_the_job_and_a_backfill_go_through_beside_three_readers(
     simulate: Simulate, run_job: RunJob, at_five_past_midnight: clock.FrozenClock
 ) -> None:
-    simulate(SimulatedAccount("default", "sk-or-v1-simulated", anchor=TODAY, profile=AGENTS))
-    assert run_job("daily_credits").success
-    path = config.load(os.environ).published_path
-    with three_readers(path) as readers:
-        for number in range(10):
-            at_five_past_midnight.advance(timedelta(days=1))
-            done = run_job("daily_credits")
-            assert done.success, failures(done)
-            if number == 5:
-                year = automation.range_tags(str(TODAY - timedelta(days=350)), str(TODAY))
-                done = run_job("backfill_history", tags=year)
-                assert done.success, failures(done)
-            assert read_mart("published")["run_id"].to_list() == [done.run_id]
-        told = stop(readers)
-    assert {seen["last"] for seen in told.values()} == {done.run_id}
-    assert len(told["in a transaction"]["runs"]) > 2  # type: ignore[arg-type]
+    """The jobs themselves, from the API's replies to the report: two accounts with top-ups, a refund, a correction."""
+    runs = 201  # one of them is the backfill
+    at_five_past_midnight.set(NOW - runs * DAY)
+    simulate(
+        SimulatedAccount("default", "sk-or-v1-simulated-default", anchor=TODAY, profile=STEADY),
+        SimulatedAccount("agents", "sk-or-v1-simulated-agents", anchor=TODAY, profile=AGENTS),
+    )
+
+    def succeed(job: str, **options: object) -> str:
+        done = run_job(job, **options)
+        assert done.success, failures(done)
+        return done.run_id
+
+    def daily_run() -> str:
+        at_five_past_midnight.advance(DAY)
+        return succeed("daily_credits")
+
+    def backfill() -> str:
+        year = automation.range_tags(str(clock.today() - 300 * DAY), str(clock.today()))
+        return succeed("backfill_history", tags=year)
+
+    run_beside_readers(config.load(os.environ).published_path, runs, daily_run, backfill)
 
 
 def test_a_reader_that_opened_it_for_writing_changes_nothing_for_the_next_run(tmp_path: Path) -> None:
