@@ -128,7 +128,9 @@ records as (
     window recent as (
         partition by account order by spend_date rows between {{ history - 1 }} preceding and current row
     )
-    qualify spend_date > max(spend_date) over (partition by account) - {{ var('forecast_replay_days') }}
+    -- Of the days before these no forecast is asked again. They follow one another without a gap, so that this is cheaper
+    -- than asking for the last one.
+    qualify lead(spend_date, {{ var('forecast_replay_days') }}) over (partition by account order by spend_date) is null
 ),
 
 -- A level counts for the more the better it did: (mean squared error) ^ -4, errors of 1 standing in for the unseen past.
