@@ -294,6 +294,8 @@ def test_other_thresholds_are_taken_from_the_settings_and_a_new_one_repeats_noth
     assert world.due() == []
     world.runway(9)
     assert world.due() == ["run_out/default/10"]
+    world.env["CREDITS_ALERT_DAYS"] = "12"  # ten days were told of already
+    assert world.due() == []
 
 
 def test_the_message_says_what_happened_how_sure_what_to_do_and_the_numbers(world: World) -> None:
@@ -460,6 +462,19 @@ def test_a_late_message_is_not_sent_when_its_cause_is_over(
     world.top_up()
     world.runway(60)
     assert world.send() == alerts.Sent()
+    assert receiver.messages == []
+
+
+def test_a_late_message_is_not_sent_when_the_key_of_its_account_is_gone(
+    world: World, receiver: Receiver
+) -> None:
+    world.channels(receiver.url("/a"))
+    receiver.refusing.add("/a")
+    world.runway(2, "acme")
+    world.send()
+    receiver.refusing.clear()
+    del world.env["OPENROUTER_API_KEY_ACME"]
+    world.send()
     assert receiver.messages == []
 
 
