@@ -152,14 +152,25 @@ def test_names_need_no_quotes(con: duckdb.DuckDBPyConnection) -> None:
         assert name.lower() not in reserved
 
 
-def test_money_in_focus_adds_up_to_the_daily_spend_of_the_month(con: duckdb.DuckDBPyConnection) -> None:
-    by_month = """
-        select BillingAccountId as account, BillingPeriodStart::date as month, sum(EffectiveCost) as usd
-        from focus_cost_and_usage where ChargeCategory <> 'Purchase' group by all
+def test_focus_adds_up_to_what_was_spent_and_what_was_bought_in_the_month(
+    con: duckdb.DuckDBPyConnection,
+) -> None:
+    charged = """
+        select BillingAccountId, BillingPeriodStart::date, sum({cost}) from focus_cost_and_usage
+        where ChargeCategory = '{category}' group by all order by all
     """
-    spend = (
-        "select account, date_trunc('month', spend_date)::date, sum(spend_usd) from daily_spend group by all"
-    )
-    months = con.execute(f"{spend} order by all").fetchall()
-    assert len(months) > 2
-    assert con.execute(f"{by_month} order by all").fetchall() == months
+    spent = """
+        select account, date_trunc('month', spend_date)::date, sum(spend_usd) from daily_spend
+        group by all order by all
+    """
+    moved = """
+        select account, date_trunc('month', event_at_latest)::date, sum(amount_usd) from credit_events
+        where kind <> 'usage_correction' group by all order by all
+    """
+    for cost, category, other in (("EffectiveCost", "Usage", spent), ("BilledCost", "Purchase", moved)):
+        months = con.execute(other).fetchall()
+        assert len(months) > 2, category
+        assert con.execute(charged.format(cost=cost, category=category)).fetchall() == months
+    whole = con.execute("select sum(EffectiveCost + BilledCost) from focus_cost_and_usage").fetchall()
+    parts = "select (select sum(spend_usd) from daily_spend) + (select sum(usd) from moved)"
+    assert whole == con.execute(f"with moved(account, month, usd) as ({moved}) {parts}").fetchall()
