@@ -178,7 +178,9 @@ def read_dotenv(path: Path, environ: MutableMapping[str, str]) -> tuple[str, ...
             if value is not None:
                 environ.setdefault(name, value)
     except (OSError, ValueError):  # ValueError: other bytes than UTF-8, or a NUL; its text could hold a key
-        raise ConfigError(f"{path} cannot be read: save it as plain text (UTF-8) that this user can read") from None
+        raise ConfigError(
+            f"{path} cannot be read: save it as plain text (UTF-8) that this user can read"
+        ) from None
     others = stat.S_IRWXG | stat.S_IRWXO
     if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & others:
         return (f"{path} can be read by other users of this machine and holds keys: run chmod 600 {path}",)
