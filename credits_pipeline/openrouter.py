@@ -701,9 +701,11 @@ _secrets = _Secrets()
 
 
 def _spellings(key: str) -> tuple[str, ...]:
-    """The key as it is, URL-encoded, in hex, and as the inner part of any base64 that contains it."""
+    """The key as it is, URL-encoded (all of it, too), in hex, and as the inner part of any base64 with it."""
     raw = key.encode()
     spellings = {key, quote(key), quote(key, safe=""), raw.hex(), raw.hex().upper()}
+    every = "".join(f"%{byte:02x}" for byte in raw)
+    spellings |= {every, every.upper()}
     for encode in (b64encode, urlsafe_b64encode):
         for shift in range(3):  # base64 looks different depending on how many bytes stand before
             digits = encode(b"\0" * shift + raw).decode()

@@ -859,6 +859,32 @@ def test_a_huge_reply_is_cut_off_after_a_small_part_of_it(monkeypatch):
     assert sent < 20_000_000  # what the sockets' buffers take
 
 
+@pytest.mark.parametrize(
+    ("start", "again"),
+    [
+        (b"HTTP/1.1 200 OK\r\n", b"X-More: and more\r\n"),
+        (b"HTTP/1.1 200 OK\r\nX-Long: ", b"x" * 4096),
+        (b"HTTP/1.1 200 ", b"x" * 4096),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;x=", b"x" * 4096),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"X-More: and more\r\n"),
+        (b"HTTP/1.1 403 No\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n" * 1000),
+    ],
+    ids=["headers", "a header", "the reason", "a chunk's extension", "trailers", "chunks of a refusal"],
+)
+def test_what_never_ends_is_cut_off_after_a_small_part_of_it(monkeypatch, start, again):
+    sent = []
+
+    def endless(server: RawServer, connection: socket.socket) -> None:
+        connection.sendall(start)
+        while sum(sent) < 100_000_000:
+            connection.sendall(again)
+            sent.append(len(again))
+
+    with serving(monkeypatch, endless) as (_, resource):
+        failure(lambda: resource.get_credits(account=ACCOUNT))
+    assert sum(sent) < 20_000_000, "what the buffers of both ends hold, not what was offered"
+
+
 # --- the key ---
 
 
@@ -918,6 +944,7 @@ def test_a_host_that_is_not_allowed_gets_no_connection(monkeypatch):
 ECHOES = [
     KEY,
     quote(KEY, safe=""),
+    "".join(f"%{byte:02X}" for byte in KEY.encode()),
     KEY.encode().hex(),
     base64.b64encode(KEY.encode()).decode(),
     base64.b64encode(b"user:" + KEY.encode()).decode(),

@@ -3,6 +3,7 @@
 import os
 import sqlite3
 import stat
+import unicodedata
 import zlib
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Callable, Iterator
@@ -30,6 +31,9 @@ ENDS: dict[str, Callable[[str, str], Fault]] = {
     "html": lambda key, _: Fault.body(f"<html>{key}</html>".encode(), content_type="text/html"),
     "moved": lambda key, elsewhere: Fault.redirect(f"{elsewhere}/credits?key={quote(key)}"),
     "torn": lambda *_: Fault.truncated_body(),
+    "painted": lambda key, _: Fault.status(
+        400, message=f"\x1b[31m\x1b]0;title\x07\x9b2J\u202e{key}\x1b[0m\r\n"
+    ),
 }
 
 
@@ -86,6 +90,7 @@ def spellings(key: str) -> set[bytes]:
     """The key plain, URL-encoded, in hex, and as base64 at any offset."""
     raw = key.encode()
     found = {raw, quote(key, safe="").encode(), quote(key).encode(), raw.hex().encode(), repr(key).encode()}
+    found.add("".join(f"%{byte:02x}" for byte in raw).encode())
     for encode in (b64encode, urlsafe_b64encode):
         for shift in range(3):
             digits = encode(b"\0" * shift + raw)
@@ -146,7 +151,13 @@ def test_whatever_is_said_of_failures_is_sentences_without_a_traceback(scene: Sc
     said = [line for line in scene.failing.stderr.splitlines() if line.startswith(("failed: ", "error: "))]
     assert said
     assert "Traceback" not in scene.failing.stderr
-    assert "\x1b" not in scene.failing.stderr
+
+
+def test_what_a_server_says_moves_no_cursor_and_paints_nothing_on_a_terminal(scene: Scene) -> None:
+    shown = scene.failing.stdout + scene.failing.stderr + scene.healthy.stdout + scene.healthy.stderr
+    assert "[31m" in shown, "the server's words are among what is shown, without what makes them a command"
+    hidden = {c for c in shown if unicodedata.category(c) in {"Cc", "Cf"}}
+    assert hidden <= {"\n"}
 
 
 def test_what_is_written_about_money_is_private_and_only_the_published_copy_is_for_all(scene: Scene) -> None:
