@@ -943,6 +943,29 @@ def test_a_backup_has_exact_parquet_of_the_raw_and_mart_tables(filled: Warehouse
     assert usage.fetchall() == [(Decimal("0.123456789"), "DECIMAL(18,9)")]
 
 
+FORMULAS = [
+    "=1+1",
+    "+1",
+    "-1",
+    "@SUM(A1)",
+    "\t=1+1",
+    "\r=1+1",
+    '=HYPERLINK("http://evil.example")',
+    "=cmd|' /C calc'!A0",
+]
+
+
+def test_an_export_is_typed_so_that_a_name_that_looks_like_a_formula_stays_text(
+    warehouse: Warehouse, tmp_path: Path
+) -> None:
+    """A spreadsheet computes what begins so in CSV, of which this program writes none; in Parquet text is text."""
+    replaced(warehouse, *(Row(DAY, name, Decimal("1")) for name in FORMULAS))
+    made = warehouse.backup(tmp_path / "backups")
+    assert {path.suffix for path in made.rglob("*") if path.is_file()} == {".duckdb", ".parquet"}
+    names = duckdb.sql(f"select model, typeof(model) from '{made}/raw/model_usage.parquet' order by model")
+    assert names.fetchall() == [(name, "VARCHAR") for name in sorted(FORMULAS)]
+
+
 def test_a_damaged_warehouse_is_kept_aside_by_restore(filled: Warehouse, tmp_path: Path) -> None:
     made = filled.backup(tmp_path / "backups")
     filled.path.write_bytes(JUNK)
