@@ -572,6 +572,9 @@ def _http_client(base_url: str, limits: OpenRouter) -> "httpx.Client":
     if base_url.startswith("https:"):
         try:
             certificates = httpx.create_ssl_context(trust_env=True)
+            # Not the session's secrets in SSLKEYLOGFILE, set for a browser's sake: with them, recorded traffic
+            # tells the key.
+            certificates.keylog_filename = None  # type: ignore[assignment]
         except OSError:
             raise config.ConfigError(
                 "SSL_CERT_FILE or SSL_CERT_DIR names no readable certificates: correct it, or unset it to use the"

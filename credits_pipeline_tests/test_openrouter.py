@@ -1065,6 +1065,17 @@ def test_a_company_certificate_is_trusted_by_the_usual_variable(monkeypatch, tmp
         assert resource.get_credits(account=ACCOUNT).total_credits == 10
 
 
+def test_the_secrets_of_a_session_are_written_nowhere(monkeypatch, tmp_path):
+    """With SSLKEYLOGFILE, which developers set to look into a browser's traffic, recorded traffic tells the key."""
+    context, path = certificate(tmp_path, "127.0.0.1")
+    monkeypatch.setenv("SSL_CERT_FILE", str(path))
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys.log"))
+    assert ssl.create_default_context().keylog_filename, "Python honours it by itself"
+    with serving(monkeypatch, send(GOOD), context) as (_, resource):
+        assert resource.get_credits(account=ACCOUNT).total_credits == 10
+    assert "SECRET" not in (tmp_path / "keys.log").read_text(encoding="ascii")
+
+
 def test_a_certificate_file_that_is_not_there_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "missing.pem"))
     with pytest.raises(config.ConfigError, match=r"^SSL_CERT_FILE"):
