@@ -23,6 +23,7 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent
 API_ROOT = "https://openrouter.ai/"
 DEFAULT_BASE_URL = "https://openrouter.ai/api/v1"
 DEFAULT_DATA_DIR = "data"
+DEMO_DATA_DIR = "data/demo"
 DEFAULT_START_DATE = date(2025, 1, 1)
 DEFAULT_SNAPSHOT_CRON = "5 0 * * *"
 DEFAULT_ALERT_DAYS = (14, 7, 3)
@@ -199,6 +200,11 @@ def _accounts(env: Mapping[str, str], problems: list[str]) -> tuple[Account, ...
                 other = found[account.name].variable
                 raise ConfigError(
                     f"{variable} and {other} both name the account {account.name}: unset one of them"
+                )
+            if twin := next((other for other in found.values() if other.key == account.key), None):
+                raise ConfigError(
+                    f"{variable} and {twin.variable} hold the same key, so its account would be counted twice: unset"
+                    " one of them"
                 )
             found[account.name] = account
         except ConfigError as problem:
