@@ -72,8 +72,12 @@ class Children:
         stage: str = "",
         fate: str = "",
         debug: bool = False,
+        demo: Path | None = None,
     ) -> "Child":
-        """Begin `python -m credits_pipeline <arguments>` with this environment; its output goes into `folder`."""
+        """Begin `python -m credits_pipeline <arguments>` with this environment; its output goes into `folder`.
+
+        The demo's data go into `demo`, not into the developer's.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         stamp = f"{time.monotonic_ns()}"
         out, err = folder / f"{stamp}.out", folder / f"{stamp}.err"
@@ -86,6 +90,7 @@ class Children:
             "stage": stage,
             "fate": fate,
             "debug": debug,
+            "demo": str(demo or ""),
             "out": str(out),
             "err": str(err),
         }
@@ -157,6 +162,11 @@ def become(told: dict[str, Any]) -> None:
             import logging
 
             logging.basicConfig(level=logging.DEBUG, force=True)
+        if told["demo"]:
+            from credits_pipeline import demonstration
+
+            demonstration.DATA_DIR = Path(told["demo"])
+            demonstration.ANCHOR_FILE = demonstration.DATA_DIR / "anchor"
         if told["stage"]:
             arm(told["stage"], told["fate"])
         from credits_pipeline.__main__ import main
