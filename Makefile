@@ -5,6 +5,9 @@ VENV := .venv
 PY := $(VENV)/bin/python
 RUN := $(PY) -m credits_pipeline
 
+# Of the Dagster UI.
+PORT ?= 3000
+
 .PHONY: help demo demo-ui test test-slow test-duckdb test-browser test-all run dev answer backfill import backup restore \
 	alert-test chaos lint types check bench bench-forecast pictures lock clean
 
@@ -15,13 +18,13 @@ demo: $(VENV)/installed ## the whole pipeline against a simulated API, and the a
 	@$(RUN) demo
 
 demo-ui: $(VENV)/installed ## the Dagster UI on the demo's data
-	@$(RUN) dev --demo
+	@$(RUN) dev --demo --port $(PORT)
 
 run: $(VENV)/installed ## a real day with your key: readings, history, forecast, answer
 	@$(RUN) run
 
-dev: $(VENV)/installed ## the Dagster UI with the schedules running, on http://127.0.0.1:3000
-	@$(RUN) dev
+dev: $(VENV)/installed ## the Dagster UI with the schedules running, on http://127.0.0.1:3000 [PORT=3001]
+	@$(RUN) dev --port $(PORT)
 
 answer: $(VENV)/installed ## print the answer again
 	@$(RUN) answer

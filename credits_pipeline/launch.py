@@ -1,5 +1,6 @@
 """Run the jobs from a shell, in this process, with the history kept where the UI finds it."""
 
+import errno
 import logging
 import os
 import re
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
+import filelock
 from dagster_shared.error import SerializableErrorInfo
 
 from credits_pipeline import config, run_history
@@ -149,12 +151,40 @@ def console(_: dg.InitLoggerContext) -> logging.Logger:
 
 def user_interface(settings: config.Settings, port: int) -> int:
     """The Dagster UI and daemon until Ctrl-C; bound to this machine, for the open-source UI has no login."""
+    home = dagster_home(settings)
+    with only_one(home, port):
+        return serve(settings, home, port)
+
+
+@contextmanager
+def only_one(home: Path, port: int) -> Iterator[None]:
+    """Refuse a second UI on the same history, whose daemons would tick twice, and a port that is taken."""
+    try:
+        with filelock.FileLock(home / "dev.lock", timeout=0, mode=0o600):
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(("127.0.0.1", port))
+            yield
+    except filelock.Timeout:
+        raise config.ConfigError(f"a UI runs on the history in {home} already: use it, or end it") from None
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        raise config.ConfigError(
+            f"port {port} is taken by another program: name a free one, as in make dev PORT={port + 1}"
+        ) from None
+
+
+def serve(settings: config.Settings, home: Path, port: int) -> int:
+    """Start the UI and wait until it ends."""
     with instance(settings):
-        home = os.environ["DAGSTER_HOME"]
+        pass  # what died with the UI before is ended
     print(f"Dagster UI: http://127.0.0.1:{port}  (Ctrl-C ends it; the history is kept in {home})", flush=True)
     workspace = str(config.PROJECT_ROOT / "workspace.yaml")
     command = [str(Path(sys.executable).with_name("dg")), "dev", "-w", workspace, "--host", "127.0.0.1"]
     # From the data directory: .env was read already (or, for the demo, must not be), and dg would read it again.
+    # Started in the background by a script, this process ignores Ctrl-C; its child must not.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen([*command, "--port", str(port)], cwd=settings.data_dir) as child:  # noqa: S603
         # Ctrl-C reaches the whole group; SIGTERM reaches this process only, so it is passed on.
         signal.signal(signal.SIGTERM, lambda *_: child.send_signal(signal.SIGINT))

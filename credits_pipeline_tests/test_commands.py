@@ -1,11 +1,13 @@
 """The command line, as a person types it: `python -m credits_pipeline …`."""
 
 import os
+import socket
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
+import filelock
 import pytest
 
 from credits_pipeline import clock, config, launch
@@ -160,6 +162,21 @@ def test_an_import_for_an_account_that_nobody_knows_is_refused(
     assert main(["import", str(file), "--account", "acmee"]) == 1
     assert "there is no account 'acmee': name one of acme, default" in capsys.readouterr().err
     assert Warehouse(config.load(os.environ).warehouse_path).newest_reading("acmee") is None
+
+
+def test_a_second_ui_and_a_taken_port_are_refused_in_one_line(
+    simulate: Simulate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulate(spender())
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert main(["dev", "--port", f"{taken.getsockname()[1]}"]) == 1
+    assert "is taken by another program: name a free one" in capsys.readouterr().err
+    home = launch.dagster_home(config.load(os.environ))
+    with filelock.FileLock(home / "dev.lock"):
+        assert main(["dev"]) == 1
+    assert f"a UI runs on the history in {home} already" in capsys.readouterr().err
 
 
 def test_a_run_keeps_the_files_of_dagsters_history_open_and_closes_them_at_its_end(
