@@ -33,9 +33,6 @@ SPEND: Final = "spend"
 URGENCY: Final = (EXHAUSTED, RUN_OUT, RUN_FAILED, STALE, SPEND)
 """Kinds of alerts, the most urgent first."""
 
-STALE_AFTER: Final = timedelta(hours=36)
-"""Age of the newest reading: one night may be missed, a day and a half may not."""
-
 REARM_MARGIN: Final = 0.2
 """Share of a threshold, at least a day, by which the date must have moved beyond it before it counts as crossed
 anew: from one reading to the next the date wanders by about that much."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from credits_pipeline import config, wording
+from credits_pipeline import clock, config, wording
 from credits_pipeline.text import plain
 from credits_pipeline.warehouse import open_published
 
@@ -18,12 +18,14 @@ def text(settings: config.Settings) -> str:
         accounts = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
         simulated = con.execute("select is_simulated from marts.published").fetchall() == [(True,)]
     title = "SIMULATED DATA: no real account, no real money" if simulated else "OpenRouter credits"
-    blocks = [title, *(account_lines(account) for account in accounts), where_to_look(settings, simulated)]
+    if not accounts:
+        return f"\n{title}\n\n  No account was read yet: `make run` says why."
+    blocks = [title, *map(account_lines, accounts), where_to_look(settings)]
     return "\n" + "\n\n".join(blocks)
 
 
 def account_lines(account: dict[str, Any]) -> str:
-    answer = wording.answer(account)
+    answer = wording.answer(account, seen_at=clock.now())
     return "\n".join(
         [
             f"  {wording.name(account['account'])}, as of {wording.instant(account['as_of'])}",
@@ -36,13 +38,14 @@ def account_lines(account: dict[str, Any]) -> str:
     )
 
 
-def where_to_look(settings: config.Settings, simulated: bool) -> str:
+def where_to_look(settings: config.Settings) -> str:
+    is_demo = settings.data_dir == config.PROJECT_ROOT / config.DEMO_DATA_DIR
     return "\n".join(
         [
             "Look next:",
             f"  the page for whoever pays    {shown(settings.report_path)}",
             f"  the tables, for BI tools     {shown(settings.published_path)}  (DuckDB, read-only)",
-            f"  the pipeline in Dagster      make {'demo-ui' if simulated else 'dev'}",
+            f"  the pipeline in Dagster      make {'demo-ui' if is_demo else 'dev'}",
         ]
     )
 

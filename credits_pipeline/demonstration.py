@@ -11,7 +11,7 @@ import filelock
 from credits_pipeline import clock, config
 from credits_pipeline.simulator import SimulatedAPI, demo_accounts, readings, write_readings
 
-DATA_DIR = config.PROJECT_ROOT / "data" / "demo"
+DATA_DIR = config.PROJECT_ROOT / config.DEMO_DATA_DIR
 
 # The simulated histories are made for this day; a UI opened tomorrow goes on with the same ones.
 ANCHOR_FILE = DATA_DIR / "anchor"

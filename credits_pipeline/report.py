@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
@@ -29,8 +29,6 @@ Row = dict[str, Any]
 # Accounts with charts and tables of their own; the rest stand in the overview. An account costs 0.3 s and 80 kB,
 # and nobody scrolls past the ten that run out first.
 FULL_ACCOUNTS = 10
-# One night may be missed; after a day and a half the numbers no longer describe the present. The alerts' limit too.
-STALE_AFTER = timedelta(hours=36)
 TABLE_DAYS = 30
 MODEL_ROWS = 12
 EVENT_ROWS = 12
@@ -184,6 +182,7 @@ class Section:
     balance_usd: Decimal | None
     spend_30d_usd: Decimal | None
     tiles: Sequence[Tile]
+    last_day: date | None  # the newest complete one
     record: str = ""
     figures: Sequence[Figure] = ()
     days: Sequence[Row] = ()
@@ -249,11 +248,11 @@ def render(source: "Path | duckdb.DuckDBPyConnection", *, generated_at: datetime
         is_simulated=bool(published and published.get("is_simulated")),
         published=published,
         as_of=newest,
-        is_stale=is_stale(newest, generated_at),
+        is_stale=wording.is_stale(newest, generated_at),
         age=age(newest, generated_at),
         generated_at=generated_at.astimezone(UTC),
         table_days=TABLE_DAYS,
-        stale_hours=int(STALE_AFTER.total_seconds() // 3600),
+        stale_hours=int(wording.STALE_AFTER.total_seconds() // 3600),
         event_kinds=_EVENTS,
         light=charts.css("light"),
         dark=charts.css("dark"),
@@ -318,12 +317,13 @@ def _sections(marts: _Marts, generated_at: datetime) -> list[Section]:
                 name=wording.name(account),
                 account=account,
                 runway=runway,
-                answer=wording.answer(runway),
+                answer=wording.answer(runway, seen_at=generated_at),
                 as_of=as_of,
-                is_stale=is_stale(as_of, generated_at),
+                is_stale=wording.is_stale(as_of, generated_at),
                 balance_usd=(runway or reading).get("balance_usd"),
                 spend_30d_usd=(runway or {}).get("spend_30d_usd", spend.get(account, {}).get("spend_30d")),
                 tiles=_tiles(runway or reading, spend.get(account, {})),
+                last_day=spend.get(account, {}).get("last_day"),
             )
         )
     return _with_details(marts, sections[:FULL_ACCOUNTS]) + sections[FULL_ACCOUNTS:]
@@ -442,7 +442,7 @@ def record(runway: Row | None, accuracy: Sequence[Row]) -> str:
 
 def _days(spend: Sequence[Row], balance: Sequence[Row]) -> list[Row]:
     """The newest days, newest first, each with its balance at the close; of the running day there is none yet."""
-    closes = {row["balance_date"]: row["balance_usd"] for row in balance}
+    closes = {row["balance_date"]: row for row in balance}
     rows = sorted(spend, key=lambda row: row["spend_date"], reverse=True)[:TABLE_DAYS]
     newest = rows[0]["spend_date"] if rows else None
     return [
@@ -450,7 +450,8 @@ def _days(spend: Sequence[Row], balance: Sequence[Row]) -> list[Row]:
             **row,
             "is_running": row["spend_date"] == newest and not row["is_complete"],
             "how": _METHODS.get(row["method"], wording.UNKNOWN),
-            "balance_usd": closes.get(row["spend_date"]),
+            "balance_usd": closes.get(row["spend_date"], {}).get("balance_usd"),
+            "is_estimated": closes.get(row["spend_date"], {}).get("is_estimated"),
         }
         for row in rows
     ]
@@ -462,10 +463,6 @@ def urgency(account: str, runway: Row | None) -> tuple[object, ...]:
     place = _URGENCY.index(status) if status in _URGENCY else len(_URGENCY)
     middle, early = ((runway or {}).get(key) or date.max for key in ("run_out_p50", "run_out_p10"))
     return place, middle, early, account
-
-
-def is_stale(as_of: datetime | None, generated_at: datetime) -> bool:
-    return as_of is not None and generated_at - as_of.replace(tzinfo=UTC) > STALE_AFTER
 
 
 def age(as_of: datetime | None, generated_at: datetime) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import dagster as dg
 
-from credits_pipeline import clock, config
+from credits_pipeline import clock, config, wording
 from credits_pipeline.launch import end_dead_runs, reason
 from credits_pipeline.warehouse import Warehouse, WarehouseError
 
@@ -208,7 +208,7 @@ def stale_alerts(newest: dict[str, datetime | None], watched: dict[str, str]) ->
         account: clock.now() - (at or datetime.fromisoformat(watched[account]))
         for account, at in newest.items()
     }
-    old = [account for account, age in ages.items() if age > alerts.STALE_AFTER]
+    old = [account for account, age in ages.items() if age > wording.STALE_AFTER]
     found = []
     for account in old:
         title, body = messages.stale(account, newest[account], ages[account], is_alone=len(old) < len(newest))

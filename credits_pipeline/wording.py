@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -109,11 +109,30 @@ class Answer:
 WATCH_DAYS, URGENT_DAYS = 14, 7
 
 
-def answer(runway: Mapping[str, Any] | None) -> Answer:
+# One night may be missed; after a day and a half the numbers no longer describe the present. The alerts' limit too.
+STALE_AFTER = timedelta(hours=36)
+
+
+def is_stale(as_of: datetime | None, seen_at: datetime) -> bool:
+    """Whether a reading (UTC, naive as tables hold it) is too old to speak of the present at `seen_at` (aware)."""
+    return as_of is not None and seen_at - as_of.replace(tzinfo=UTC) > STALE_AFTER
+
+
+def answer(runway: Mapping[str, Any] | None, *, seen_at: datetime | None = None) -> Answer:
     """A row of `credits_runway` as one sentence and one more about how sure it is.
 
-    Dates are UTC days. No "today" and no "tomorrow": a page or a message is read later than it was written.
+    One that is stale at `seen_at` (aware; None: it was just read) says so first, and is calm about nothing.
     """
+    said = _answer(runway)
+    as_of: datetime | None = (runway or {}).get("as_of")
+    if seen_at is None or as_of is None or not is_stale(as_of, seen_at):
+        return said
+    headline = f"Not read since {day(as_of.date())}. Then: {said.headline[0].lower()}{said.headline[1:]}"
+    return replace(said, headline=headline, tone="watch" if said.tone == "calm" else said.tone)
+
+
+def _answer(runway: Mapping[str, Any] | None) -> Answer:
+    """Dates are UTC days. No "today" and no "tomorrow": a page or a message is read later than it was written."""
     if runway is None:
         detail = "The forecast has no row for this account."
         return Answer("No forecast yet.", detail, "open", "no forecast yet")

@@ -1,6 +1,6 @@
 """Amounts, days and the answer in words: what a reader, a chat or a screen reader gets to see."""
 
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -102,6 +102,15 @@ def test_each_status_has_its_own_words(
 def test_the_tone_turns_a_week_and_two_weeks_before(middle: int, tone: str) -> None:
     day = date(2026, 3, middle)
     assert wording.answer(runway(day, day, day)).tone == tone
+
+
+def test_an_answer_from_an_old_reading_says_so_first_and_is_calm_about_nothing() -> None:
+    row = runway(EARLY, MIDDLE, LATE)
+    fresh = wording.answer(row, seen_at=AS_OF.replace(tzinfo=UTC) + timedelta(hours=36))
+    assert fresh == wording.answer(row)
+    stale = wording.answer(row, seen_at=AS_OF.replace(tzinfo=UTC) + timedelta(hours=37))
+    assert stale.headline.startswith("Not read since 1 Mar 2026. Then: credits last until about")
+    assert (fresh.tone, stale.tone) == ("calm", "watch")
 
 
 def test_the_answer_speaks_of_no_today_and_no_tomorrow() -> None:
