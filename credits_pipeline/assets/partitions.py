@@ -15,6 +15,9 @@ from credits_pipeline.openrouter import OpenRouterError
 
 Reply = TypeVar("Reply")
 
+# Materializations looked through for one of a run: as many as a year's backfill beside it records.
+RECENT = 400
+
 # Accounts read at the same time. Round trips dominate, so threads are cheap; 16 keeps 200 accounts
 # under 2 s at 100 ms each without looking like a flood to the API.
 CONCURRENT_ACCOUNTS = 16
@@ -80,8 +83,11 @@ def accounts_verdict(
     A check's step is the one place for both: what lies downstream of the asset does not wait for it, so the other
     accounts' figures are published, and a step that raises makes the run a failure.
     """
-    event = context.instance.get_latest_materialization_event(key)
-    metadata = event.asset_materialization.metadata if event and event.asset_materialization else {}
+    newest = context.instance.fetch_materializations(key, limit=RECENT).records
+    # Of this run, though another may have ended since; a check run by itself speaks of the newest.
+    mine = [record for record in newest if record.run_id == context.run.run_id] or newest
+    event = mine[0].asset_materialization if mine else None
+    metadata = event.metadata if event else {}
     failed = stored_json(metadata, "failed_accounts")
     warned = stored_json(metadata, "accounts_without_analytics")
     yield dg.AssetCheckResult(
