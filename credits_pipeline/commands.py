@@ -1,6 +1,7 @@
 """What the command line does, each command a function that returns its exit code."""
 
 import os
+import shlex
 import sys
 from collections.abc import Iterable
 from datetime import date
@@ -83,7 +84,7 @@ def backup(into: Path | None) -> int:
             f"there is nothing to back up in {settings.data_dir} yet: run `make run` first"
         )
     made = Warehouse(settings.warehouse_path).backup(into or settings.data_dir / "backups")
-    print(f"Backup written to {made}: `make restore FROM={made}` puts it back.")
+    print(f"Backup written to {made}: `make restore FROM={shlex.quote(str(made))}` puts it back.")
     return 0
 
 

@@ -1013,4 +1013,4 @@ def _lock_holder(message: str) -> str:
         return "another DuckDB connection of this very process"
     _, _, rest = message.partition("Conflicting lock is held in ")
     who, told, _ = rest.partition(")")
-    return f"another program, {who})," if told else "another program"
+    return f"another program, {who})" if told else "another program"
