@@ -201,11 +201,6 @@ def _accounts(env: Mapping[str, str], problems: list[str]) -> tuple[Account, ...
                 raise ConfigError(
                     f"{variable} and {other} both name the account {account.name}: unset one of them"
                 )
-            if twin := next((other for other in found.values() if other.key == account.key), None):
-                raise ConfigError(
-                    f"{variable} and {twin.variable} hold the same key, so its account would be counted twice: unset"
-                    " one of them"
-                )
             found[account.name] = account
         except ConfigError as problem:
             problems.append(str(problem))

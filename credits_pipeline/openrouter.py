@@ -302,6 +302,7 @@ class _Reply:
     call: str  # "GET /credits"
     json: dict[str, Any] = field(repr=False)  # numbers are Decimal
     data: dict[str, Any] = field(repr=False)
+    asked_at: datetime
     read_at: datetime
     attempts: int
 
@@ -328,6 +329,7 @@ class _UsageAnswer:
 class _Body:
     content: bytes = field(repr=False)
     read_at: datetime
+    asked_at: datetime
 
 
 class _Api:
@@ -412,7 +414,7 @@ class _Api:
         data = document.get("data")
         if not isinstance(data, dict):
             raise _unbelievable(call, "there is no object under data")
-        return _Reply(call, document, data, got.read_at, attempts)
+        return _Reply(call, document, data, got.asked_at, got.read_at, attempts)
 
     def _once(
         self, account: Account, method: str, path: str, content: bytes | None, largest: int
@@ -425,6 +427,7 @@ class _Api:
         headers = {"Authorization": f"Bearer {account.key}", "Content-Type": "application/json"}
         url = self._base_url + path
         response, body = None, None
+        asked_at = clock.now()
         try:
             with self._http.stream(method, url, headers=headers, content=content) as response:
                 body = _read(response, largest)
@@ -433,11 +436,11 @@ class _Api:
             if response is None or response.status_code == 200:
                 return self._unreachable(error)
         if response.status_code == 200:
-            return self._accepted(response, body, f"{method} {path}", largest)
+            return self._accepted(response, body, f"{method} {path}", largest, asked_at)
         return self._refused(response, body, f"{method} {path}", account)
 
     def _accepted(
-        self, response: "httpx.Response", body: bytes | None, call: str, largest: int
+        self, response: "httpx.Response", body: bytes | None, call: str, largest: int, asked_at: datetime
     ) -> "_Body | OpenRouterError":
         if body is None:
             return _unbelievable(call, f"it is larger than {largest} bytes and was cut off")
@@ -449,7 +452,7 @@ class _Api:
                 f"this machine's clock says {now:%Y-%m-%d %H:%M} UTC, but {self._host} says"
                 f" {server:%Y-%m-%d %H:%M}, so nothing was stored: set the clock, then run again"
             )
-        return _Body(body, now)
+        return _Body(body, now, asked_at)
 
     def _refused(
         self, response: "httpx.Response", body: bytes | None, call: str, account: Account
@@ -882,12 +885,15 @@ def _is_truncated(reply: _Reply) -> bool:
 
 
 def _as_of(reply: _Reply) -> datetime:
-    """When the figures were true: the reply may come from a cache, and then says since when (ms)."""
+    """When the figures were true: when they were asked for, or since when they are cached, as the reply says (ms).
+
+    Not when they were read: a bill asked for before midnight lacks what came after, whenever the reply arrives.
+    """
     cached_at = reply.data.get("cachedAt")
     if not isinstance(cached_at, Decimal) or not 0 < cached_at < 10**13:
-        return reply.read_at
+        return reply.asked_at
     cached = datetime.fromtimestamp(float(cached_at) / 1000, UTC)
-    return cached if reply.read_at - OLDEST_CACHE < cached < reply.read_at else reply.read_at
+    return cached if reply.asked_at - OLDEST_CACHE < cached < reply.asked_at else reply.asked_at
 
 
 def _usage_rows(reply: _Reply, first: date, last: date) -> list[UsageRow]:

@@ -101,12 +101,6 @@ def test_two_variables_that_differ_in_case_only_are_refused():
     )
 
 
-def test_one_key_under_two_names_is_refused_as_its_account_would_be_counted_twice():
-    problem = one_problem(OPENROUTER_API_KEY=KEY, OPENROUTER_API_KEY_ACME=KEY)
-    assert problem.startswith("OPENROUTER_API_KEY_ACME and OPENROUTER_API_KEY hold the same key")
-    assert KEY not in problem
-
-
 @pytest.mark.parametrize(
     "suffix",
     [

@@ -93,7 +93,15 @@ def failure(ask: Callable[[], object]) -> OpenRouterError:
 
 
 def assert_no_key(text: str) -> None:
-    for spelling in (KEY, quote(KEY, safe=""), KEY.encode().hex(), json.dumps(KEY)[1:-1]):
+    every = "".join(f"%{byte:02X}" for byte in KEY.encode())
+    for spelling in (
+        KEY,
+        quote(KEY, safe=""),
+        every,
+        every.lower(),
+        KEY.encode().hex(),
+        json.dumps(KEY)[1:-1],
+    ):
         assert spelling not in text
     for prefix in ("", "x", "Bearer ", "user:"):
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
@@ -610,6 +618,20 @@ def test_a_reply_out_of_a_cache_is_as_old_as_the_cache(api, openrouter, cached_a
     ms = None if cached_at is None else int(cached_at.timestamp() * 1000)
     api.misbehave(Fault.body(usage_body(usage_row(), cachedAt=ms)))
     assert openrouter.get_usage(account=ACCOUNT, first=YESTERDAY, last=YESTERDAY).fetched_at == as_of
+
+
+def test_a_bill_asked_for_before_midnight_and_answered_after_it_is_not_one_of_the_whole_day(
+    api, openrouter, at_five_past_midnight, monkeypatch
+):
+    asked_at = NOW + timedelta(hours=23, minutes=54, seconds=59)
+    at_five_past_midnight.set(asked_at)
+
+    def slow_server() -> datetime:
+        at_five_past_midnight.advance(timedelta(seconds=2))
+        return clock.now()
+
+    monkeypatch.setattr(api, "now", slow_server)
+    assert openrouter.get_usage(account=ACCOUNT, first=TODAY, last=TODAY).fetched_at == asked_at
 
 
 def test_days_in_the_wrong_order_are_a_bug_of_the_caller(api, openrouter):
