@@ -13,7 +13,8 @@ with starts as (
     select
         place.account,
         place.close_date,
-        place.balance_at_close_usd,
+        -- Wider than the tables: a debt less a billion would overflow, and fail the build for every account.
+        cast(place.balance_at_close_usd as decimal(28, 9)) as balance_at_close_usd,
         forecast.* exclude (account, origin_date)
     from {{ ref('int_runway_position') }} as place
     inner join {{ ref('int_spend_forecast') }} as forecast
