@@ -1,6 +1,7 @@
 """The key is in no file, no message and no log, however a run ends; what is written about money is private."""
 
 import os
+import re
 import sqlite3
 import stat
 import unicodedata
@@ -14,9 +15,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 import dagster as dg
+import duckdb
 import pytest
 
 from credits_pipeline.__main__ import main
+from credits_pipeline.config import PROJECT_ROOT
 from credits_pipeline.simulator import Fault, SimulatedAccount, SimulatedAPI
 from credits_pipeline_tests.children import Children, Ended
 
@@ -81,7 +84,9 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
             told = {"environ": environ, "folder": root / "output", "now": NOW, "debug": True}
             failing = children.run(["run"], **told)
             api.behave()
-            yield Scene(root, failing, children.run(["run"], **told), elsewhere)
+            healthy = children.run(["run"], **told)
+            assert children.run(["backup"], **told).returncode == 0
+            yield Scene(root, failing, healthy, elsewhere)
     finally:
         os.umask(before)
 
@@ -99,8 +104,20 @@ def spellings(key: str) -> set[bytes]:
 
 
 def blobs(file: Path) -> Iterator[bytes]:
-    """What a file says, and what its compressed parts say where it is one of Dagster's databases."""
+    """What a file says, and what its compressed parts say: Dagster's databases, ours, and Parquet."""
     yield file.read_bytes()
+    if file.suffix in {".duckdb", ".parquet"}:
+        with duckdb.connect(
+            file if file.suffix == ".duckdb" else ":memory:", read_only=file.suffix == ".duckdb"
+        ) as ours:
+            tables = [f"'{file}'"]
+            if file.suffix == ".duckdb":
+                named = 'select format(\'"{}"."{}"\', schema_name, table_name) from duckdb_tables()'
+                tables = [name for (name,) in ours.execute(named).fetchall()]
+            for table in tables:
+                yield "\n".join(
+                    str(v) for row in ours.execute(f"from {table}").fetchall() for v in row
+                ).encode()
     if file.suffix == ".db":
         with sqlite3.connect(file) as con:
             for (table,) in con.execute("select name from sqlite_master where type = 'table'").fetchall():
@@ -133,6 +150,7 @@ def test_no_key_is_in_any_file_log_or_output_in_any_spelling(scene: Scene) -> No
     files = [path for path in scene.root.rglob("*") if path.is_file()]
     names = {path.name for path in files}
     assert {"warehouse.duckdb", "credits.duckdb", "report.html", "index.db", "runs.db"} <= names
+    assert "credits_snapshots.parquet" in names
     assert {".out", ".err", ".db"} <= {path.suffix for path in files}
     needles = {(name, spelling) for name in ENDS for spelling in spellings(key_of(name))}
     searched = 0
@@ -176,6 +194,30 @@ def test_the_configuration_that_the_ui_shows_holds_no_key(monkeypatch: pytest.Mo
         shown = dg.serialize_value(defs.resolve_job_def(name).get_job_snapshot()).encode()
         assert b"read_timeout_s" in shown or name == "rebuild", "the resource's settings are in it"
         assert not [spelling for spelling in spellings(key_of("shown")) if spelling in shown]
+
+
+def test_security_md_says_what_is_protected_from_whom_how_what_is_not_and_how_to_rotate_a_key() -> None:
+    page = (PROJECT_ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    for part in (
+        "What is protected",
+        "The key",
+        "From whom",
+        "What is not protected",
+        "When the warehouse is damaged",
+    ):
+        assert f"\n## {part}\n" in page
+    assert "**To rotate a key:**" in page
+    targets = set(
+        re.findall(r"^([a-z-]+):", (PROJECT_ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    )
+    named = set(re.findall(r"`make (?:-C \S+ )?([a-z-]+)", page))
+    assert named
+    assert named <= targets
+    code = "".join(
+        path.read_text(encoding="utf-8") for path in (PROJECT_ROOT / "credits_pipeline").rglob("*.py")
+    )
+    for variable in re.findall(r"`((?:OPENROUTER|CREDITS)_[A-Z_]+)", page):
+        assert variable in code, f"SECURITY.md names {variable}, which nothing reads"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file modes")

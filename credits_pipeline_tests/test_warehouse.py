@@ -30,6 +30,7 @@ from credits_pipeline.warehouse import (
     WarehouseError,
     WarehouseNotPermitted,
     WarehouseTooNew,
+    open_published,
 )
 
 NOON = datetime(2026, 6, 10, 12, tzinfo=UTC)
@@ -516,6 +517,26 @@ def test_what_is_no_file_in_the_place_of_one_is_one_sentence_and_neither_waited_
         warehouse.append_readings([reading()])
     assert os.path.lexists(place)
     assert not place.is_file()
+
+
+@pytest.mark.parametrize("what", NO_FILE)
+@pytest.mark.parametrize("suffix", ["", ".wal"])
+def test_what_is_no_file_in_the_place_of_the_published_copy_is_one_sentence(
+    warehouse: Warehouse, what: str, suffix: str
+) -> None:
+    warehouse.append_readings([reading()])
+    target = warehouse.path.with_name("credits.duckdb")
+    NO_FILE[what](target.with_name(target.name + suffix))
+    with pytest.raises(WarehouseNotPermitted, match=f"{target}{suffix} .* no file: mount its disk"):
+        warehouse.publish(target, run_id="run", published_at=NOON, version="1", is_simulated=True)
+    assert {path.name for path in target.parent.iterdir()} == {
+        "warehouse.duckdb",
+        "warehouse.duckdb.lock",
+        target.name + suffix,
+    }
+    if not suffix:
+        with pytest.raises(WarehouseNotPermitted), open_published(target):
+            pass
 
 
 def test_a_warehouse_behind_a_link_stays_behind_it(warehouse: Warehouse, tmp_path: Path) -> None:
