@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -152,7 +153,7 @@ def test_a_day_beyond_the_row_limit_is_a_clear_error_and_stores_nothing(
     api.misbehave(Fault.truncate(1), times=None, path="/analytics/query")
     result = run_job("backfill_history", tags=automation.range_tags("2026-06-09", "2026-06-10"))
     assert not result.success
-    assert "rows" in failures(result)["every_account_was_fetched"]
+    assert "rows" in failures(result)["model_usage"]
     assert usage_rows() == []
 
 
@@ -278,6 +279,7 @@ def test_both_schedules_run_by_default_and_take_the_day_from_the_clock(
     run_job: RunJob,
     at_five_past_midnight: clock.FrozenClock,
     instance: dg.DagsterInstance,
+    tmp_path: Path,
 ) -> None:
     from credits_pipeline.definitions import defs
 
@@ -296,7 +298,10 @@ def test_both_schedules_run_by_default_and_take_the_day_from_the_clock(
     assert request.tags["dagster/asset_partition_range_end"] == "2026-06-20"
     assert run_job("daily_credits", partition_key=None, tags=dict(request.tags), asset_selection=RAW).success
     repository = defs.get_repository_def()
-    with dg.build_schedule_context(instance, resources=defs.resources, repository_def=repository) as context:
+    with (
+        dg.DagsterInstance.local_temp(str(tmp_path / "home")) as kept,  # schedules see no ephemeral one
+        dg.build_schedule_context(kept, resources=defs.resources, repository_def=repository) as context,
+    ):
         (request,) = history.evaluate_tick(context).run_requests or []
     assert request.tags["dagster/asset_partition_range_start"] == "2025-06-20"
     assert request.tags["dagster/asset_partition_range_end"] == "2026-06-19"
