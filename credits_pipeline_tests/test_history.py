@@ -299,7 +299,7 @@ def test_both_schedules_run_by_default_and_take_the_day_from_the_clock(
     assert run_job("daily_credits", partition_key=None, tags=dict(request.tags), asset_selection=RAW).success
     repository = defs.get_repository_def()
     with (
-        dg.DagsterInstance.local_temp(str(tmp_path / "home")) as kept,  # schedules see no ephemeral one
+        dg.DagsterInstance.local_temp(str(tmp_path)) as kept,  # schedules see no ephemeral one
         dg.build_schedule_context(kept, resources=defs.resources, repository_def=repository) as context,
     ):
         (request,) = history.evaluate_tick(context).run_requests or []
