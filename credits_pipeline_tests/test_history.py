@@ -157,6 +157,7 @@ def test_a_day_beyond_the_row_limit_is_a_clear_error_and_stores_nothing(
     assert usage_rows() == []
 
 
+@pytest.mark.slow
 def test_a_backfill_run_twice_changes_no_row_of_any_mart(simulate: Simulate, run_job: RunJob) -> None:
     simulate(SimulatedAccount("default", "sk-or-v1-simulated-default", anchor=TODAY), spender("acme"))
     run_job("daily_credits")
@@ -240,6 +241,7 @@ def test_the_schedule_asks_for_the_whole_year_of_an_account_added_later(
     assert everything == (YEAR_AGO.isoformat(), YESTERDAY.isoformat())
 
 
+@pytest.mark.slow
 def test_install_on_day_200_backfill_lose_a_week_and_heal(
     simulate: Simulate,
     run_job: RunJob,
@@ -353,7 +355,6 @@ def test_a_backfill_from_the_ui_is_followed_by_one_rebuild_and_the_jobs_by_none(
     assert ("2026-05-20",) in published("select spend_date::varchar from marts.daily_spend")
 
 
-@pytest.mark.slow
 def test_a_rebuild_that_fails_is_tried_three_times_an_hour_apart(
     simulate: Simulate,
     run_job: RunJob,
@@ -383,6 +384,7 @@ def test_what_a_job_of_ours_fetched_before_it_failed_is_rebuilt_too(
     assert len(tick()) == 1
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_a_backfill_is_whole_after_the_next_run(
     simulate: Simulate, run_job: RunJob, tmp_path: Any
 ) -> None:
