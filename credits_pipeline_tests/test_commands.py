@@ -30,6 +30,7 @@ def billed_days() -> int:
         return con.execute("select count(*) from raw.model_usage_days").fetchall()[0][0]
 
 
+@pytest.mark.slow
 def test_the_first_run_fetches_the_year_before_and_gives_an_answer(
     simulate: Simulate, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -58,6 +59,7 @@ def test_a_run_without_a_key_says_what_to_do_in_one_line(
     ]
 
 
+@pytest.mark.slow
 def test_a_failing_run_names_each_failure_in_a_sentence_and_exits_with_1(
     simulate: Simulate, capsys: pytest.CaptureFixture[str]
 ) -> None:

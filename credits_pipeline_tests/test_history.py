@@ -98,6 +98,7 @@ def test_a_backfill_that_no_account_answers_is_red_and_records_no_day(
     assert instance.get_materialized_partitions(BILL[0]) == set()
 
 
+@pytest.mark.slow
 def test_an_account_without_analytics_does_not_have_the_year_fetched_every_night(
     simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance
 ) -> None:
@@ -168,6 +169,7 @@ def test_a_backfill_run_twice_changes_no_row_of_any_mart(simulate: Simulate, run
     assert sum(map(len, once.values())) > 1000
 
 
+@pytest.mark.slow
 def test_the_reconciliation_names_account_day_and_both_figures_and_rolls_up_by_month(
     simulate: Simulate, run_job: RunJob, at_five_past_midnight: clock.FrozenClock
 ) -> None:
@@ -203,6 +205,7 @@ def test_days_that_the_api_has_forgotten_are_refused(simulate: Simulate, run_job
     assert api.requests == []
 
 
+@pytest.mark.slow
 def test_a_day_read_at_noon_before_a_week_of_sleep_does_not_stay_half_a_day(
     simulate: Simulate,
     run_job: RunJob,
@@ -339,6 +342,7 @@ def by_hand(instance: dg.DagsterInstance, first: str, last: str) -> dg.ExecuteIn
     )
 
 
+@pytest.mark.slow
 def test_a_backfill_from_the_ui_is_followed_by_one_rebuild_and_the_jobs_by_none(
     simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance, tick: Callable[..., Any]
 ) -> None:

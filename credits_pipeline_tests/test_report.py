@@ -267,6 +267,7 @@ def test_the_overview_sums_up_what_is_known_of_every_account(tmp_path: Path) -> 
     assert page.texts[total : total + 3] == ["All accounts", "$7.50", "unknown"]
 
 
+@pytest.mark.slow
 def test_two_hundred_accounts_still_make_a_usable_page(tmp_path: Path) -> None:
     alike: dict[str, Any] = {"days": 4, "models": ("a/b",), "gap": (), "top_up_usd": 0, "seed": "the same"}
     samples = [Sample(f"team {n:03}", balance_usd=10, **alike) for n in range(200)]
