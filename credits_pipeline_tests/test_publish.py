@@ -435,7 +435,7 @@ def test_an_unknown_mart_is_refused_with_the_names_there_are(warehouse: Warehous
 
 
 def test_before_anything_was_published_it_says_what_to_run(target: Path) -> None:
-    with pytest.raises(NotPublished, match=r"no .*credits\.duckdb yet: run `make run` or `make demo` first"):
+    with pytest.raises(NotPublished, match=r"no .*credits\.duckdb yet: run `make run` first"):
         read_mart("daily_spend", target)
     assert not target.parent.exists()
 

@@ -94,6 +94,7 @@ else:
     print("reading", flush=True)
     while not wait(0.2):
         seen.append(once())
+    seen.append(once())  # after the last run
     reads = len(seen)
 print(json.dumps({"reads": reads, "runs": sorted(set(seen)), "last": seen[-1]}))
 '''
