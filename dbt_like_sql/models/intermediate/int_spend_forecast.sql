@@ -6,7 +6,7 @@
 -- Only days on which something had been spent within the 180 days before are here.
 
 -- Materialized: tables made in the same transaction have no statistics yet, and with all joins in one query DuckDB
--- (1.5.6) begins with every factor of every day: twice the time. A table of the transaction is also read by one thread only.
+-- (1.5.6) begins with every factor of every day: twice the time.
 with estimates as materialized (
     select
         levels.account,
