@@ -180,12 +180,21 @@ class Warehouse:
         return len(rows)
 
     def newest_reading(self, account: str) -> Reading | None:
-        """The account's latest reading, or None."""
-        return self._reading(account, "desc")
-
-    def first_reading(self, account: str) -> Reading | None:
-        """The account's earliest reading, or None."""
-        return self._reading(account, "asc")
+        """The account's latest reading, by time and not by arrival, or None."""
+        with self.reading("reading the history of an account") as con:
+            found = con.execute(
+                """
+                select account, snapshot_date, observed_at, total_credits, total_usage,
+                    key_fingerprint, run_id, source, payload
+                from raw.credits_snapshots where account = ?
+                order by observed_at desc, rowid desc limit 1
+                """,
+                [account],
+            ).fetchall()
+        if not found:
+            return None
+        account, snapshot_date, observed_at, *rest = found[0]
+        return Reading(account, snapshot_date, observed_at.replace(tzinfo=UTC), *rest)
 
     def has_history(self, account: str) -> bool:
         """Whether the account was ever seen with credits or spend: then a reply of {0, 0} is not believed."""
@@ -202,22 +211,6 @@ class Warehouse:
                 {"account": account},
             ).fetchall()
         return bool(found[0][0])
-
-    def _reading(self, account: str, order: str) -> Reading | None:
-        with self.reading("reading the history of an account") as con:
-            found = con.execute(
-                f"""
-                select account, snapshot_date, observed_at, total_credits, total_usage,
-                    key_fingerprint, run_id, source, payload
-                from raw.credits_snapshots where account = ?
-                order by observed_at {order}, rowid {order} limit 1
-                """,
-                [account],
-            ).fetchall()
-        if not found:
-            return None
-        account, snapshot_date, observed_at, *rest = found[0]
-        return Reading(account, snapshot_date, observed_at.replace(tzinfo=UTC), *rest)
 
     # -- what was billed --------------------------------------------------------------------------
 
