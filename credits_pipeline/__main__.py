@@ -46,9 +46,18 @@ def disk_errors() -> tuple[type[Exception], ...]:
     return OSError, sqlite3.Error, DBAPIError
 
 
+# What SQLite says of a file that is no database, or no longer a whole one.
+DAMAGED = ("not a database", "malformed")
+
+
 def no_history(error: Exception) -> str:
     place = getattr(error, "filename", None) or os.environ.get("DAGSTER_HOME", "the data directory")
     said = getattr(error, "strerror", None) or getattr(error, "orig", None) or error
+    if any(sign in str(said) for sign in DAMAGED):
+        return (
+            f"Dagster's history in {place} is damaged ({said}): move that folder away, then run this again (it holds"
+            " runs, no reading and no figure)"
+        )
     return f"{place} cannot be written ({said}): free some space or make it writable for this user, then run this again"
 
 

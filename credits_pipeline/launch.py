@@ -9,12 +9,15 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
 import filelock
+import yaml
+from dagster_shared.check import CheckError
 from dagster_shared.error import SerializableErrorInfo
 
 from credits_pipeline import config, run_history
@@ -42,15 +45,25 @@ def dagster_home(settings: config.Settings) -> Path:
 
 @contextmanager
 def instance(settings: config.Settings) -> Iterator[dg.DagsterInstance]:
-    """The Dagster instance that the UI shows."""
-    dagster_home(settings)
+    """The Dagster instance that the UI shows. Raises ConfigError where its dagster.yaml is not understood."""
+    home = dagster_home(settings)
     run_history.keep_open()
     try:
-        with dg.DagsterInstance.get() as held:
+        with configured(home) as held:
             end_dead_runs(held)
             yield held
     finally:
         run_history.let_go()
+
+
+def configured(home: Path) -> dg.DagsterInstance:
+    try:
+        return dg.DagsterInstance.get()
+    except (dg.DagsterError, CheckError, yaml.YAMLError, UnicodeError) as error:
+        said = textwrap.shorten(str(error), 200, placeholder=" …")
+        raise config.ConfigError(
+            f"{home / 'dagster.yaml'} is not understood ({said}): mend it, or move it away to get ours again"
+        ) from error
 
 
 def sign(context: dg.InitResourceContext) -> None:

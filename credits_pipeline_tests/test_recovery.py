@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from credits_pipeline import clock, config
+from credits_pipeline import clock, config, launch
 from credits_pipeline.__main__ import main
 from credits_pipeline.simulator import SimulatedAPI
 from credits_pipeline.warehouse import Warehouse, WarehouseCorrupt
@@ -131,6 +131,39 @@ def test_a_run_without_room_in_dagsters_own_history_ends_with_one_sentence(
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith("error: ")
     assert "cannot be written" in said
+
+
+def test_a_damaged_history_of_dagster_is_named_and_once_moved_away_the_next_run_goes_on(
+    simulate: Simulate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulate(spender())
+    home = launch.dagster_home(config.load(os.environ))
+    assert main(["run"]) == 0
+    before = raw_readings()
+    (home / "history" / "runs.db").write_bytes(b"what a failing disk left" * 1000)
+    capsys.readouterr()
+    assert main(["run"]) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"error: Dagster's history in {home} is damaged")
+    assert raw_readings() == before
+    home.rename(home.with_name("moved away"))
+    assert main(["run"]) == 0
+    assert raw_readings()[:-1] == before
+
+
+@pytest.mark.parametrize(
+    "settings", [b"telemetry: [", b"tellemetry: {}", b"\xff\xfe", b"telemetry"], ids=repr
+)
+def test_a_dagster_yaml_that_is_not_understood_is_one_line_that_names_it(
+    simulate: Simulate, capsys: pytest.CaptureFixture[str], settings: bytes
+) -> None:
+    simulate(spender())
+    file = launch.dagster_home(config.load(os.environ)) / "dagster.yaml"
+    file.write_bytes(settings)
+    assert main(["run"]) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"error: {file} is not understood")
+    assert len(said) < 500
 
 
 def test_a_failing_step_is_told_by_its_own_sentence_and_not_by_what_caused_it(
