@@ -384,7 +384,7 @@ def test_an_account_that_spent_nothing_for_30_days_is_idle_and_has_no_date(world
     assert dates(row) == (None, None, None)
     assert (
         row["explanation"]
-        == "Nothing was spent in the last 30 days, so the 100.00 USD last until spending starts again."
+        == "Nothing was spent in the last 30 days, so the $100.00 will last until spending starts again."
     )
     assert len(world.table("runway_curve")) == 365  # the curve is there whatever the status
 
@@ -437,6 +437,10 @@ def test_steady_spend_lasts_as_long_as_it_divides(world: Forecasts):
     assert row["expected_daily_spend_usd"] == pytest.approx(Decimal(5), rel=Decimal("0.05"))
     assert (row["spend_7d_usd"], row["spend_30d_usd"]) == (usd(35), usd(150))
     assert row["method"] == "fuel_gauge"
+    date = START + (59 + row["days_left_p50"]) * DAY
+    assert row["explanation"].startswith(
+        f"At about ${row['expected_daily_spend_usd']:.2f} a day, $100.00 will last until about {date:%-d %b %Y}, "
+    )
 
 
 def test_the_running_day_is_no_history(world: Forecasts):
@@ -473,7 +477,7 @@ def test_a_billionth_and_a_million_a_day_are_forecast_alike(world: Forecasts, un
     assert row["days_left_p50"] == cover - 1 or row["days_left_p50"] == cover
     fan = world.table("balance_forecast")
     assert max(point["spend_p90"] for point in fan) <= Decimal(10**9)
-    assert row["explanation"].startswith("At about ")
+    assert row["explanation"].startswith("At about $")
 
 
 def test_five_years_of_history_cost_no_date_and_tell_of_the_last_months_only(world: Forecasts):

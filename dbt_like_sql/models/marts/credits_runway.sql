@@ -95,10 +95,10 @@ words as (
         answers.*,
         {%- for name in ['balance_usd', 'expected_daily_spend_usd'] %}
         -- Small amounts keep two digits that count.
-        if(
+        if({{ name }} < 0, '−$', '$') || if(
             abs({{ name }}) >= 0.01 or {{ name }} = 0,
-            format('{:,.2f}', cast({{ name }} as double)), format('{:.2g}', cast({{ name }} as double))
-        ) || ' USD' as {{ name }}_words,
+            format('{:,.2f}', abs(cast({{ name }} as double))), format('{:.2g}', abs(cast({{ name }} as double)))
+        ) as {{ name }}_words,
         {%- endfor %}
         case
             when days_left_p10 is null then 'last for more than a year'
@@ -142,12 +142,12 @@ select
         when 'exhausted' then 'The credits are used up: the balance is ' || balance_usd_words || '.'
         when 'idle' then
             'Nothing was spent in the last {{ var('idle_days') }} days, so the ' || balance_usd_words
-            || ' last until spending starts again.'
+            || ' will last until spending starts again.'
         when 'accumulating' then
             'A date needs {{ var('runway_min_days') }} complete days, {{ var('runway_min_days_with_spend') }} of them with '
             || 'spend; known so far: ' || history_days || ', ' || days_with_spend || ' with spend.'
         else
-            'At about ' || expected_daily_spend_usd_words || ' a day the ' || balance_usd_words || ' ' || outcome
+            'At about ' || expected_daily_spend_usd_words || ' a day, ' || balance_usd_words || ' will ' || outcome
             || coalesce(movement, '') || '.'
     end as explanation
 from words
