@@ -117,15 +117,16 @@ def balance(history: Frame, forecast: Frame = (), runway: Row | None = None) -> 
 
     `runway` is the account's row of `credits_runway`: its run-out interval is marked on the zero line, and there is no
     fan where its status gives no date. Days with an unknown balance are gaps, estimated stretches dashed. The fan ends
-    at zero: past it there is nothing to spend.
+    at zero: past it there is nothing to spend. On the first day, when no close is known, the newest reading is drawn.
     """
-    past = _known_from(
-        [(row["balance_date"] + timedelta(days=1), row) for row in _by_day(history, "balance_date")]
-    )
-    if not past:
-        return empty("No balance is known yet.")
     runway = _rows([runway])[0] if runway is not None else None
     fan = _fan(forecast, runway)
+    closes = _known_from(
+        [(row["balance_date"] + timedelta(days=1), row) for row in _by_day(history, "balance_date")]
+    )
+    past = closes or _newest_reading(runway, fan)
+    if not past:
+        return empty("No balance is known yet.")
     ahead = (fan[-1]["forecast_date"] - past[-1][0]).days if fan else 0
     back = min(max(2 * ahead, BALANCE_DAYS[0]), BALANCE_DAYS[1])
     past = _known_from([(at, row) for at, row in past if at > past[-1][0] - timedelta(days=back)])
@@ -150,6 +151,8 @@ def balance(history: Frame, forecast: Frame = (), runway: Row | None = None) -> 
     words = (
         f"Balance in USD at the close of each UTC day from {wording.day(known[0]['balance_date'])}: "
         f"{wording.usd(known[-1]['balance_usd'])} at the end of {wording.day(known[-1]['balance_date'])}."
+        if closes
+        else f"Balance in USD: {wording.usd((runway or {}).get('balance_usd'))} at the newest reading."
     )
     if fan and runway:
         answer = wording.answer(runway)
@@ -205,7 +208,7 @@ def run_out_history(history: Frame, spend: Frame = ()) -> Chart:
     """
     nights = [row for row in _by_day(history, "as_of_date") if row.get("run_out_p50") is not None]
     if not nights:
-        return empty("No run-out date was predicted yet.")
+        return empty("No earlier prediction yet: each night adds one.")
     came_true = _came_true(nights, _by_day(spend, "spend_date"))
     keys = ("run_out_p10", "run_out_p50", "run_out_p90")
     dates = [ms(row[key]) for row in nights for key in keys if row.get(key) is not None]
@@ -381,9 +384,8 @@ def _fan(forecast: Frame, runway: Row | None) -> list[Row]:
 def _fan_layers(plot: Plot, fan: Sequence[Row]) -> list[Spec]:
     if not fan:
         return []
-    first = fan[0]
-    start = max(0.0, (_number(first["balance_p50"]) or 0.0) + (_number(first.get("spend_p50")) or 0.0))
-    values = [{"x": ms(first["forecast_date"]), "y": start, "y2": start, "m": start}]
+    start = _start(fan)
+    values = [{"x": ms(fan[0]["forecast_date"]), "y": start, "y2": start, "m": start}]
     values += [
         {
             "x": ms(row["forecast_date"]) + DAY_MS,
@@ -406,6 +408,20 @@ def _known_from(past: Sequence[tuple[date, Row]]) -> list[tuple[date, Row]]:
     """Without the days before the first known balance and after the last one."""
     known = [number for number, (_, row) in enumerate(past) if _number(row["balance_usd"]) is not None]
     return list(past[known[0] : known[-1] + 1]) if known else []
+
+
+def _newest_reading(runway: Row | None, fan: Sequence[Row]) -> list[tuple[date, Row]]:
+    """What the balance must have been at the close before the newest reading: where the fan begins, if there is one."""
+    if runway is None or _number(runway["balance_usd"]) is None:
+        return []
+    today = runway["as_of"].date()
+    at, balance = (fan[0]["forecast_date"], _start(fan)) if fan else (today, runway["balance_usd"])
+    return [(at, {"balance_date": at - timedelta(days=1), "balance_usd": balance})]
+
+
+def _start(fan: Sequence[Row]) -> float:
+    """The balance that the fan runs on from."""
+    return max(0.0, (_number(fan[0]["balance_p50"]) or 0.0) + (_number(fan[0].get("spend_p50")) or 0.0))
 
 
 def _history_layers(plot: Plot, past: Sequence[tuple[date, Row]]) -> list[Spec]:

@@ -133,6 +133,8 @@ EDGES = {
     "tiny amounts": charts.daily_spend(spend("0.000000001", "0.000000002")),
     "huge amounts": charts.daily_spend(spend("999999999.123456789", 5)),
     "five years of days": charts.daily_spend(spend(*range(1826))),
+    "the first day": charts.balance(closes(None), fan(10, 1, days=20), runway(8, 12, 19)),
+    "the first day, no date yet": charts.balance(closes(None), [], runway(None, None, None, "accumulating")),
     "one balance": charts.balance(closes(10)),
     "debt": charts.balance(closes(-5, -7.5)),
     "no credits": charts.balance(closes(0, 0)),
@@ -204,7 +206,7 @@ def test_every_axis_says_its_unit(name: str) -> None:
         (charts.balance([]), "No balance is known yet."),
         (charts.balance(closes(None)), "No balance is known yet."),
         (charts.spend_by_model([]), "No spend by model is known yet."),
-        (charts.run_out_history([]), "No run-out date was predicted yet."),
+        (charts.run_out_history([]), "No earlier prediction yet: each night adds one."),
         (charts.interval_coverage([]), "No forecast could be checked against what happened yet."),
         (charts.forecast_loss([]), "No forecast could be checked against what happened yet."),
     ],
@@ -374,6 +376,17 @@ def test_the_run_out_interval_is_marked_with_its_dates() -> None:
     (point,) = marks(chart, "point")
     assert point["mark"]["shape"] == "diamond"
     assert "between 9 Nov and 20 Nov 2026" in chart.words
+
+
+def test_the_first_day_shows_the_balance_of_its_reading_and_the_fan() -> None:
+    chart = charts.balance(closes(None), fan(10, 1, days=20), runway(8, 12, 19))
+    dot, diamond = marks(chart, "point")
+    assert dot["data"]["values"] == [{"x": drawing.ms(day(1)), "y": 10}], "where the fan begins"
+    assert diamond["mark"]["shape"] == "diamond"
+    assert marks(chart, "area")
+    assert chart.words.startswith(
+        "Balance in USD: $10.00 at the newest reading. The forecast runs on from there."
+    )
 
 
 def test_a_run_out_perhaps_beyond_a_year_says_so() -> None:
