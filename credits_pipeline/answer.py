@@ -19,7 +19,7 @@ def text(settings: config.Settings) -> str:
         simulated = con.execute("select is_simulated from marts.published").fetchall() == [(True,)]
     title = "SIMULATED DATA: no real account, no real money" if simulated else "OpenRouter credits"
     if not accounts:
-        return f"\n{title}\n\n  No account was read yet: `make run` says why."
+        return f"\n{title}\n\n  No account has been read yet: `make run` shows why."
     blocks = [title, *map(account_lines, accounts), where_to_look(settings)]
     return "\n" + "\n\n".join(blocks)
 
@@ -42,7 +42,7 @@ def where_to_look(settings: config.Settings) -> str:
     is_demo = settings.data_dir == config.PROJECT_ROOT / config.DEMO_DATA_DIR
     return "\n".join(
         [
-            "Look next:",
+            "Where to look next:",
             f"  the page for whoever pays    {shown(settings.report_path)}",
             f"  the tables, for BI tools     {shown(settings.published_path)}  (DuckDB, read-only)",
             f"  the pipeline in Dagster      make {'demo-ui' if is_demo else 'dev'}",
@@ -51,5 +51,5 @@ def where_to_look(settings: config.Settings) -> str:
 
 
 def shown(path: Path) -> Path:
-    """Relative to the project where it lies in it, so that it can be clicked or copied."""
+    """Relative to the project if it lies inside, so that it can be clicked or copied."""
     return path.relative_to(config.PROJECT_ROOT) if path.is_relative_to(config.PROJECT_ROOT) else path

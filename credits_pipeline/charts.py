@@ -1,8 +1,8 @@
-"""Pictures of the marts: DataFrame in, chart out (see `drawing` for how it becomes SVG or PNG).
+"""Charts of the marts: rows in, chart out (`drawing` turns it into SVG or PNG).
 
 Every function takes the rows of ONE account, as a pandas DataFrame or as a list of dicts with the marts' columns, in
-any order. Money is in USD, days are UTC days. With nothing to draw, a chart is one plain sentence. What differs in
-meaning differs in shape, outline or dash as well as in colour.
+any order. Money is in USD, days are UTC days. With nothing to draw, a chart is one plain sentence. Things that differ
+in meaning differ in shape, outline or dash as well as in colour.
 """
 
 import hashlib
@@ -67,7 +67,7 @@ _LABEL_SHARE = 0.3
 # More days than this make bars thinner than 5 px at this width: hollow and filled ones look the same.
 SPEND_DAYS = 60
 BALANCE_DAYS = (45, 365)
-# Six colours that stay apart for every common kind of colour blindness, and grey for the rest (Okabe and Ito's,
+# Six colours that stay distinct under every common kind of colour blindness, and grey for the rest (Okabe and Ito's,
 # darkened until they stand out from white; least CIE76 distance 13 under simulated deuteranopia, theirs 7).
 MODELS_SHOWN = 6
 OTHER = "other models"
@@ -76,8 +76,8 @@ OTHER = "other models"
 def daily_spend(spend: Frame, events: Frame = (), *, days: int = SPEND_DAYS) -> Chart:
     """Spend per UTC day from `daily_spend`, the newest `days` of it, with `credit_events` marked above.
 
-    Measured days are filled, billed ones filled in a lighter blue, estimates hollow and dashed, the running day
-    hollow. A correction of the counter points down.
+    Measured days are filled, billed ones filled in a lighter blue, estimates hollow and dashed, the day that is not
+    over hollow. A correction of the counter points down.
     """
     rows = _by_day(spend, "spend_date")[-days:]
     known = [row for row in rows if _number(row["spend_usd"]) is not None]
@@ -116,8 +116,8 @@ def balance(history: Frame, forecast: Frame = (), runway: Row | None = None) -> 
     """The balance at the close of each UTC day (`daily_balance`) running into the fan of `balance_forecast`.
 
     `runway` is the account's row of `credits_runway`: its run-out interval is marked on the zero line, and there is no
-    fan where its status gives no date. Days with an unknown balance are gaps, estimated stretches dashed. The fan ends
-    at zero: past it there is nothing to spend. On the first day, when no close is known, the newest reading is drawn.
+    fan where its status gives no date. Days with an unknown balance are gaps, estimated stretches dashed. The fan stops
+    at zero: below it there is nothing to spend. On the first day, when no close is known, the newest reading is drawn.
     """
     runway = _rows([runway])[0] if runway is not None else None
     fan = _fan(forecast, runway)
@@ -138,25 +138,25 @@ def balance(history: Frame, forecast: Frame = (), runway: Row | None = None) -> 
         past[0][1]["balance_date"], end, Scale.over([0.0, *values, *spread], floor_room=0.2 if fan else 0)
     )
     interval = _interval(plot, runway) if fan and runway else []
-    layers = plot.axes("USD at the close of each UTC day")
+    layers = plot.axes("USD at the end of each UTC day")
     layers += [*_fan_layers(plot, fan), *_history_layers(plot, past), plot.zero(strong=True), *interval]
     legend: list[Entry] = [("line", {"stroke": Ink("ink")}, "Balance")]
     if any(row.get("is_estimated") for row in known):
         legend.append(("line", {"stroke": Ink("ink"), "strokeDash": [2, 2]}, "Estimate"))
     if fan:
         legend.append(("bar", {"fill": Ink("band")}, "Forecast, 80 % sure"))
-        legend.append(("line", _MIDDLE, "Forecast, middle"))
+        legend.append(("line", _MIDDLE, "Forecast, median"))
     if interval:
         legend.append(("span", {"stroke": Ink("warn")}, "Runs out, 80 % sure"))
     words = (
-        f"Balance in USD at the close of each UTC day from {wording.day(known[0]['balance_date'])}: "
+        f"Balance in USD at the end of each UTC day from {wording.day(known[0]['balance_date'])}: "
         f"{wording.usd(known[-1]['balance_usd'])} at the end of {wording.day(known[-1]['balance_date'])}."
         if closes
-        else f"Balance in USD: {wording.usd((runway or {}).get('balance_usd'))} at the newest reading."
+        else f"Balance in USD: {wording.usd((runway or {}).get('balance_usd'))} at the latest reading."
     )
     if fan and runway:
         answer = wording.answer(runway)
-        words += f" The forecast runs on from there. {answer.headline} {answer.detail}"
+        words += f" The forecast continues from there. {answer.headline} {answer.detail}"
     return Chart(plot.view(layers, legend), words)
 
 
@@ -164,7 +164,7 @@ def spend_by_model(rows: Frame) -> Chart:
     """Spend by model from `daily_spend_by_model`, stacked: the six largest of the span, the rest as "other models".
 
     Per day up to 60 days, per week (from Monday) up to two years, per month beyond. A model keeps its colour as long
-    as no other shown model asks for the same one.
+    as no other model on the chart has the same one.
     """
     spent = [row for row in _by_day(rows, "spend_date") if _number(row["spend_usd"])]
     if not spent:
@@ -188,7 +188,7 @@ def spend_by_model(rows: Frame) -> Chart:
     ]
     plot = Plot(period.start(first), period.next(last), Scale.over([0.0, *edges]))
     is_running = period.next(last) - last > timedelta(days=1)
-    layers = plot.axes(f"USD per {period.name}" + (", the last one so far" if is_running else ""))
+    layers = plot.axes(f"USD per {period.name}" + (", the latest one not over" if is_running else ""))
     layers += [plot.rects(values, {**paint, **_EDGE}) for values, paint, _ in layered]
     legend: list[Entry] = [("bar", paint, label) for _, paint, label in layered]
     whole, rest = sum(totals.values()), len(totals) - len(shown)
@@ -196,19 +196,19 @@ def spend_by_model(rows: Frame) -> Chart:
     words = (
         f"Spend in USD per {period.name}, by model, from {wording.day(first)} to {wording.day(last)}. "
         f"The largest is {names[shown[0]]}{share}."
-    ) + (f" {_counted(rest, 'smaller model')} drawn together." if rest else "")
+    ) + (f" {_counted(rest, 'smaller model')} grouped together." if rest else "")
     return Chart(plot.view([*layers, plot.zero()], legend), words)
 
 
 def run_out_history(history: Frame, spend: Frame = ()) -> Chart:
-    """Which run-out date was predicted on which day (`runway_history`), beside what came true (from `daily_spend`).
+    """Which run-out date was predicted on which day (`runway_history`), beside what happened (from `daily_spend`).
 
-    What came true is the day by which spend had used up the balance of the day of the prediction. It is known with
-    top-ups as well, and, for the newest days, not yet.
+    What happened is the day by which spend had used up the balance as it was on the day of the prediction: later
+    top-ups do not matter to it. For the latest days it is not known yet.
     """
     nights = [row for row in _by_day(history, "as_of_date") if row.get("run_out_p50") is not None]
     if not nights:
-        return empty("No earlier prediction yet: each night adds one.")
+        return empty("No earlier predictions yet: each night adds one.")
     came_true = _came_true(nights, _by_day(spend, "spend_date"))
     keys = ("run_out_p10", "run_out_p50", "run_out_p90")
     dates = [ms(row[key]) for row in nights for key in keys if row.get(key) is not None]
@@ -222,22 +222,22 @@ def run_out_history(history: Frame, spend: Frame = ()) -> Chart:
     layers += _prediction_layers(plot, nights)
     legend: list[Entry] = [
         ("bar", {"fill": Ink("band")}, "Predicted, 80 % sure"),
-        ("line", _MIDDLE, "Predicted, middle"),
+        ("line", _MIDDLE, "Predicted, median"),
     ]
     if came_true:
         dot = {"shape": "circle", "fill": Ink("ink")}
         layers.append(plot.layer(came_true, {"type": "point", **POINT, **dot, "size": 16}, "x", "y"))
-        legend.append(("point", {**dot, "size": 30}, "That balance was spent by"))
+        legend.append(("point", {**dot, "size": 30}, "Actually used up"))
     newest = nights[-1]
     words = (
         f"Run-out dates as predicted from {wording.day(nights[0]['as_of_date'])} to "
-        f"{wording.day(newest['as_of_date'])}; the newest says {wording.day(newest['run_out_p50'])}. "
+        f"{wording.day(newest['as_of_date'])}; the latest says {wording.day(newest['run_out_p50'])}. "
     ) + _how_true(nights, came_true)
     return Chart(plot.view(layers, legend), words)
 
 
 def interval_coverage(accuracy: Frame) -> Chart:
-    """How often actual spend fell inside the 80 % interval (`forecast_accuracy`), per horizon, beside the aim."""
+    """How often actual spend fell inside the 80 % interval (`forecast_accuracy`), per horizon, beside the target."""
     rows = sorted(_rows(accuracy), key=lambda row: row["horizon_days"])
     rows = [row for row in rows if row["replays"] and _number(row["coverage_80"]) is not None]
     if not rows:
@@ -258,11 +258,11 @@ def interval_coverage(accuracy: Frame) -> Chart:
         rungs.labels(inside, ink="paper"),
         rungs.labels([value for value in values if value["x"] < _LABEL_SHARE]),
         rungs.rule(0.8, {"stroke": Ink("warn"), "strokeWidth": 2, "strokeDash": [5, 3]}),
-        unit("Past forecasts (%) with the spend inside"),
+        unit("Past forecasts that were right (%)"),
     ]
     legend: list[Entry] = [
-        ("bar", bar("spend"), "Right, of replayed forecasts"),
-        ("line", {"stroke": Ink("warn"), "strokeDash": [5, 3]}, "Aim: 80 %"),
+        ("bar", bar("spend"), "Replayed forecasts"),
+        ("line", {"stroke": Ink("warn"), "strokeDash": [5, 3]}, "Target: 80 %"),
     ]
     words = "How often actual spend fell inside the 80 % interval. " + " ".join(
         f"Over {row['horizon_days']} days: {wording.percent(row['coverage_80'])} of {row['replays']} replays."
@@ -283,7 +283,7 @@ def forecast_loss(accuracy: Frame) -> Chart:
     room = max(len(label) * LETTER_PX + 10 for loss, label in losses if loss > most / 2 or not most)
     scale = Scale.over([0.0, most], headroom=room / (PLOT_WIDTH - room))
     rungs = Rungs([f"{row['horizon_days']} days" for row in rows], scale.high, scale.ticks, scale.labels)
-    layers = [unit("Mean pinball loss in USD: less is better")]
+    layers = [unit("Mean pinball loss in USD: lower is better")]
     styles = {keys[0]: bar("spend"), keys[1]: hollow("estimate", [2.5, 1.5])}
     for key, shift in zip(keys, (-0.5, 0.5), strict=True):
         values = [
@@ -298,11 +298,14 @@ def forecast_loss(accuracy: Frame) -> Chart:
         layers += [rungs.bars(values, styles[key], room=0.3, shift=shift), rungs.labels(values, shift=shift)]
     legend: list[Entry] = [
         ("bar", styles[keys[0]], "This forecast"),
-        ("bar", styles[keys[1]], "Last 7 days go on"),
+        ("bar", styles[keys[1]], "7-day average"),
     ]
-    words = "Mean pinball loss of the forecast, beside the rule that the last 7 days go on. " + " ".join(
-        f"Over {row['horizon_days']} days: {wording.usd(row[keys[0]])} beside {wording.usd(row[keys[1]])}."
-        for row in rows
+    words = (
+        "Mean pinball loss of the forecast, compared with simply repeating the 7-day average. "
+        + " ".join(
+            f"Over {row['horizon_days']} days: {wording.usd(row[keys[0]])} against {wording.usd(row[keys[1]])}."
+            for row in rows
+        )
     )
     return Chart(rungs.view(layers, legend), words)
 
@@ -313,7 +316,7 @@ _DAYS: Mapping[str, tuple[str, Spec]] = {
     "observed": ("Measured", bar("spend")),
     "billed": ("As billed", bar("billed")),
     "interpolated": ("Estimate", hollow("estimate", [2.5, 1.5])),
-    "running": ("Running day, so far", hollow("spend")),
+    "running": ("Latest day, so far", hollow("spend")),
 }
 _EVENTS: Mapping[str, tuple[str, Spec]] = {
     "top_up": ("Top-up", {"shape": "triangle-up", "fill": Ink("event")}),
@@ -343,7 +346,7 @@ def _events(events: Frame, first: date, last: date) -> list[Row]:
 
 
 def _event_layers(plot: Plot, marks: Sequence[Row]) -> list[Spec]:
-    """A shape above the bars and a thread down to its day, with the amount beside it where there is room."""
+    """A shape above the bars and a thin line down to its day, with the amount beside it where there is room."""
     layers = []
     for kind, (_, style) in _EVENTS.items():
         values = [{"x": row["x"]} for row in marks if row["kind"] == kind]
@@ -369,7 +372,7 @@ def _event_layers(plot: Plot, marks: Sequence[Row]) -> list[Spec]:
 def _fan(forecast: Frame, runway: Row | None) -> list[Row]:
     """The forecast up to a little past the late end of the run-out interval, a year at most.
 
-    None where the account has no date: a fan would tell one all the same.
+    None where the account has no date: a fan would suggest one all the same.
     """
     if runway is not None and runway.get("status", "ok") != "ok":
         return []
@@ -420,7 +423,7 @@ def _newest_reading(runway: Row | None, fan: Sequence[Row]) -> list[tuple[date, 
 
 
 def _start(fan: Sequence[Row]) -> float:
-    """The balance that the fan runs on from."""
+    """The balance from which the fan starts."""
     return max(0.0, (_number(fan[0]["balance_p50"]) or 0.0) + (_number(fan[0].get("spend_p50")) or 0.0))
 
 
@@ -463,7 +466,7 @@ def _history_layers(plot: Plot, past: Sequence[tuple[date, Row]]) -> list[Spec]:
 
 
 def _prediction_layers(plot: Plot, nights: Sequence[Row]) -> list[Spec]:
-    """Band and middle of the predicted dates; what lies beyond the forecast's horizon ends at the edge of the plot."""
+    """Band and median of the predicted dates; what lies beyond the forecast's horizon ends at the edge of the plot."""
     band: list[Row] = []
     middle: list[Row] = []
     runs = _runs([(row["as_of_date"], row) for row in nights])
@@ -501,7 +504,7 @@ def _runs(rows: Sequence[tuple[date, Row]]) -> list[list[tuple[date, Row]]]:
 
 
 def _came_true(nights: Sequence[Row], spend: Sequence[Row]) -> list[Row]:
-    """For each night whose balance has been spent since: the day by which it was."""
+    """For each night whose balance has been used up since: the day on which it was."""
     points: list[Row] = []
     days = [
         (row["spend_date"], _number(row["spend_usd"]) or 0.0) for row in spend if row.get("is_complete", True)
@@ -526,11 +529,11 @@ def _within(day: date, night: Row) -> bool:
 
 def _how_true(nights: Sequence[Row], came_true: Sequence[Row]) -> str:
     if not came_true:
-        return "None of these balances is spent yet, so none can be checked."
+        return "None of these balances has been used up yet, so none can be checked."
     inside = sum(point["inside"] for point in came_true)
     return (
-        f"Of {len(nights)} predictions {len(came_true)} can be checked by now: "
-        f"{inside} had the day on which that balance was spent inside their interval."
+        f"Of {len(nights)} predictions, {len(came_true)} can be checked by now; "
+        f"for {inside} of them the actual day was inside the interval."
     )
 
 
@@ -600,7 +603,7 @@ _BY_MONTH = _Period(
 
 
 def _period(days: int) -> _Period:
-    """What to sum that many days by, so that the bars stay wide enough to tell their parts."""
+    """What to sum that many days by, so that the bars stay wide enough for their parts to be seen."""
     return _BY_DAY if days <= SPEND_DAYS else _BY_WEEK if days <= 2 * 366 else _BY_MONTH
 
 
@@ -631,7 +634,7 @@ def _stacked(
 
 
 def _model_colours(models: Iterable[str]) -> dict[str, str]:
-    """A colour slot per model from its name alone; where two ask for the same, the later name takes the next one."""
+    """A colour slot per model from its name alone; where two collide, the later name takes the next free one."""
     taken: dict[str, str] = {}
     for model in sorted(models):
         wanted = hashlib.sha256(model.encode("utf-8", "replace")).digest()[0]
@@ -641,7 +644,7 @@ def _model_colours(models: Iterable[str]) -> dict[str, str]:
 
 
 def _names(models: Iterable[str]) -> dict[str, str]:
-    """Names to show; two that look alike once made harmless get a number."""
+    """Names to show; two that look the same after cleaning get a number."""
     shown: dict[str, str] = {}
     for model in models:
         name, number = wording.name(model, longest=36), 1
@@ -680,7 +683,7 @@ def _by_day(frame: Frame, column: str) -> list[Row]:
 
 
 def _number(value: Any) -> float | None:
-    """Drawing needs no more than a float; null, NaN and infinity are nothing to draw."""
+    """A float is enough for drawing; null, NaN and infinity cannot be drawn."""
     number = None if value is None else float(value)
     return number if number is not None and math.isfinite(number) else None
 

@@ -1,9 +1,9 @@
 """`report.html`: one self-contained page that says when the credits run out, and how sure that is.
 
-It is written from the published copy after each daily run, and is as of the newest reading. The page asks nothing of
-anybody: style and charts are inside, there is no script, and its Content-Security-Policy forbids both fetching and
-scripts, should a name ever get past the escaping. A mart that is empty or does not exist yet leaves its part of
-the page out, or says in a sentence why there is nothing.
+It is written from the published copy after each daily run, as of the latest reading. The page loads nothing: styles
+and charts are inline, there is no script, and its Content-Security-Policy forbids fetching and scripts, should a name
+ever get past the escaping. Where a mart is empty or does not exist yet, its part of the page is left out, or says in
+a sentence why there is nothing.
 """
 
 import os
@@ -26,28 +26,28 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-# Accounts with charts and tables of their own; the rest stand in the overview. An account costs 0.3 s and 80 kB,
-# and nobody scrolls past the ten that run out first.
+# Accounts with charts and tables of their own; the others are in the overview only. Each costs 0.3 s and 80 kB, and
+# nobody scrolls past the ten that run out first.
 FULL_ACCOUNTS = 10
 TABLE_DAYS = 30
 MODEL_ROWS = 12
 EVENT_ROWS = 12
-# Fewer checks than this say little about one chance in five.
+# Fewer checks than this say little about a 1-in-5 chance.
 FEW_CHECKS = 20
-# The explanation of a forecast is one sentence; more than this comes from a name that wants to be read.
+# The explanation of a forecast is one sentence; a longer one can only come from a hostile name.
 LONGEST_SENTENCE = 400
-# As far as the forecast looks.
+# How far ahead the forecast looks.
 HORIZON_DAYS = 365
 # "300 % more" is harder to read than "4 times".
 TIMES_FROM = 4
-# Writing takes milliseconds; whoever holds the lock longer hangs.
+# Writing takes milliseconds; a process that holds the lock longer is hung.
 LOCK_TIMEOUT_S = 30
 
 _METHODS = {"observed": "measured", "billed": "as billed", "interpolated": "estimate"}
 _EVENTS = {
     "top_up": "top-up",
     "credit_decrease": "refund, transfer or expiry",
-    "usage_correction": "correction by the vendor",
+    "usage_correction": "correction by OpenRouter",
 }
 
 _URGENCY = ("exhausted", "ok", "accumulating", "idle")
@@ -58,7 +58,7 @@ from marts.credits_readings
 group by account
 """
 
-# An amount that is unknown for one account is unknown for all of them.
+# If an amount is unknown for one account, the total is unknown.
 _TOTAL = """
 select
     count(*) as accounts,
@@ -67,7 +67,7 @@ select
 from marts.credits_runway
 """
 
-# The days to compare end with the last complete one. A span is compared only when all its days are known.
+# Comparisons end with the last complete day. A span is compared only when all its days are known.
 _SPEND = """
 with ends as (
     select account, max(spend_date) filter (where is_complete) as last_day from marts.daily_spend group by account
@@ -93,7 +93,7 @@ where spend_date <= last_day
 group by account, last_day
 """
 
-# The same thirty days as the tile; shares are of what was billed on them.
+# The same thirty days as the tile; shares are of what was billed on those days.
 _MODELS = """
 with ends as (
     select account, max(spend_date) filter (where is_complete) as last_day from marts.daily_spend group by account
@@ -161,7 +161,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart on the page: its title, its drawing, the same in words."""
+    """A chart on the page: its title, its drawing, and the same in words."""
 
     title: str
     words: str
@@ -192,7 +192,7 @@ class Section:
 
 
 class ReportNotWritten(Exception):
-    """The page could not be put in its place; the one from before is still there."""
+    """The page could not be replaced; the previous one is still there."""
 
 
 def write(published_path: Path, report_path: Path) -> None:
@@ -210,11 +210,11 @@ def write(published_path: Path, report_path: Path) -> None:
             fresh.replace(report_path)
     except Timeout:
         raise ReportNotWritten(
-            f"Another run has been writing {report_path} for {LOCK_TIMEOUT_S} s: end it."
+            f"Another run has been writing {report_path} for more than {LOCK_TIMEOUT_S} s: stop it, then run again."
         ) from None
     except OSError as error:
         raise ReportNotWritten(
-            f"{report_path} could not be written ({error.strerror}): make room, or let this user write there."
+            f"{report_path} could not be written ({error.strerror}): free some space, or let this user write there."
         ) from error
 
 
@@ -263,7 +263,7 @@ def render(source: "Path | duckdb.DuckDBPyConnection", *, generated_at: datetime
 
 
 class _Marts:
-    """Reads of the marts as rows; a mart that is not there has none."""
+    """Reads the marts as rows; a mart that does not exist has none."""
 
     def __init__(self, con: "duckdb.DuckDBPyConnection") -> None:
         self._con = con
@@ -282,7 +282,7 @@ class _Marts:
         return next(iter(self.rows(sql)), None)
 
     def of(self, accounts: Sequence[str], sql: str, **parameters: object) -> dict[str, list[Row]]:
-        """The rows of some accounts, by account; `sql` names them `$accounts`."""
+        """The rows of some accounts, by account; `sql` refers to these accounts as `$accounts`."""
         by_account: dict[str, list[Row]] = {account: [] for account in accounts}
         for row in self.rows(sql, {"accounts": list(accounts), **parameters}) if accounts else []:
             by_account[row["account"]].append(row)
@@ -424,24 +424,24 @@ def record(runway: Row | None, accuracy: Sequence[Row]) -> str:
         return ""
     checked = [row for row in accuracy if row["replays"]]
     if not checked:
-        return "How often that is right cannot be said yet: no forecast of a week or more could be checked so far."
+        return "It is too early to say how often this is right: no forecast of a week or more can be checked yet."
     ahead = runway["days_left_p50"] or HORIZON_DAYS
     row = min(checked, key=lambda row: (abs(row["horizon_days"] - ahead), row["horizon_days"]))
     replays, days = row["replays"], row["horizon_days"]
     if replays < FEW_CHECKS:
         right = round(row["coverage_80"] * replays)
         return (
-            f"Right in {right} of {replays} forecasts of {days} days replayed on this account’s own past: "
+            f"Tested on this account’s own history, {right} of {replays} {days}-day forecasts were right: "
             f"too few to rely on."
         )
     return (
-        f"Right {wording.percent(row['coverage_80'])} of the time so far (aim: 80\u00a0%), in "
-        f"{wording.count(replays)} forecasts of {days} days replayed on this account’s own past."
+        f"Tested on this account’s own history, {wording.count(replays)} {days}-day forecasts were right "
+        f"{wording.percent(row['coverage_80'])} of the time (target: 80\u00a0%)."
     )
 
 
 def _days(spend: Sequence[Row], balance: Sequence[Row]) -> list[Row]:
-    """The newest days, newest first, each with its balance at the close; of the running day there is none yet."""
+    """The latest days, newest first, each with its end-of-day balance; a day that is not over has none yet."""
     closes = {row["balance_date"]: row for row in balance}
     rows = sorted(spend, key=lambda row: row["spend_date"], reverse=True)[:TABLE_DAYS]
     newest = rows[0]["spend_date"] if rows else None
@@ -458,7 +458,7 @@ def _days(spend: Sequence[Row], balance: Sequence[Row]) -> list[Row]:
 
 
 def urgency(account: str, runway: Row | None) -> tuple[object, ...]:
-    """Used up first, then by the middle date and by the early one; idle and undated accounts last."""
+    """Used up first, then by the median date and by the early one; accounts without a date last."""
     status = (runway or {}).get("status")
     place = _URGENCY.index(status) if status in _URGENCY else len(_URGENCY)
     middle, early = ((runway or {}).get(key) or date.max for key in ("run_out_p50", "run_out_p10"))
@@ -466,7 +466,7 @@ def urgency(account: str, runway: Row | None) -> tuple[object, ...]:
 
 
 def age(as_of: datetime | None, generated_at: datetime) -> str:
-    """How old the newest reading was when the page was written; a page cannot count on by itself."""
+    """How old the latest reading was when the page was written; a static page cannot keep counting."""
     if as_of is None:
         return "without a reading"
     minutes = max(0, int((generated_at - as_of.replace(tzinfo=UTC)).total_seconds() // 60))
@@ -499,9 +499,9 @@ def _template() -> "Template":
         days=wording.days,
         name=wording.name,
         sentence=lambda words: wording.name(words, longest=LONGEST_SENTENCE),
-        # A model's name may be broken after the vendor's.
+        # A model's name may wrap after the vendor's part.
         breakable=lambda words: Markup("/<wbr>").join(words.split("/")),
-        # Drawn by vl-convert from specs of our own; the names in it are escaped there.
+        # Drawn by vl-convert from our own specs; names are escaped there.
         drawn=lambda svg: Markup(svg),  # noqa: S704
     )
     return environment.get_template("report.html.j2")

@@ -1,4 +1,4 @@
-"""Text from outside, made safe to show: account names, model names and error messages are hostile until proven not."""
+"""Makes outside text safe to show: account names, model names and error messages are treated as hostile."""
 
 import re
 import unicodedata
@@ -9,7 +9,7 @@ from typing import Any
 # Cc: control characters (terminal escapes among them); Cf: invisible ones, which can turn the reading direction.
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
-# Everything that Markdown, or HTML inside it, gives a meaning to.
+# Every character with a meaning in Markdown, or in HTML inside it.
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>&~:/@])")
 
 
@@ -28,12 +28,12 @@ def markdown(text: str) -> str:
     )
 
 
-# A cell of a table that people skim: a reply's JSON fits, an attacker's novel does not.
+# A table cell that people skim: the JSON of a reply fits, an attacker's essay does not.
 LONGEST_CELL = 120
 
 
 def cell(value: Any) -> str:
-    """A value as people write it: a null is empty, and no amount in the notation of powers of ten ("0E-9")."""
+    """A value as people write it: a null is empty, and an amount is never in scientific notation ("0E-9")."""
     return "" if value is None else f"{value:f}" if isinstance(value, Decimal) else str(value)
 
 

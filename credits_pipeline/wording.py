@@ -1,4 +1,4 @@
-"""How amounts, days and the answer are worded wherever people read them: charts, report, UI, alerts."""
+"""The wording of amounts, days and the answer wherever people read them: charts, report, UI, alerts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from credits_pipeline.text import plain
 
-# A name is one line of a table or a legend: what is longer pushes everything else off a phone's screen.
+# A name is one line of a table or a legend: a longer one would push everything else off a phone's screen.
 LONGEST_NAME = 80
-# Money is kept to 9 decimals; of an amount under a cent the first two digits are enough to compare it.
+# Money has 9 decimals; for an amount under a cent, two significant digits are enough to compare it.
 _MONEY_PLACES = 9
 _CENT = Decimal("0.01")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -19,13 +19,13 @@ UNKNOWN = "unknown"
 
 
 def name(text: object, *, longest: int = LONGEST_NAME) -> str:
-    """An account's or a model's name on one line of at most `longest` characters, nothing invisible in it."""
+    """An account's or a model's name on one line of at most `longest` characters, none of them invisible."""
     line = " ".join(plain(str(text)[: 4 * longest]).split()) or "(no name)"
     return line if len(line) <= longest else line[: longest - 1] + "…"
 
 
 def usd(amount: Decimal | float | int | None, *, signed: bool = False) -> str:
-    """An amount in USD: "$1,234.56", under a cent its first two digits ("$0.0012"), "unknown" when null."""
+    """An amount in USD: "$1,234.56", under a cent two significant digits ("$0.0012"), "unknown" when null."""
     if amount is None:
         return UNKNOWN
     exact = amount if isinstance(amount, Decimal) else Decimal(repr(amount))
@@ -61,7 +61,7 @@ def instant(value: datetime | None) -> str:
 
 
 def percent(ratio: float | None) -> str:
-    """A ratio as whole percent ("80 %", its blank never broken); only nothing is 0 %, only all 100 %."""
+    """A ratio as whole percent ("80 %", with a no-break space); 0 % and 100 % only when exact, else <1 % or >99 %."""
     if ratio is None:
         return UNKNOWN
     whole = f"{100 * ratio:.0f}"
@@ -93,7 +93,7 @@ Tone = Literal["calm", "watch", "urgent", "open"]
 
 @dataclass(frozen=True)
 class Answer:
-    """When the credits run out, in words: the date, how sure, and how near (`tone`) it is.
+    """When the credits run out, in words: the date, how sure it is, and how near (`tone`).
 
     `brief` and `span` are the same for a cell of a table; `span` is empty where there is no interval.
     """
@@ -105,11 +105,11 @@ class Answer:
     span: str = ""
 
 
-# The default thresholds of the alerts: nearer than two weeks is worth a look, nearer than one a top-up.
+# The default thresholds of the alerts: under two weeks is worth a look, under one week a top-up.
 WATCH_DAYS, URGENT_DAYS = 14, 7
 
 
-# One night may be missed; after a day and a half the numbers no longer describe the present. The alerts' limit too.
+# One night may be missed; after a day and a half the figures no longer describe the present. Alerts use it too.
 STALE_AFTER = timedelta(hours=36)
 
 
@@ -121,13 +121,15 @@ def is_stale(as_of: datetime | None, seen_at: datetime) -> bool:
 def answer(runway: Mapping[str, Any] | None, *, seen_at: datetime | None = None) -> Answer:
     """A row of `credits_runway` as one sentence and one more about how sure it is.
 
-    One that is stale at `seen_at` (aware; None: it was just read) says so first, and is calm about nothing.
+    One that is stale at `seen_at` (aware; None: it was just read) says so first, and its tone is never calm.
     """
     said = _answer(runway)
     as_of: datetime | None = (runway or {}).get("as_of")
     if seen_at is None or as_of is None or not is_stale(as_of, seen_at):
         return said
-    headline = f"Not read since {day(as_of.date())}. Then: {said.headline[0].lower()}{said.headline[1:]}"
+    headline = (
+        f"No reading since {day(as_of.date())}. At that time: {said.headline[0].lower()}{said.headline[1:]}"
+    )
     return replace(said, headline=headline, tone="watch" if said.tone == "calm" else said.tone)
 
 
@@ -139,7 +141,7 @@ def _answer(runway: Mapping[str, Any] | None) -> Answer:
     status, balance = runway.get("status"), usd(runway.get("balance_usd"))
     if status == "exhausted":
         return Answer(
-            "Credits are used up.", f"The balance is {balance}. Top up to go on.", "urgent", "used up"
+            "Credits are used up.", f"The balance is {balance}. Top up to continue.", "urgent", "used up"
         )
     if status == "idle":
         detail = f"Nothing was spent in the last 30 days. The balance of {balance} lasts until spending starts again."
@@ -159,9 +161,14 @@ def _dated(runway: Mapping[str, Any]) -> Answer:
     early, middle, late = (runway.get(f"run_out_p{p}") for p in (10, 50, 90))
     if early is None:
         brief = "longer than a year"
-        return Answer("Credits last longer than a year.", "At least 90\u00a0% sure.", "calm", brief)
+        return Answer(
+            "Credits last longer than a year.",
+            "The chance that they do is at least 90\u00a0%.",
+            "calm",
+            brief,
+        )
     if middle is None:
-        detail = f"There is one chance in ten that they are gone by {day(early)}."
+        detail = f"There is a 1-in-10 chance that they run out by {day(early)}."
         brief = "probably longer than a year"
         return Answer(
             "Credits probably last longer than a year.", detail, "calm", brief, f"not before {day(early)}"
@@ -172,7 +179,7 @@ def _dated(runway: Mapping[str, Any]) -> Answer:
         span = f"not before {day(early)}"
         sure = f"{span}, and possibly for more than a year"
     elif early == late:
-        sure, span = "that day", "that day"
+        sure, span = "on that day", "that day"
     else:
         first, last = day(early, year=early.year != late.year), day(late)
         sure, span = f"between {first} and {last}", f"{first} – {last}"

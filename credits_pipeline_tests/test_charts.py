@@ -206,7 +206,7 @@ def test_every_axis_says_its_unit(name: str) -> None:
         (charts.balance([]), "No balance is known yet."),
         (charts.balance(closes(None)), "No balance is known yet."),
         (charts.spend_by_model([]), "No spend by model is known yet."),
-        (charts.run_out_history([]), "No earlier prediction yet: each night adds one."),
+        (charts.run_out_history([]), "No earlier predictions yet: each night adds one."),
         (charts.interval_coverage([]), "No forecast could be checked against what happened yet."),
         (charts.forecast_loss([]), "No forecast could be checked against what happened yet."),
     ],
@@ -323,9 +323,7 @@ def test_how_a_day_is_known_shows_without_colour() -> None:
         (True, True, "paper"),
         (True, False, "paper"),
     }
-    assert {"Measured", "As billed", "Estimate", "Running day, so far"} <= set(
-        texts(charts.daily_spend(rows))
-    )
+    assert {"Measured", "As billed", "Estimate", "Latest day, so far"} <= set(texts(charts.daily_spend(rows)))
 
 
 def test_measured_and_billed_days_differ_in_lightness_not_only_in_hue() -> None:
@@ -385,7 +383,7 @@ def test_the_first_day_shows_the_balance_of_its_reading_and_the_fan() -> None:
     assert diamond["mark"]["shape"] == "diamond"
     assert marks(chart, "area")
     assert chart.words.startswith(
-        "Balance in USD: $10.00 at the newest reading. The forecast runs on from there."
+        "Balance in USD: $10.00 at the latest reading. The forecast continues from there."
     )
 
 
@@ -411,12 +409,12 @@ def test_what_came_true_is_the_day_on_which_that_balance_was_spent() -> None:
     chart = charts.run_out_history(nights(3, 4, 9, balance=10), spend(99, 4, 4, 2, 1, running=True))
     (dots,) = marks(chart, "point")
     assert [value["y"] for value in dots["data"]["values"]] == [drawing.ms(day(3))]
-    assert "Of 3 predictions 1 can be checked by now: 1 had" in chart.words
+    assert "Of 3 predictions, 1 can be checked by now; for 1 of them the actual day was inside" in chart.words
 
 
-def test_coverage_stands_beside_its_aim_and_its_number_of_replays() -> None:
+def test_coverage_stands_beside_its_target_and_its_number_of_replays() -> None:
     said = texts(charts.interval_coverage(accuracy(0.83, 0.2)))
-    assert {"83\u00a0% of 40", "20\u00a0% of 40", "Aim: 80 %"} <= set(said)
+    assert {"83\u00a0% of 40", "20\u00a0% of 40", "Target: 80 %"} <= set(said)
 
 
 @pytest.mark.parametrize(

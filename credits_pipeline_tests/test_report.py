@@ -90,9 +90,9 @@ def test_the_first_screen_answers_when_how_sure_and_how_old(page: Page) -> None:
     first = page.text[: page.text.index("Balance and forecast")]
     assert "Credits last until about 20 Dec 2026." in first
     assert "80 % sure: between 14 Dec and 29 Dec 2026." in first
-    assert "Right 74 % of the time so far (aim: 80 %), in 328 forecasts of 30 days" in first
+    assert "328 30-day forecasts were right 74 % of the time (target: 80 %)." in first
     assert (
-        "As of | 22 Nov 2026 00:05 UTC | , the newest reading: 2 minutes old when this page was written"
+        "Based on the latest reading, | 22 Nov 2026 00:05 UTC | : 2 minutes old when this page was written"
         in first
     )
     assert "The page does not update itself." in first
@@ -185,10 +185,10 @@ def test_each_status_is_told_and_never_with_a_date_it_has_not(
         (
             19,
             15 / 19,
-            "Right in 15 of 19 forecasts of 30 days replayed on this account’s own past: too few to rely on.",
+            "Tested on this account’s own history, 15 of 19 30-day forecasts were right: too few to rely on.",
         ),
-        (20, 0.8, "Right 80 % of the time so far (aim: 80 %), in 20 forecasts of 30 days replayed"),
-        (0, None, "How often that is right cannot be said yet"),
+        (20, 0.8, "Tested on this account’s own history, 20 30-day forecasts were right 80 % of the time"),
+        (0, None, "It is too early to say how often this is right"),
     ],
 )
 def test_how_often_the_interval_was_right_depends_on_how_often_it_was_checked(
@@ -217,14 +217,14 @@ def test_data_older_than_a_day_and_a_half_are_called_stale(
 ) -> None:
     at = NOW.replace(tzinfo=UTC) + timedelta(hours=hours)
     page = rendered(tmp_path / "credits.duckdb", Sample("default", days=30), at=at)
-    assert ("Stale." in page.text) == is_stale
+    assert ("Out of date." in page.text) == is_stale
 
 
 def test_one_account_whose_readings_stopped_is_called_stale_among_others(tmp_path: Path) -> None:
     stale = Sample("old", days=30, as_of=NOW - timedelta(days=3))
     page = rendered(tmp_path / "credits.duckdb", Sample("new", days=30), stale)
-    assert "Not read since 19 Nov 2026. Then: credits last until about" in page.text
-    assert "Stale." not in page.text
+    assert "No reading since 19 Nov 2026. At that time: credits last until about" in page.text
+    assert "Out of date." not in page.text
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_accounts_come_in_the_order_of_their_need(tmp_path: Path) -> None:
     )
     headings = [text.removeprefix("Account ") for text in page.texts if text.startswith("Account ")]
     assert headings == ["gone", "sooner", "later", "years", "young", "idle"]
-    overview = page.texts[page.texts.index("6 accounts, the nearest run-out first") :]
+    overview = page.texts[page.texts.index("6 accounts, nearest run-out first") :]
     assert [overview.index(name) for name in headings] == sorted(overview.index(name) for name in headings)
 
 
@@ -276,7 +276,7 @@ def test_two_hundred_accounts_still_make_a_usable_page(tmp_path: Path) -> None:
     assert len(page.html) < 1_500_000
     for n in range(200):
         assert f"team {n:03}" in page.texts
-    assert "The first 10 have a section of their own below." in page.text
+    assert "The first 10 each have a section below." in page.text
     assert len([link for link in page.of("a") if link["href"]]) == report.FULL_ACCOUNTS
 
 
@@ -354,7 +354,7 @@ def test_tables_hold_thirty_days_the_models_and_the_top_ups(page: Page) -> None:
     days = text[text.index("The last 30 UTC days") : text.index("Models: the 30 days")]
     assert days.count(" 2026 | ") == 30
     assert "22 Nov 2026 | $0.03 | so far" in days
-    assert "not closed" in days
+    assert "day not over" in days
     assert "anthropic/ | claude-sonnet-4.5" in text
     assert "20 – 21 Oct 2026 | top-up | +$200.00" in text
 
@@ -365,7 +365,7 @@ def test_many_models_and_many_events_are_folded(tmp_path: Path) -> None:
         tmp_path / "credits.duckdb", Sample("a", days=80, models=models, top_up_usd=20, daily_usd=9)
     )
     assert "18 other models" in page.text
-    assert re.search(r"\d+ older not shown\.", page.text)
+    assert re.search(r"Older ones not shown: \d+\.", page.text)
 
 
 def test_without_any_reading_the_page_says_what_to_do(marts: duckdb.DuckDBPyConnection) -> None:
@@ -427,7 +427,7 @@ def test_a_page_that_finds_no_room_leaves_the_last_one_and_says_what_to_do(tmp_p
         check=False,
     )
     assert done.returncode == 1
-    assert f"ReportNotWritten: {target} could not be written (File too large): make room" in done.stderr
+    assert f"ReportNotWritten: {target} could not be written (File too large): free some space" in done.stderr
     assert target.read_text(encoding="utf-8") == "yesterday's"
     assert not (tmp_path / ".report.html.new").exists()
 

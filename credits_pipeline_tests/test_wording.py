@@ -41,7 +41,7 @@ EARLY, MIDDLE, LATE = date(2026, 4, 5), date(2026, 4, 12), date(2026, 4, 27)
         (
             runway(MIDDLE, MIDDLE, MIDDLE),
             "Credits last until about 12 Apr 2026.",
-            "80 % sure: that day.",
+            "80 % sure: on that day.",
             "calm", "12 Apr 2026", "that day",
         ),
         (
@@ -53,13 +53,13 @@ EARLY, MIDDLE, LATE = date(2026, 4, 5), date(2026, 4, 12), date(2026, 4, 27)
         (
             runway(EARLY, None, None),
             "Credits probably last longer than a year.",
-            "There is one chance in ten that they are gone by 5 Apr 2026.",
+            "There is a 1-in-10 chance that they run out by 5 Apr 2026.",
             "calm", "probably longer than a year", "not before 5 Apr 2026",
         ),
         (
             runway(None, None, None),
             "Credits last longer than a year.",
-            "At least 90 % sure.",
+            "The chance that they do is at least 90 %.",
             "calm", "longer than a year", "",
         ),
         (
@@ -84,7 +84,7 @@ EARLY, MIDDLE, LATE = date(2026, 4, 5), date(2026, 4, 12), date(2026, 4, 27)
         (
             runway(AS_OF.date(), AS_OF.date(), AS_OF.date(), status="exhausted", balance_usd=Decimal("-3.2")),
             "Credits are used up.",
-            "The balance is −$3.20. Top up to go on.",
+            "The balance is −$3.20. Top up to continue.",
             "urgent", "used up", "",
         ),
         (None, "No forecast yet.", "The forecast has no row for this account.", "open", "no forecast yet", ""),
@@ -104,12 +104,12 @@ def test_the_tone_turns_a_week_and_two_weeks_before(middle: int, tone: str) -> N
     assert wording.answer(runway(day, day, day)).tone == tone
 
 
-def test_an_answer_from_an_old_reading_says_so_first_and_is_calm_about_nothing() -> None:
+def test_an_answer_from_an_old_reading_says_so_first_and_is_never_calm() -> None:
     row = runway(EARLY, MIDDLE, LATE)
     fresh = wording.answer(row, seen_at=AS_OF.replace(tzinfo=UTC) + timedelta(hours=36))
     assert fresh == wording.answer(row)
     stale = wording.answer(row, seen_at=AS_OF.replace(tzinfo=UTC) + timedelta(hours=37))
-    assert stale.headline.startswith("Not read since 1 Mar 2026. Then: credits last until about")
+    assert stale.headline.startswith("No reading since 1 Mar 2026. At that time: credits last until about")
     assert (fresh.tone, stale.tone) == ("calm", "watch")
 
 
