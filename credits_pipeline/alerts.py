@@ -1,8 +1,8 @@
-"""Which alerts are due, which went out, and sending what is left; knows no Dagster.
+"""Which alerts are due, which were sent, and sending the rest; independent of Dagster.
 
-The memory is `ops.alerts_sent`: an alert *stands* from when it is due until its cause is over, and is due only once
-in between, whatever restarts. It is written down before it is sent and once more when a channel has taken it: a
-crash in between repeats a message rather than losing one.
+State is kept in `ops.alerts_sent`. An alert is active from when it becomes due until its cause is gone, and is sent
+once in that time, even across restarts. It is recorded before sending and again after delivery, so a crash in between
+repeats a message rather than losing it.
 """
 
 import logging
@@ -34,28 +34,28 @@ URGENCY: Final = (EXHAUSTED, RUN_OUT, RUN_FAILED, STALE, SPEND)
 """Kinds of alerts, the most urgent first."""
 
 REARM_MARGIN: Final = 0.2
-"""Share of a threshold, at least a day, by which the date must have moved beyond it before it counts as crossed
-anew: from one reading to the next the date wanders by about that much."""
+"""An alert re-arms only once the date has moved this share of the threshold (at least a day) past it: the date varies
+by about that much from one reading to the next."""
 
 SPEND_DAYS: Final = 3
-"""Days before the newest reading that are looked at for too high a spend: late bills arrive within them. Older ones
-are no news, and the first run would report a year of them."""
+"""Days before the newest reading that are checked for unusually high spend: late bills arrive within them. Older days
+are old news, and a first run would report a whole year of them."""
 
 USUAL_DAYS: Final = 28
-"""Days before that say what is usual: whole weeks, so that each weekday counts the same."""
+"""Days before it that define what is usual: whole weeks, so that each weekday counts the same."""
 
 MODELS_NAMED: Final = 3
 LEAST_SPEND_USD: Final = "0.01"
-"""A day that cost less is no alarm, however unusual."""
+"""A day that cost less raises no alert, however unusual."""
 
 RETRY_FOR: Final = timedelta(days=3)
-"""How long a message about something past is worth delivering late; what still stands is tried until it is over."""
+"""How long to keep trying to deliver news of a past event; an active cause is tried until it is gone."""
 
 WAIT_FOR_OTHERS_S: Final = 30
-"""Longer than a pass takes (`channels.SEND_LIMIT_S` and some milliseconds)."""
+"""Longer than one pass takes (`channels.SEND_LIMIT_S` and some milliseconds)."""
 
 LOG: Final = "log"
-COVERED: Final = "covered"
+SUPERSEDED: Final = "covered"
 
 
 class AlertsBusy(Exception):
@@ -64,7 +64,7 @@ class AlertsBusy(Exception):
 
 @dataclass(frozen=True)
 class Alert:
-    """Something people must hear about. `key`: what it is about; one alert of a key stands at a time."""
+    """Something people must hear about. `key`: what it is about; at most one alert per key is active at a time."""
 
     key: str
     kind: str
@@ -75,13 +75,13 @@ class Alert:
     run_out_p50: date | None = None
     as_of: datetime | None = None
     run_id: str | None = None
-    is_covered: bool = False
-    """Written down, not sent: the alert of a nearer threshold says it as well."""
+    is_superseded: bool = False
+    """Recorded, not sent: the alert for a nearer threshold covers it."""
 
 
 @dataclass(frozen=True)
-class Standing:
-    """An alert that was due before and whose cause is not over."""
+class ActiveAlert:
+    """An alert that became due earlier and whose cause is not gone."""
 
     key: str
     kind: str
@@ -93,19 +93,19 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a look at the figures found: alerts that are due, and keys of standing ones whose cause is over."""
+class Changes:
+    """What a detector found: alerts that are due, and the keys of active ones whose cause is gone."""
 
     due: tuple[Alert, ...] = ()
-    over: frozenset[str] = frozenset()
+    resolved: frozenset[str] = frozenset()
 
-    def __add__(self, other: "Found") -> "Found":
-        return Found(self.due + other.due, self.over | other.over)
+    def __add__(self, other: "Changes") -> "Changes":
+        return Changes(self.due + other.due, self.resolved | other.resolved)
 
 
 @dataclass(frozen=True)
 class Sent:
-    """What a pass did. `delivered` counts messages taken: one per channel, or one in the log."""
+    """What a pass did. `delivered` counts messages accepted: one per channel, or one per alert in the log."""
 
     due: tuple[Alert, ...] = ()
     outcomes: tuple[Outcome, ...] = ()
@@ -113,8 +113,8 @@ class Sent:
 
 
 @dataclass(frozen=True)
-class _Waiting:
-    """An alert that one channel has not taken yet."""
+class _Pending:
+    """An alert that one channel has not accepted yet."""
 
     key: str
     channel: str
@@ -122,73 +122,78 @@ class _Waiting:
     body: str
 
 
-Look = Callable[["duckdb.DuckDBPyConnection", Sequence[Standing]], Found]
+Detector = Callable[["duckdb.DuckDBPyConnection", Sequence[ActiveAlert]], Changes]
 
 
 # -- one pass ----------------------------------------------------------------------------------------------------
 
 
 def send_due(settings: Settings, warehouse: Warehouse, *, run_id: str, log: logging.Logger) -> Sent:
-    """Send what the newest marts make due: credits that run out, and days that cost too much.
+    """Send what the latest marts make due: credits running out, and days of unusually high spend.
 
     A channel that fails is logged by name and tried again in the next pass. Raises WarehouseError, AlertsBusy.
     """
     return notify(
         settings,
         warehouse,
-        lambda con, standing: due_by_marts(con, standing, settings),
+        lambda con, active: due_by_marts(con, active, settings),
         run_id=run_id,
         log=log,
     )
 
 
 def notify(
-    settings: Settings, warehouse: Warehouse, look: Look, *, run_id: str | None = None, log: logging.Logger
+    settings: Settings,
+    warehouse: Warehouse,
+    detect: Detector,
+    *,
+    run_id: str | None = None,
+    log: logging.Logger,
 ) -> Sent:
-    """One pass: `look`, write down what is due, send it and what waits from before, write down what was taken.
+    """One pass: `detect`, record what is due, send it with what is still pending, record what was delivered.
 
-    The warehouse is closed while messages travel. Raises WarehouseError, AlertsBusy.
+    The warehouse is closed while messages are sent. Raises WarehouseError, AlertsBusy.
     """
     for problem in settings.alert_problems:
         log.warning(problem)
     with _one_at_a_time(settings.data_dir):
         with warehouse.reading("looking for alerts") as con:
-            standing = _standing(con)
-            found = _news(look(con, standing), standing, settings, run_id)
-            waiting = _waiting(con, settings)
-        if not (found.due or found.over or waiting):
+            active = _active(con)
+            found = _new_alerts(detect(con, active), active, settings, run_id)
+            pending = _pending(con, settings)
+        if not (found.due or found.resolved or pending):
             return Sent()
         targets = {channel.fingerprint: channel for channel in channels.channels(settings.alert_urls)}
-        if found.due or found.over:
-            with warehouse.writing("writing down alerts") as con:
-                _clear(con, found.over)
-                _write_down(con, found.due, list(targets) or [LOG])
-                waiting = _waiting(con, settings)
-        due = tuple(alert for alert in found.due if not alert.is_covered)
+        if found.due or found.resolved:
+            with warehouse.writing("recording alerts") as con:
+                _clear(con, found.resolved)
+                _record(con, found.due, list(targets) or [LOG])
+                pending = _pending(con, settings)
+        due = tuple(alert for alert in found.due if not alert.is_superseded)
         for alert in due:
             log.warning(f"{alert.title}\n{alert.body}")
-        outcomes = _deliver(waiting, targets, log)
-        taken = [m for m in waiting if m.channel in outcomes and outcomes[m.channel].delivered]
+        outcomes = _deliver(pending, targets, log)
+        taken = [m for m in pending if m.channel in outcomes and outcomes[m.channel].delivered]
         if taken:
-            with warehouse.writing("writing down which alerts were taken") as con:
-                _taken(con, taken)
+            with warehouse.writing("recording which alerts were delivered") as con:
+                _mark_delivered(con, taken)
     logged = len(due) if not targets else 0
     delivered = sum(outcome.delivered for outcome in outcomes.values())
     return Sent(due, tuple(outcomes.values()), delivered + logged)
 
 
 def send_without_memory(settings: Settings, alerts: Sequence[Alert], *, log: logging.Logger) -> list[Outcome]:
-    """Send to every channel and remember nothing: for when the warehouse itself is what fails. Never raises."""
+    """Send to every channel without recording it: for when the warehouse itself is what failed. Never raises."""
     alerts = [_marked(alert, settings) for alert in alerts]
     for alert in alerts:
         log.warning(f"{alert.title}\n{alert.body}")
     targets = {channel.name: channel for channel in channels.channels(settings.alert_urls)}
-    messages_ = [_Waiting(a.key, name, a.title, a.body) for name in targets for a in alerts]
+    messages_ = [_Pending(a.key, name, a.title, a.body) for name in targets for a in alerts]
     return list(_deliver(messages_, targets, log).values())
 
 
 def send_test(settings: Settings) -> list[Outcome]:
-    """Send one test message to every channel of CREDITS_ALERT_URLS and say what became of each."""
+    """Send one test message to every channel of CREDITS_ALERT_URLS; one outcome per channel."""
     title, body = messages.test()
     if settings.is_simulated:
         title, body = messages.simulated(title, body)
@@ -215,40 +220,42 @@ def _marked(alert: Alert, settings: Settings) -> Alert:
     return replace(alert, title=title, body=body)
 
 
-def _news(found: Found, standing: Sequence[Standing], settings: Settings, run_id: str | None) -> Found:
-    known = {alert.key for alert in standing}
-    due = {a.key: a for a in found.due if a.key not in known - found.over}
+def _new_alerts(
+    found: Changes, active: Sequence[ActiveAlert], settings: Settings, run_id: str | None
+) -> Changes:
+    known = {alert.key for alert in active}
+    due = {a.key: a for a in found.due if a.key not in known - found.resolved}
     news = [_marked(replace(alert, run_id=alert.run_id or run_id), settings) for alert in due.values()]
-    return Found(tuple(news), found.over & known)
+    return Changes(tuple(news), found.resolved & known)
 
 
 def _deliver(
-    waiting: Sequence[_Waiting], targets: dict[str, Channel], log: logging.Logger
+    pending: Sequence[_Pending], targets: dict[str, Channel], log: logging.Logger
 ) -> dict[str, Outcome]:
-    """One message per channel with all that it has to get; the outcomes, by channel."""
+    """One message per channel with everything pending for it; the outcomes, by channel."""
     outgoing = {}
     for key, channel in targets.items():
-        if parts := [(m.title, m.body) for m in waiting if m.channel == key]:
+        if parts := [(m.title, m.body) for m in pending if m.channel == key]:
             outgoing[key] = (channel, *messages.together(parts))
     outcomes = dict(zip(outgoing, channels.send(list(outgoing.values())), strict=True))
     for outcome in outcomes.values():
         if outcome.delivered:
             log.info(f"sent to {outcome.channel}")
         else:
-            log.warning(f"not sent to {outcome.channel}: {outcome.reason}; it is tried again next time")
+            log.warning(f"not sent to {outcome.channel}: {outcome.reason}; the next run tries again")
     return outcomes
 
 
 @contextmanager
 def _one_at_a_time(data_dir: Path) -> Iterator[None]:
-    """Two passes at once would both find the same alert due, and send it twice."""
+    """Two passes at once would both find the same alert due and send it twice."""
     data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = filelock.FileLock(data_dir / "alerts.lock", timeout=WAIT_FOR_OTHERS_S, mode=0o600)
     try:
         lock.acquire()
     except filelock.Timeout:
         raise AlertsBusy(
-            "another run is sending alerts and takes long: what is due now is left to the next run"
+            "another run is still sending alerts: what is due now is left to the next run"
         ) from None
     try:
         yield
@@ -284,7 +291,7 @@ _SPEND = """
             and s.spend_usd >= cast($least as decimal(18, 9))
         group by all
     ),
-    -- After half a year without spend there is no forecast; what anybody then held possible is nothing.
+    -- After half a year without spend there is no forecast, so any spend counts as unexpected.
     possible as (
         select * exclude (next_day_p99_usd, days_before),
             coalesce(next_day_p99_usd, case when days_before = $usual and usual_usd = 0 then 0 end) as possible_usd
@@ -313,35 +320,39 @@ _MODELS = """
 """
 
 
-def due_by_marts(con: "duckdb.DuckDBPyConnection", standing: Sequence[Standing], settings: Settings) -> Found:
-    """What the marts make due, for the accounts that have a key: of others there is no news."""
+def due_by_marts(
+    con: "duckdb.DuckDBPyConnection", active: Sequence[ActiveAlert], settings: Settings
+) -> Changes:
+    """What the marts make due, for the accounts that have a key: the others are no longer read."""
     accounts = {account.name for account in settings.accounts}
     runways = {row["account"]: row for row in _rows(con, _RUNWAY) if row["account"] in accounts}
-    found = Found()
+    found = Changes()
     for account, runway in runways.items():
-        found += due_by_runway(runway, [s for s in standing if s.account == account], settings.alert_days)
+        found += due_by_runway(runway, [s for s in active if s.account == account], settings.alert_days)
     high = {"days": SPEND_DAYS, "usual": USUAL_DAYS, "least": LEAST_SPEND_USD}
     for day in _rows(con, _SPEND, high):
         if day["account"] in accounts:
-            found += Found((_spend_alert(con, day, runways[day["account"]]),))
+            found += Changes((_spend_alert(con, day, runways[day["account"]]),))
     return found
 
 
-def due_by_runway(runway: dict[str, Any], standing: Sequence[Standing], thresholds: Collection[int]) -> Found:
+def due_by_runway(
+    runway: dict[str, Any], active: Sequence[ActiveAlert], thresholds: Collection[int]
+) -> Changes:
     """What one row of `credits_runway` makes due: at most one alert, about the nearest threshold crossed."""
     as_of = runway["as_of"].replace(tzinfo=UTC)
     account: str = runway["account"]
     facts: dict[str, Any] = {"account": account, "as_of": as_of, "run_out_p50": runway["run_out_p50"]}
     if runway["status"] == EXHAUSTED:
         title, body = messages.exhausted(runway)
-        return Found((Alert(f"{EXHAUSTED}/{account}", EXHAUSTED, title, body, **facts),))
-    over = frozenset(
-        s.key for s in standing if s.kind == EXHAUSTED or (s.kind == RUN_OUT and _is_over(s, runway))
+        return Changes((Alert(f"{EXHAUSTED}/{account}", EXHAUSTED, title, body, **facts),))
+    resolved = frozenset(
+        s.key for s in active if s.kind == EXHAUSTED or (s.kind == RUN_OUT and _is_resolved(s, runway))
     )
     if runway["days_left"] is None:
-        return Found(over=over)
+        return Changes(resolved=resolved)
     crossed = sorted(t for t in thresholds if runway["days_left"] < t)
-    known = {s.threshold_days for s in standing if s.threshold_days and s.key not in over}
+    known = {s.threshold_days for s in active if s.threshold_days and s.key not in resolved}
     due = []
     for threshold in crossed:
         if threshold not in known:
@@ -349,15 +360,15 @@ def due_by_runway(runway: dict[str, Any], standing: Sequence[Standing], threshol
             alert = Alert(
                 f"{RUN_OUT}/{account}/{threshold}", RUN_OUT, title, body, **facts, threshold_days=threshold
             )
-            due.append(replace(alert, is_covered=threshold > min(crossed[0], *known, threshold)))
-    return Found(tuple(due), over)
+            due.append(replace(alert, is_superseded=threshold > min(crossed[0], *known, threshold)))
+    return Changes(tuple(due), resolved)
 
 
-def _is_over(alert: Standing, runway: dict[str, Any]) -> bool:
-    """Whether a threshold that was crossed is armed again: its date moved well beyond it, or credits were bought.
+def _is_resolved(alert: ActiveAlert, runway: dict[str, Any]) -> bool:
+    """Whether a crossed threshold is re-armed: the date moved well beyond it, or credits were bought.
 
-    A top-up arms it as soon as the date lies beyond it; also when the top-up is already used up by the time of this
-    reading, which shows in a date that has moved by more than the threshold.
+    A top-up re-arms it as soon as the date lies beyond it; also if the top-up is already spent by this reading, which
+    shows in a date that has moved by more than the threshold.
     """
     threshold = alert.threshold_days or 0
     left = runway["days_left"]
@@ -402,7 +413,7 @@ _STILL_WANTED = """
 """
 
 
-def _standing(con: "duckdb.DuckDBPyConnection") -> list[Standing]:
+def _active(con: "duckdb.DuckDBPyConnection") -> list[ActiveAlert]:
     rows = con.execute(
         """
         select alert_key, any_value(kind), any_value(account), any_value(threshold_days), max(run_out_p50),
@@ -412,7 +423,7 @@ def _standing(con: "duckdb.DuckDBPyConnection") -> list[Standing]:
         """
     ).fetchall()
     return [
-        Standing(
+        ActiveAlert(
             key,
             kind,
             account,
@@ -425,8 +436,8 @@ def _standing(con: "duckdb.DuckDBPyConnection") -> list[Standing]:
     ]
 
 
-def _waiting(con: "duckdb.DuckDBPyConnection", settings: Settings) -> list[_Waiting]:
-    """What channels have not taken yet of accounts that still have a key, the most urgent first."""
+def _pending(con: "duckdb.DuckDBPyConnection", settings: Settings) -> list[_Pending]:
+    """What channels have not accepted yet, for accounts that still have a key, the most urgent first."""
     rows = con.execute(
         f"""
         select a.alert_key, a.channel, a.title, a.body from ops.alerts_sent a
@@ -439,13 +450,13 @@ def _waiting(con: "duckdb.DuckDBPyConnection", settings: Settings) -> list[_Wait
             "urgency": list(URGENCY),
         },
     ).fetchall()
-    return [_Waiting(*row) for row in rows]
+    return [_Pending(*row) for row in rows]
 
 
-def _write_down(con: "duckdb.DuckDBPyConnection", due: Sequence[Alert], targets: Sequence[str]) -> None:
+def _record(con: "duckdb.DuckDBPyConnection", due: Sequence[Alert], targets: Sequence[str]) -> None:
     now = _naive(clock.now())
     for alert in due:
-        for channel in [COVERED] if alert.is_covered else targets:
+        for channel in [SUPERSEDED] if alert.is_superseded else targets:
             con.execute(
                 "insert into ops.alerts_sent by position values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, null, ?)",
                 [
@@ -459,7 +470,7 @@ def _write_down(con: "duckdb.DuckDBPyConnection", due: Sequence[Alert], targets:
                     alert.title,
                     alert.body,
                     now,
-                    now if channel in (LOG, COVERED) else None,
+                    now if channel in (LOG, SUPERSEDED) else None,
                     alert.run_id,
                 ],
             )
@@ -472,7 +483,7 @@ def _clear(con: "duckdb.DuckDBPyConnection", keys: Collection[str]) -> None:
     )
 
 
-def _taken(con: "duckdb.DuckDBPyConnection", taken: Sequence[_Waiting]) -> None:
+def _mark_delivered(con: "duckdb.DuckDBPyConnection", taken: Sequence[_Pending]) -> None:
     now = _naive(clock.now())
     for message in taken:
         con.execute(

@@ -1,8 +1,8 @@
-"""Send a message to Apprise addresses, so that none of them can hold up a run, hide another, or leak its secret.
+"""Sends messages to Apprise addresses so that none of them can hold up a run, block another, or leak its secret.
 
-Every address is served by a process of its own, because only a process can be ended whatever it waits for (name
-lookups and servers that drip know no time limit), and because Apprise and urllib3 log whole URLs at DEBUG: what
-that process prints is thrown away, and all that comes back is one of the sentences below.
+Every address has a process of its own, because only a process can be ended whatever it waits for (name lookups and
+servers that send byte by byte ignore time limits), and because Apprise and urllib3 log whole URLs at DEBUG: what that
+process prints is thrown away, and all that comes back is one of the sentences below.
 """
 
 import hashlib
@@ -25,18 +25,18 @@ SEND_LIMIT_S = 20
 # Of a longer message Apprise keeps what the service takes (Discord 2,000, Telegram 4,096 characters), in one piece.
 _OVERFLOW = "truncate"
 
-# Variables that are ours: whoever delivers messages needs no management key.
+# Our own variables: the process that delivers messages does not need a management key.
 _OURS = ("OPENROUTER_", "CREDITS_", "APPRISE_")
 
 DELIVERED = "delivered"
 UNKNOWN_ADDRESS = "Apprise does not know this kind of address, or something in it is missing"
 UNREACHABLE = "it could not be reached"
-NOT_TAKEN = "it did not take the message"
+NOT_TAKEN = "it did not accept the message"
 
 
 @dataclass(frozen=True)
 class Channel:
-    """One address, and the name that stands for it in logs: its scheme and its place, never more."""
+    """One address, and the name that stands for it in logs: its scheme and its position, never more."""
 
     url: str = field(repr=False)
     name: str
@@ -47,9 +47,9 @@ class Channel:
 
     @property
     def fingerprint(self) -> str:
-        """Scheme and 8 hex digits that stand for the address: what was delivered is remembered under it.
+        """Scheme and 8 hex digits in place of the address; deliveries are remembered under it.
 
-        Slow to compute on purpose: a mail password can be weak, and backups of the warehouse travel.
+        Slow to compute on purpose: a mail password can be weak, and backups of the warehouse leave the machine.
         """
         digest = hashlib.scrypt(
             self.url.encode(), salt=b"credits_pipeline alerts", n=2**14, r=8, p=1, dklen=4
@@ -105,7 +105,7 @@ def _send(channel: Channel, title: str, body: str, *, limit_s: float) -> Outcome
 
 
 def environment() -> dict[str, str]:
-    """What the process that sends may know: proxies and certificates, but no key."""
+    """The environment of the process that sends: proxies and certificates, but no key."""
     return {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
 
 
@@ -118,7 +118,7 @@ def _nth(number: int) -> str:
 
 
 class _WhatWentWrong(logging.Handler):
-    """Reads Apprise's log for the one fact worth telling, in words of our own: a log line may hold the address."""
+    """Reads from Apprise's log the one fact worth reporting, in words of our own: a log line may hold the address."""
 
     verdict = NOT_TAKEN
 
@@ -137,8 +137,8 @@ def _deliver(url: str, title: str, body: str) -> str:
     logger = logging.getLogger("apprise")
     logger.addHandler(said)
     logger.setLevel(logging.DEBUG)
-    # Nothing on the disk, no code from elsewhere (there are no plugin paths), no second host; a name such as
-    # `:smile:` or `\n` in a message means these characters.
+    # Nothing on disk, no code from elsewhere (there are no plugin paths), no second host; a name such as `:smile:`
+    # or `\n` in a message stays literal.
     asset = apprise.AppriseAsset(
         app_id="credits_pipeline",
         app_desc="Credits of OpenRouter accounts",
@@ -166,14 +166,14 @@ def main() -> None:
     """Deliver the message on stdin, and say on stdout, in one line, what became of it."""
     order = json.loads(sys.stdin.read())
     limit_s = order.pop("limit_s")
-    if hasattr(signal, "alarm"):  # ends this process also when the one that waits for it was killed
+    if hasattr(signal, "alarm"):  # ends this process even if its parent was killed
         signal.alarm(int(limit_s) + 5)
     verdict = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):  # whatever Apprise or a plugin prints
         os.dup2(nowhere, descriptor)
     print(_deliver(**order), file=verdict, flush=True)
-    os._exit(0)  # a plugin's thread that still waits must not keep the process
+    os._exit(0)  # a plugin's thread that still waits must not keep the process alive
 
 
 if __name__ == "__main__":

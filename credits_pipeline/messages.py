@@ -1,7 +1,7 @@
 """What alerts say, in plain text: what happened, how sure that is, what to do, and the numbers.
 
-Names and errors come from outside. In a chat they could call people, post a link or pretend to be another line, so
-they are shown on one line, without what chats give a meaning to.
+Names and errors come from outside. In a chat they could mention people, post a link or pretend to be another line, so
+they are shown on one line, without the characters that chats interpret.
 """
 
 import re
@@ -15,20 +15,20 @@ TOP_UP_PAGE = "https://openrouter.ai/settings/credits"
 KEYS_PAGE = "https://openrouter.ai/settings/keys"
 SIMULATED = "SIMULATED"
 
-# A phone shows about this many characters of a sentence before one stops reading.
+# About as much of one sentence as people read on a phone.
 LONGEST_SENTENCE = 400
-# Alerts of one message told in full; of more than these only the first lines, so that the message stays readable.
+# Alerts shown in full in one message; of the rest only the titles, so that the message stays readable.
 MOST_IN_FULL, MOST_TITLES = 3, 20
 
 _MEANT_BY_CHATS = str.maketrans({"<": "‹", ">": "›", "@": "＠"})
-# Links of our own sentences stay links.
+# Links in our own sentences stay links.
 _FOREIGN_LINK = re.compile(r"(?<!https)://|://(?!openrouter\.ai/)", re.IGNORECASE)
 
 Row = Mapping[str, Any]
 
 
 def shown(text: object, *, longest: int = wording.LONGEST_NAME) -> str:
-    """A name or a sentence from outside, on one line, that calls nobody and links nowhere."""
+    """A name or a sentence from outside, on one line, that mentions nobody and links nowhere."""
     return _FOREIGN_LINK.sub(": //", wording.name(text, longest=longest).translate(_MEANT_BY_CHATS))
 
 
@@ -37,14 +37,15 @@ def sentence(text: object) -> str:
 
 
 def run_out(runway: Row, threshold: int) -> tuple[str, str]:
-    """Title and body: the likely run-out date of a row of `credits_runway` is nearer than `threshold` days."""
+    """Title and body: the likely run-out date of a row of `credits_runway` is less than `threshold` days away."""
     account, left, until = shown(runway["account"]), runway["days_left"], wording.day(runway["run_out_p50"])
     early = " (early estimate)" if runway["is_early"] else ""
     title = f"{account}: credits run out around {until}, {_days(left)} left{early}"
     return title, _lines(
         (
             "What happened",
-            f"The likely run-out date is nearer than {_days(threshold)}: {until}. {_money(runway)}",
+            f"Credits will probably run out around {until}, less than {_days(threshold)} after the latest reading. "
+            f"{_money(runway)}",
         ),
         ("How sure", _how_sure(runway)),
         ("Why", sentence(runway["explanation"]) if runway["explanation"] else None),
@@ -58,14 +59,18 @@ def exhausted(runway: Row) -> tuple[str, str]:
     account, balance = shown(runway["account"]), wording.usd(runway["balance_usd"])
     return f"{account}: credits are used up, balance {balance}", _lines(
         ("What happened", f"{_money(runway)} Requests may be refused from now on."),
-        ("How sure", "This is no estimate: the balance was read. A top-up by card can take an hour to show."),
+        (
+            "How sure",
+            "This is not an estimate: it is the balance OpenRouter reported. A card top-up can take an hour to "
+            "appear.",
+        ),
         ("What to do", f"Top up at {TOP_UP_PAGE}.{_month(runway)}"),
         ("As of", f"the reading of {wording.instant(runway['as_of'])}."),
     )
 
 
 def spend(day: Row, models: Sequence[Row], runway: Row) -> tuple[str, str]:
-    """Title and body: a complete day cost more than the forecast of the evening before held possible."""
+    """Title and body: a complete day cost more than the P99 of the forecast from the day before."""
     account, on = shown(day["account"]), wording.day(day["spend_date"])
     spent, possible = wording.usd(day["spend_usd"]), wording.usd(day["possible_usd"])
     source = "as billed" if day["method"] == "billed" else "measured from readings"
@@ -74,43 +79,44 @@ def spend(day: Row, models: Sequence[Row], runway: Row) -> tuple[str, str]:
         f"{shown(m['model'])} {wording.usd(m['spend_usd'])} (usually {wording.usd(m['usual_usd'])})"
         for m in models
     ]
-    return f"{account}: {spent} spent on {on}, more than the forecast held possible", _lines(
+    return f"{account}: unusually high spend on {on}: {spent}", _lines(
         (
             "What happened",
-            f"{spent} were spent on {on}. The forecast of the evening before was 99\u00a0% sure of no more than "
-            f"{possible}; usual is {wording.usd(day['usual_usd'])} a day.",
+            f"{spent} was spent on {on}. The forecast from the day before was 99\u00a0% sure of at most {possible}; "
+            f"a usual day costs {wording.usd(day['usual_usd'])}.",
         ),
-        ("Models", "; ".join(caused) + "." if caused else "the bill by model is not known for this day."),
+        ("Models", "; ".join(caused) + "." if caused else "there is no bill by model for this day yet."),
         (
             "How sure",
-            f"The spend is certain ({source}). By chance alone one day in a hundred is like this."
-            + (" The forecast is an early one, from few days." if runway["is_early"] else ""),
+            f"The spend is certain ({source}). About one ordinary day in a hundred looks like this by chance."
+            + (" The forecast is still based on only a few days." if runway["is_early"] else ""),
         ),
         (
             "What to do",
-            f"Find out what used these models; if nobody meant it, disable or limit its key at {KEYS_PAGE}.",
+            f"Find out what used these models. If the use was not intended, disable or limit the API key at "
+            f"{KEYS_PAGE}.",
         ),
         ("The forecast now", f"{answer.headline} {answer.detail}"),
     )
 
 
 def stale(account: str, newest: datetime | None, age: timedelta, *, is_alone: bool) -> tuple[str, str]:
-    """Title and body: the newest reading of `account` is `age` old (None: watched that long, and there is none)."""
+    """Title and body: the latest reading of `account` is `age` old (None: watched that long without any)."""
     name, hours = shown(account), int(age.total_seconds() // 3600)
     happened = (
-        f"The newest reading of {name} is of {wording.instant(newest)}, {hours} hours ago."
+        f"The latest reading of {name} is from {wording.instant(newest)}, {hours} hours ago."
         if newest
-        else f"There is no reading of {name} at all, {hours} hours after it was set up."
+        else f"{name} has never been read since it was set up {hours} hours ago."
     )
     cause = (
-        "Other accounts are read, so the key of this one is the first suspect: look at the newest run of daily_credits."
+        "The other accounts are being read, so check this account's key first, then the latest run of daily_credits."
         if is_alone
-        else "No account is read: check that the Dagster daemon runs, that the schedule daily_credits is on, that this"
-        " machine was awake and reaches the API; then what the newest run of daily_credits says."
+        else "No account is being read. Check that the Dagster daemon is running, that the schedule daily_credits is"
+        " on, and that this machine is awake and can reach the API; then look at the latest run of daily_credits."
     )
     return f"{name}: no new reading for {hours} hours", _lines(
         ("What happened", happened),
-        ("How sure", "This is certain. Balance, dates and alerts stand still until the next reading."),
+        ("How sure", "This is certain. Balance, dates and alerts will not change until the next reading."),
         ("What to do", cause),
     )
 
@@ -121,39 +127,39 @@ def run_failed(what: str, run_id: str, at: datetime, reasons: Sequence[str]) -> 
     return f"The run of {name} failed", _lines(
         ("What happened", f"Run {run_id[:8]} of {name} failed at {wording.instant(at)}."),
         *((None, f"- {sentence(reason)}") for reason in reasons),
-        ("How sure", "This is certain. What the run had not reached stays as it was before."),
+        ("How sure", "This is certain. Anything the run did not get to is unchanged."),
         (
             "What to do",
-            f"Open run {run_id[:8]} in the Dagster UI. If the cause goes by itself, so does this: the next run"
-            " brings everything up to date.",
+            f"Open run {run_id[:8]} in the Dagster UI. If the cause was temporary, nothing needs doing: the next run"
+            " catches up.",
         ),
     )
 
 
 def test() -> tuple[str, str]:
     return (
-        "Test of the alerts of credits_pipeline",
-        "If you can read this, alerts reach you here. Nothing to do.",
+        "Test alert from credits_pipeline",
+        "If you can read this, alerts reach you here. There is nothing to do.",
     )
 
 
 def simulated(title: str, body: str) -> tuple[str, str]:
-    """The same message, marked: nobody may take the demo's money for real."""
+    """The same message, marked: nobody should take the demo's money for real."""
     return (
         f"[{SIMULATED}] {title}",
-        f"{body}\n{SIMULATED}: these figures come from a simulated API, no money is real.",
+        f"{body}\n{SIMULATED}: these figures come from a simulated API; no real money is involved.",
     )
 
 
 def together(alerts: Sequence[tuple[str, str]]) -> tuple[str, str]:
-    """One message of several, the most urgent first: some in full, of the others the titles."""
+    """Several alerts as one message, the most urgent first: some in full, the others as titles."""
     (title, body), *others = alerts
     if not others:
         return title, body
     parts = [f"{title}\n{body}" for title, body in alerts[:MOST_IN_FULL]]
     titles = [f"- {title}" for title, _ in alerts[MOST_IN_FULL:][:MOST_TITLES]]
     unnamed = len(alerts) - MOST_IN_FULL - MOST_TITLES
-    more = [f"- and {unnamed} more: see the asset alerts_sent"] if unnamed > 0 else []
+    more = [f"- and {unnamed} more, listed on the asset alerts_sent in Dagster"] if unnamed > 0 else []
     parts += ["\n".join(["Also:", *titles, *more])] if titles else []
     return f"{title} (and {len(others)} more alert{'s' if len(others) > 1 else ''})", "\n\n".join(parts)
 
@@ -182,7 +188,7 @@ def _how_sure(runway: Row) -> str:
             f"Gone within 7 days: {wording.percent(runway['probability_7d'])}; "
             f"within 30 days: {wording.percent(runway['probability_30d'])}.",
             *(
-                [f"Such 80\u00a0% intervals were right {wording.percent(held)} of the time so far."]
+                [f"So far, these 80\u00a0% intervals have been right {wording.percent(held)} of the time."]
                 if held
                 else []
             ),
@@ -199,4 +205,4 @@ def _top_up(runway: Row) -> str:
 
 def _month(runway: Row) -> str:
     month = runway["expected_30d_usd"]
-    return f" {wording.usd(month)} would last about 30 days at the expected pace." if month else ""
+    return f" {wording.usd(month)} would last about 30 days at the expected rate." if month else ""

@@ -1,6 +1,6 @@
 """Sensors for what a run cannot report itself: that it failed, that it was killed, or that it never happened.
 
-They run in the Dagster daemon: without it (`make run` from cron, say) nobody watches.
+They run in the Dagster daemon: without it (`make run` from cron, say) nothing watches.
 """
 
 import hashlib
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from credits_pipeline import alerts
 
 LOCK_WAIT_S: Final = 20
-"""A sensor's tick may take 60 s, sending included: what holds the warehouse longer is left to the next tick."""
+"""A sensor's tick may take 60 s, sending included: if the warehouse is held longer, the next tick tries again."""
 
 REMIND_AFTER: Final = timedelta(hours=24)
-"""A job that goes on failing for the same reason is reported again after this, not at every run."""
+"""A job that keeps failing for the same reason is reported again after this, not at every run."""
 
 STALE_EVERY_S: Final = 600
-"""Against 36 h it makes no difference; it is also how soon a channel that failed is tried again."""
+"""Short against the limit of 36 h; also how soon a channel that failed is tried again."""
 
 DEAD_EVERY_S: Final = 60
-"""How long others wait for a run that is no more."""
+"""How long other runs wait for one whose process is gone."""
 
 MOST_REASONS: Final = 5
-"""Failed steps and checks named in one message: the first is the cause, the others mostly its consequences."""
+"""Failed steps and checks named in one message: the first is usually the cause, the others its consequences."""
 
 
 @dg.run_failure_sensor(
@@ -52,14 +52,14 @@ def run_failure(context: dg.RunFailureSensorContext) -> None:
     failed = context.dagster_run
     alert = failure_alert(context)
 
-    def look(con: "duckdb.DuckDBPyConnection", standing: Sequence["alerts.Standing"]) -> "alerts.Found":
-        over = {s.key for s in standing if s.kind == alerts.RUN_FAILED and is_over(context.instance, s)}
-        return alerts.Found((alert,), frozenset(over))
+    def detect(con: "duckdb.DuckDBPyConnection", active: Sequence["alerts.ActiveAlert"]) -> "alerts.Changes":
+        resolved = {s.key for s in active if s.kind == alerts.RUN_FAILED and is_resolved(context.instance, s)}
+        return alerts.Changes((alert,), frozenset(resolved))
 
     try:
-        alerts.notify(settings, warehouse(settings), look, run_id=failed.run_id, log=context.log)
+        alerts.notify(settings, warehouse(settings), detect, run_id=failed.run_id, log=context.log)
     except (WarehouseError, OSError, alerts.AlertsBusy) as error:
-        # A full disk or a damaged warehouse may be why the run failed: then this alert matters most.
+        # A full disk or a damaged warehouse may be why the run failed: this alert then matters most.
         context.log.warning(f"this alert is not remembered: {error}")
         alerts.send_without_memory(settings, [alert], log=context.log)
 
@@ -68,30 +68,30 @@ def run_failure(context: dg.RunFailureSensorContext) -> None:
     name="stale_data",
     minimum_interval_seconds=STALE_EVERY_S,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Sends an alert when the newest reading of an account is older than 36 hours, once until there is a "
-    "new one. Also tries again to deliver alerts that a channel did not take.",
+    description="Sends one alert when an account's latest reading is older than 36 hours, and no more until there is "
+    "a new one. Also retries alerts that a channel did not accept.",
 )
 def stale_data(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     from credits_pipeline import alerts
 
     settings = config.load(os.environ)
     watched = json.loads(context.cursor) if context.cursor else {}
-    said = "every account with a key was read within 36 hours"
+    said = "every account with a key was read within the last 36 hours"
 
-    def look(con: "duckdb.DuckDBPyConnection", standing: Sequence["alerts.Standing"]) -> "alerts.Found":
+    def detect(con: "duckdb.DuckDBPyConnection", active: Sequence["alerts.ActiveAlert"]) -> "alerts.Changes":
         nonlocal watched, said
         newest = newest_readings(con, [account.name for account in settings.accounts])
         watched = {
             name: watched.get(name, clock.now().isoformat()) for name, at in newest.items() if at is None
         }
         found = stale_alerts(newest, watched)
-        over = {s.key for s in standing if s.kind == alerts.STALE and s.account in newest}
+        resolved = {s.key for s in active if s.kind == alerts.STALE and s.account in newest}
         if found:
             said = f"no new reading for 36 hours: {', '.join(str(alert.account) for alert in found)}"
-        return alerts.Found(tuple(found), frozenset(over - {alert.key for alert in found}))
+        return alerts.Changes(tuple(found), frozenset(resolved - {alert.key for alert in found}))
 
     try:
-        alerts.notify(settings, warehouse(settings), look, log=context.log)
+        alerts.notify(settings, warehouse(settings), detect, log=context.log)
     except (WarehouseError, OSError, alerts.AlertsBusy) as error:
         return dg.SkipReason(f"could not look: {error}")
     context.update_cursor(json.dumps(watched))
@@ -102,13 +102,13 @@ def stale_data(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     name="dead_runs",
     minimum_interval_seconds=DEAD_EVERY_S,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Marks as failed the runs whose process was killed or lost with the machine's power. They would count "
-    "as under way for hours, and all others would wait for them.",
+    description="Marks as failed the runs whose process was killed or lost in a power cut. Otherwise they would count "
+    "as running for hours and block every other run.",
 )
 def dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     ended = end_dead_runs(context.instance)
     return dg.SkipReason(
-        f"marked as failed: {', '.join(ended)}" if ended else "every run under way has its process"
+        f"marked as failed: {', '.join(ended)}" if ended else "every run in progress has its process"
     )
 
 
@@ -145,14 +145,14 @@ def failure_alert(context: dg.RunFailureSensorContext) -> "alerts.Alert":
 
 
 def what_ran(run: dg.DagsterRun) -> str:
-    """The job's name; of assets materialized by hand, which Dagster runs in a nameless job, theirs."""
+    """The job's name; for assets materialized by hand, which Dagster runs in a nameless job, the assets' names."""
     if not run.job_name.startswith("__"):
         return run.job_name
     return ", ".join(sorted(key.to_user_string() for key in run.asset_selection or ())) or "assets"
 
 
 def failed_checks(instance: dg.DagsterInstance, run_id: str, told: Sequence[str]) -> list[str]:
-    """The checks of a run that failed as errors, each with how many rows it found and what was not `told` yet."""
+    """The checks of a run that failed as errors, each with its failing rows and what `told` does not say yet."""
     events = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records
     found = []
     for event in events:
@@ -168,8 +168,8 @@ def failed_checks(instance: dg.DagsterInstance, run_id: str, told: Sequence[str]
     return found
 
 
-def is_over(instance: dg.DagsterInstance, alert: "alerts.Standing") -> bool:
-    """Whether a failure that was reported may be reported again: a day later, or when its job has succeeded since."""
+def is_resolved(instance: dg.DagsterInstance, alert: "alerts.ActiveAlert") -> bool:
+    """Whether a reported failure may be reported again: a day later, or when its job has succeeded since."""
     job = alert.key.split("/")[1]
     succeeded = dg.RunsFilter(
         job_name=job, statuses=[dg.DagsterRunStatus.SUCCESS], updated_after=alert.due_at
@@ -188,7 +188,7 @@ def first_line(text: str) -> str:
     return next((line.strip() for line in text.splitlines() if line.strip()), "")
 
 
-# -- data that do not come ---------------------------------------------------------------------------------------
+# -- missing readings ---------------------------------------------------------------------------------------------
 
 
 def newest_readings(con: "duckdb.DuckDBPyConnection", accounts: Sequence[str]) -> dict[str, datetime | None]:
@@ -201,7 +201,7 @@ def newest_readings(con: "duckdb.DuckDBPyConnection", accounts: Sequence[str]) -
 
 
 def stale_alerts(newest: dict[str, datetime | None], watched: dict[str, str]) -> list["alerts.Alert"]:
-    """An alert for every account without a reading in 36 hours; of one never read, since it was first `watched`."""
+    """An alert per account without a reading in 36 hours (if never read, since it was first `watched`)."""
     from credits_pipeline import alerts, messages
 
     ages = {

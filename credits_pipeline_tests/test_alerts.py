@@ -108,7 +108,7 @@ class World:
     def spend(
         self, day: date, usd: str, *, possible: str | None = "10", account: str = "default", **columns: Any
     ) -> None:
-        """A day's spend, and what the forecast of the evening before held possible."""
+        """A day's spend, and the P99 of the forecast from the day before."""
         row = {"method": "observed", "is_complete": True, **columns}
         self.execute(
             "insert into marts.daily_spend values (?, ?, ?, ?, ?, null)", account, day, usd, *row.values()
@@ -303,13 +303,13 @@ def test_the_message_says_what_happened_how_sure_what_to_do_and_the_numbers(worl
     (alert,) = world.send().due
     assert alert.title == "default: credits run out around 23 Jun 2026, 6 days left"
     assert alert.body.replace("\u00a0", " ").splitlines() == [
-        "What happened: The likely run-out date is nearer than 7 days: 23 Jun 2026. Balance $41.20; expected spend "
-        "$6.40 a day; spent in the last 7 days $45.10, in the last 30 $180.00.",
-        "How sure: 80 % sure: between 22 Jun and 26 Jun 2026. Gone within 7 days: 63 %; within 30 days: >99 %. Such "
-        "80 % intervals were right 78 % of the time so far.",
+        "What happened: Credits will probably run out around 23 Jun 2026, less than 7 days after the latest reading. "
+        "Balance $41.20; expected spend $6.40 a day; spent in the last 7 days $45.10, in the last 30 $180.00.",
+        "How sure: 80 % sure: between 22 Jun and 26 Jun 2026. Gone within 7 days: 63 %; within 30 days: >99 %. So "
+        "far, these 80 % intervals have been right 78 % of the time.",
         "Why: The date moved 2 days nearer: spend was above expectation.",
         "What to do: Top up before 22 Jun 2026 at https://openrouter.ai/settings/credits, or spend less. $192.00 would "
-        "last about 30 days at the expected pace.",
+        "last about 30 days at the expected rate.",
         "As of: the reading of 17 Jun 2026 00:05 UTC.",
     ]
 
@@ -352,9 +352,9 @@ def test_a_complete_day_above_what_seemed_possible_is_an_alert_once_with_the_mod
     ]:
         world.model(yesterday, model, usd)
     (alert,) = world.send().due
-    assert alert.title == "default: $41.20 spent on 16 Jun 2026, more than the forecast held possible"
+    assert alert.title == "default: unusually high spend on 16 Jun 2026: $41.20"
     body = alert.body.replace("\u00a0", " ")
-    assert "99 % sure of no more than $18.30; usual is $5.00 a day." in body
+    assert "99 % sure of at most $18.30; a usual day costs $5.00." in body
     assert (
         "Models: vendor/new $30.00 (usually $0.00); vendor/other $7.00 (usually $0.00); vendor/steady" in body
     )
@@ -398,17 +398,17 @@ def test_spend_after_months_without_any_is_an_alert_and_the_first_days_of_a_new_
         )
         world.spend(yesterday, "3", possible=None, account=account)
     (alert,) = world.send().due
-    assert alert.title.startswith("default: $3.00 spent on 16 Jun 2026")
-    assert "sure of no more than $0.00; usual is $0.00 a day" in alert.body
+    assert alert.title.startswith("default: unusually high spend on 16 Jun 2026: $3.00")
+    assert "sure of at most $0.00; a usual day costs $0.00" in alert.body
 
 
 def test_a_day_without_a_bill_by_model_says_so(world: World) -> None:
     world.runway(100, is_early=True)
     world.spend(DAY - timedelta(days=1), "50", method="billed")
     (alert,) = world.send().due
-    assert "the bill by model is not known" in alert.body
+    assert "there is no bill by model for this day" in alert.body
     assert "(as billed)" in alert.body
-    assert "The forecast is an early one" in alert.body
+    assert "The forecast is still based on only a few days" in alert.body
 
 
 # -- delivery ----------------------------------------------------------------------------------------------------
@@ -443,7 +443,7 @@ def test_a_dead_channel_fails_nothing_and_gets_later_what_the_others_have_got(
     world.runway(2)
     with caplog.at_level(logging.DEBUG):
         assert world.send().delivered == 1
-    assert "not sent to json (2nd of 3): it did not take the message (HTTP 503)" in caplog.text
+    assert "not sent to json (2nd of 3): it did not accept the message (HTTP 503)" in caplog.text
     assert "not sent to json (3rd of 3): it could not be reached" in caplog.text
     receiver.refusing.clear()
     assert world.send().delivered == 1
@@ -618,7 +618,7 @@ def test_simulated_figures_are_called_simulated(world: World, receiver: Receiver
     world.send()
     (message,) = receiver.taken("/a")
     assert message["title"].startswith("[SIMULATED] default: credits run out")
-    assert message["message"].endswith("no money is real.")
+    assert message["message"].endswith("no real money is involved.")
 
 
 def test_a_test_message_reaches_every_channel_and_says_which_it_did_not(
@@ -632,7 +632,7 @@ def test_a_test_message_reaches_every_channel_and_says_which_it_did_not(
         False,
         "it could not be reached",
     )
-    assert receiver.titles == ["Test of the alerts of credits_pipeline"]
+    assert receiver.titles == ["Test alert from credits_pipeline"]
     assert world.rows() == []
 
 
@@ -640,7 +640,7 @@ def test_many_alerts_make_one_message_that_can_be_read() -> None:
     title, body = messages.together([(f"title {n}", f"body {n}") for n in range(60)])
     assert title == "title 0 (and 59 more alerts)"
     assert body.count("body") == messages.MOST_IN_FULL
-    assert body.endswith("- and 37 more: see the asset alerts_sent")
+    assert body.endswith("- and 37 more, listed on the asset alerts_sent in Dagster")
 
 
 def test_two_passes_at_once_send_an_alert_once(world: World, receiver: Receiver) -> None:
@@ -701,7 +701,7 @@ def test_a_daily_run_alerts_once_about_credits_that_run_out_and_the_day_that_cos
     (message,) = receiver.taken("/a")
     assert message["title"].startswith("[SIMULATED] default: credits run out around ")
     assert message["title"].endswith("(and 1 more alert)")
-    assert "spent on 16 Jun 2026, more than the forecast held possible" in message["message"]
+    assert "unusually high spend on 16 Jun 2026" in message["message"]
     assert "Models: vendor/leak $80.00 (usually $" in message["message"]
     settings = config.load(os.environ)
     again = alerts.send_due(settings, Warehouse(settings.warehouse_path), run_id="the next run", log=LOG)

@@ -261,7 +261,7 @@ def test_data_older_than_36_hours_are_reported_once_until_there_is_a_new_reading
         watch.tick()
         assert len(told.titles) == times
     watch.read()
-    assert watch.tick() == "every account with a key was read within 36 hours"
+    assert watch.tick() == "every account with a key was read within the last 36 hours"
     now.advance(timedelta(hours=37))
     assert watch.tick() == "no new reading for 36 hours: default"
     assert told.titles == ["default: no new reading for 37 hours"] * 2
@@ -274,8 +274,8 @@ def test_it_says_to_look_at_the_daemon_the_schedule_and_the_machine_when_nothing
     now.advance(timedelta(hours=37))
     watch.tick()
     (said,) = told.bodies
-    assert "newest reading of default is of 17 Jun 2026 00:05 UTC, 37 hours ago" in said
-    assert "check that the Dagster daemon runs, that the schedule daily_credits is on" in said
+    assert "latest reading of default is from 17 Jun 2026 00:05 UTC, 37 hours ago" in said
+    assert "Check that the Dagster daemon is running, that the schedule daily_credits is on" in said
 
 
 def test_it_says_to_look_at_the_key_when_the_other_accounts_are_read(
@@ -287,7 +287,7 @@ def test_it_says_to_look_at_the_key_when_the_other_accounts_are_read(
     watch.read()
     watch.tick()
     assert told.titles == ["acme: no new reading for 37 hours"]
-    assert "the key of this one is the first suspect" in told.bodies[0]
+    assert "check this account's key first" in told.bodies[0]
 
 
 def test_an_account_that_was_never_read_is_reported_36_hours_after_it_was_first_seen(
@@ -299,7 +299,7 @@ def test_an_account_that_was_never_read_is_reported_36_hours_after_it_was_first_
     watch.tick()
     watch.tick()
     assert told.titles == ["default: no new reading for 37 hours"]
-    assert "no reading of default at all" in told.bodies[0]
+    assert "default has never been read since it was set up 37 hours ago" in told.bodies[0]
 
 
 def test_a_tick_delivers_what_a_channel_had_not_taken(
