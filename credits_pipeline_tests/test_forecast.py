@@ -624,10 +624,10 @@ def test_a_day_beyond_what_was_held_possible_stands_out(world: Forecasts):
 @pytest.mark.parametrize(
     ("right", "replays", "said"),
     [
-        (69, 100, "dates can be off by more than P10 to P90 say: plan with the early one"),
+        (69, 100, "real dates may lie beyond P10 to P90: plan with P10"),
         (70, 100, None),
         (90, 100, None),
-        (91, 100, "dates are on the careful side"),
+        (91, 100, "dates are on the cautious side"),
         (0, 99, None),  # too few to tell
     ],
 )
@@ -673,7 +673,7 @@ def causes(world: Forecasts) -> Row:
     return row
 
 
-def test_spend_above_expectation_is_named_with_its_days_and_its_model(world: Forecasts):
+def test_higher_spend_than_expected_is_named_with_its_days_and_its_model(world: Forecasts):
     days = [Decimal(5)] * 40 + [Decimal(25)]
     world.spend("a", days, 100)
     for n, day in enumerate(days):
@@ -684,8 +684,8 @@ def test_spend_above_expectation_is_named_with_its_days_and_its_model(world: For
     assert row["spend_days"] == -4
     assert row["credit_days"] == 0
     explanation = world.runway()["explanation"]
-    assert "spend above expectation (-4 days, mostly vendor/new)" in explanation
-    assert "earlier than the night before said" in explanation
+    assert "higher spend than expected (-4 days, mostly vendor/new)" in explanation
+    assert "earlier than the previous day's forecast" in explanation
 
 
 def test_a_quiet_day_is_named_with_the_model_that_was_missing(world: Forecasts):
@@ -695,7 +695,7 @@ def test_a_quiet_day_is_named_with_the_model_that_was_missing(world: Forecasts):
         world.bill(START + n * DAY, day, models={"vendor/usual": day} if day else {})
     world.build_all()
     assert causes(world)["spend_days"] == 1
-    assert "spend below expectation (+1 day, mostly vendor/usual)" in world.runway()["explanation"]
+    assert "lower spend than expected (+1 day, mostly vendor/usual)" in world.runway()["explanation"]
 
 
 def test_a_top_up_is_named_with_its_days(world: Forecasts):
@@ -705,7 +705,9 @@ def test_a_top_up_is_named_with_its_days(world: Forecasts):
     row = causes(world)
     assert (row["spend_days"], row["credit_days"]) == (0, 10)
     assert row["credit_change_usd"] == usd(50)
-    assert "10 days later than the night before said: a top-up (+10 days)" in world.runway()["explanation"]
+    assert (
+        "10 days later than the previous day's forecast: a top-up (+10 days)" in world.runway()["explanation"]
+    )
 
 
 def test_credits_taken_back_are_named_with_their_days(world: Forecasts):
@@ -715,7 +717,7 @@ def test_credits_taken_back_are_named_with_their_days(world: Forecasts):
     row = causes(world)
     assert (row["credit_days"], row["credit_change_usd"]) == (-10, usd(-50))
     assert (
-        "10 days earlier than the night before said: credits taken back (-10 days)"
+        "10 days earlier than the previous day's forecast: a refund or other deduction (-10 days)"
         in (world.runway()["explanation"])
     )
 
@@ -726,14 +728,14 @@ def test_what_was_learnt_is_named_with_its_days_and_no_model_where_no_bill_is_kn
     assert row["learning_days"] < 0  # the third dear day in a row raises what is expected of the next
     assert row["most_risen_model"] is None
     explanation = world.runway()["explanation"]
-    assert f"a longer history ({row['learning_days']:+d} day" in explanation
+    assert f"an updated spending rate ({row['learning_days']:+d} day" in explanation
     assert "mostly" not in explanation
 
 
 def test_nothing_new_leaves_the_date_where_it_was(world: Forecasts):
     row = world.answer([5] * 60, 100)
     assert causes(world)["moved_days"] == 0
-    assert row["explanation"].endswith("the same day as the forecast of the night before.")
+    assert row["explanation"].endswith(", unchanged since the previous day's forecast.")
 
 
 def test_the_change_is_that_between_the_last_two_nights_of_the_history(world: Forecasts):

@@ -1,4 +1,4 @@
--- From the first reading to the newest the sum of observed_usd is the counter's own move, to the last digit.
+-- From the first reading to the newest the sum of observed_usd is the counter's own change, to the last digit.
 with observed as (
     select account, sum(observed_usd) as observed_usd
     from {{ ref('daily_spend') }}

@@ -1,7 +1,7 @@
--- The 80 % interval was right in 70 to 90 % of an account's last 100 replays whose horizon has passed. A warning that
--- blocks nothing: the replays overlap, so that one change of regime counts many times and a sound forecast leaves this
--- band now and then. There is nothing to repair or to set: the width answers by itself as the record grows. Until then
--- each row says how to read the dates. Judge a forecast by `coverage_80` of forecast_accuracy, over the whole record.
+-- The 80 % interval was right in 70 to 90 % of an account's last 100 replays whose horizon has passed. A warning
+-- only: replays overlap, so one change in spending counts many times, and even a sound forecast leaves this band now and
+-- then. There is nothing to fix or to tune: the width adjusts by itself as the record grows. Until then each row says
+-- how to read the dates. Judge a forecast by `coverage_80` of forecast_accuracy, over the whole record.
 {{ config(severity='warn') }}
 
 with last_replays as (
@@ -18,13 +18,13 @@ select
     count(*) filter (where is_inside_80) as inside_80,
     if(
         inside_80 < 70,
-        'spend left the 80 % interval too often of late, dates can be off by more than P10 to P90 say: '
-        || 'plan with the early one. Do not tune anything, the interval widens by itself',
-        'the 80 % interval was wider than need be of late, dates are on the careful side. '
-        || 'Nothing to do, it narrows by itself'
+        'recently, actual spend fell outside the 80 % interval too often, so real dates may lie beyond P10 to P90: '
+        || 'plan with P10. Nothing to tune: the interval widens by itself',
+        'the 80 % interval has recently been wider than necessary, so dates are on the cautious side. '
+        || 'Nothing to do: it narrows by itself'
     ) as meaning
 from last_replays
 group by account
--- Fewer tell too little.
+-- Fewer replays say too little.
 having count(*) = 100 and not inside_80 between 70 and 90
 order by account

@@ -1,9 +1,9 @@
 -- One row per account and UTC day (the newest complete one and the replayed ones before it): the account's own record
--- at the close of that day, and what it says of the next forecast. Every forecast of a day and of a week whose span ended
--- within the last 180 days is held against what was spent: that of each level alone, which gives the level its say, and
--- that of all together, which gives the width. An error is a squared difference of logarithms over the variance that the
+-- at the close of that day, and what it means for the next forecast. Every forecast of a day and of a week whose span ended
+-- within the last 180 days is compared with what was spent: that of each level alone, which sets the level's weight, and
+-- that of all together, which sets the width. An error is a squared difference of logarithms over the variance that the
 -- forecast claimed.
--- Guarantee: a forecast is judged as it was made, from the days before its span; no later day moves a row.
+-- Guarantee: a forecast is judged as it was made, from the days before its span; no later day changes a row.
 
 {% set history = var('forecast_history_days') %}
 {% set levels = ['slow', 'fast'] %}
@@ -13,7 +13,7 @@
 with logarithms as (
     select
         *,
-        -- The floor only keeps the logarithm of an account without any spend defined; such days are no test.
+        -- The floor only keeps the logarithm defined for an account without any spend; such days are not a test.
         {%- for level in levels %}
         ln(greatest(level_{{ level }}, 1e-300)) as log_{{ level }}{{ ',' if not loop.last }}
         {%- endfor %}
@@ -51,7 +51,7 @@ claims as (
     from middles
 ),
 
--- What came of the claims whose span ends here. Over whole weeks the weekday factors sum to the number of days.
+-- How the claims whose span ends here turned out. Over whole weeks the weekday factors sum to the number of days.
 outcomes as (
     select
         account,
@@ -82,8 +82,8 @@ outcomes as (
         days as (partition by account order by spend_date)
 ),
 
--- Overlapping spans tell the same story several times: each counts for one over its length. Decimals add up to the
--- same sum in any order.
+-- Overlapping spans repeat the same evidence: each counts for one over its length. Decimals give the same sum in any
+-- order.
 judgements as (
     select
         account,
@@ -128,12 +128,12 @@ records as (
     window recent as (
         partition by account order by spend_date rows between {{ history - 1 }} preceding and current row
     )
-    -- Of the days before these no forecast is asked again. They follow one another without a gap, so that this is cheaper
-    -- than asking for the last one.
+    -- No forecast is replayed for the days before these. Days follow one another without a gap, so this filter is cheaper
+    -- than looking for the last day.
     qualify lead(spend_date, {{ var('forecast_replay_days') }}) over (partition by account order by spend_date) is null
 ),
 
--- A level counts for the more the better it did: (mean squared error) ^ -4, errors of 1 standing in for the unseen past.
+-- The better a level did, the more it counts: (mean squared error) ^ -4, errors of 1 standing in for the unseen past.
 weights as (
     select
         *

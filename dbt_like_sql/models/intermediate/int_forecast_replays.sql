@@ -1,6 +1,6 @@
 -- One row per account, past day and horizon (7, 14 and 30 days) whose horizon has passed since: what the forecast of that
--- day said of the sum of the days after it, what the plain 7-day mean said, and what was spent.
--- Guarantee: what was said rests on the days up to `origin_date` only. Days on which no date would have been given (status
+-- day predicted for the sum of the days after it, what the plain 7-day mean predicted, and what was spent.
+-- Guarantee: predictions use only the days up to `origin_date`. Days on which no date would have been given (status
 -- accumulating or idle) are not replayed.
 
 {% set horizons = [7, 14, 30] %}
@@ -10,7 +10,7 @@ with history as (
     select
         account,
         spend_date as origin_date,
-        -- Recent spend, as people reckon it: what the plain rule divides by, and what a virtual balance is worth.
+        -- Mean of recent spend: what the plain rule repeats, and what a virtual balance is worth.
         avg(cast(spend_usd as double)) over (
             partition by account order by spend_date rows between 6 preceding and current row
         ) as mean_7d_usd,

@@ -1,10 +1,10 @@
 -- One row per account and UTC midnight, no midnight left out: from the start of the first known day to the end of the
--- day of the newest reading. What the two counters stood at there, and how sure that is.
+-- day of the newest reading. What the two counters stood at then, and how sure that is.
 -- Guarantee: `total_usage` is null exactly where no reading lies at or before the midnight, or none at or after it;
--- differences of it add up to the counter's own move. It is rounded once, in whole numbers, the same in every DuckDB.
--- The readings are reduced to days first: what comes after costs by the day, however many readings there are.
+-- its differences add up to the counter's own change. It is rounded once, in whole numbers, the same in every DuckDB.
+-- The readings are reduced to days first, so that later steps cost per day, however many readings there are.
 
--- How near a reading must lie for a midnight to count as read: the vendor's figures are up to a minute old and
+-- How near a reading must lie for a midnight to count as read: OpenRouter's figures are up to a minute old and
 -- schedules drift, and two hours are at most a twelfth of a day's spend shared out by time.
 {% set near_us = 2 * 60 * 60 * 1000 * 1000 %}
 
@@ -51,7 +51,7 @@ stretches as (
 
     union all
 
-    -- Nothing lies after the midnight that ends the newest reading's day.
+    -- There is nothing after the midnight that ends the newest reading's day.
     select
         account,
         max(reading_date) + 1,
@@ -97,8 +97,8 @@ distances as (
         *,
         epoch_us(cast(midnight_date as timestamp)) - epoch_us(before_at) as since_before_us,
         epoch_us(after_at) - epoch_us(cast(midnight_date as timestamp)) as until_after_us,
-        -- Nano-dollars as a whole number: "/" would go through DOUBLE, whose last digits nobody could check by hand.
-        -- 2e18 nano-dollars times a century of microseconds stays far below what a HUGEINT holds.
+        -- In whole nano-dollars: "/" would go through DOUBLE and lose exactness.
+        -- 2e18 nano-dollars times a century of microseconds is far below the limit of a HUGEINT.
         cast((cast(after_usage as decimal(38, 9)) - before_usage) * 1000000000 as hugeint) as move_nano
     from midnights
 ),
@@ -108,7 +108,7 @@ shares as (
         *,
         coalesce(since_before_us <= {{ near_us }}, false)
         or coalesce(until_after_us <= {{ near_us }}, false) as is_near,
-        -- move × elapsed ÷ total, halves away from zero as a CAST to DECIMAL rounds them.
+        -- change × elapsed ÷ total, halves rounded away from zero as a CAST to DECIMAL does.
         sign(move_nano) * (
             (2 * abs(move_nano) * since_before_us + since_before_us + until_after_us)
             // (2 * (since_before_us + until_after_us))

@@ -1,12 +1,12 @@
--- One row per account with a dated forecast today and the night before: how many days the middle date (P50) moved, and why.
--- The causes are told apart by changing one thing at a time, in the order in which it happened: first what the newest
--- complete day cost, then the credits bought or taken, then what the forecast learnt from the day.
+-- One row per account with a dated forecast today and the night before: how many days the median date (P50) moved, and why.
+-- The causes are separated by changing one thing at a time, in the order in which it happened: first what the newest
+-- complete day cost, then the credits bought or taken back, then what the forecast learnt from the day.
 -- Guarantee: `spend_days + credit_days + learning_days = moved_days`, exactly.
 
 {% set steps = ['night_before', 'after_spend', 'after_credits', 'today'] %}
 
 -- Each lookup is materialized: tables made in the same transaction have no statistics yet, and with all joins in one
--- query DuckDB (1.5.6) begins with pairs of all days of an account: 1,000 accounts then cost 5 s, not 0.1.
+-- query DuckDB (1.5.6) starts from pairs of all days of an account: 1,000 accounts then cost 5 s, not 0.1.
 with places as materialized (
     select
         account,
@@ -72,7 +72,7 @@ pairs as materialized (
     inner join spends using (account)
 ),
 
--- The middle date is the first day on which the weekday factors since the close sum to `target_days`.
+-- The median date is the first day on which the weekday factors since the close sum to `target_days`.
 scenarios as (
     select
         account,
@@ -137,7 +137,7 @@ steps as (
     group by account
 ),
 
--- Who spent it: the models whose bill differs most from their mean of the seven days before, if all eight are billed.
+-- What it was spent on: the models whose bill differs most from their mean of the seven days before, if all eight are billed.
 billed_days as (
     select pairs.account
     from pairs

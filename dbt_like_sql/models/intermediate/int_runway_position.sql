@@ -1,6 +1,5 @@
--- One row per account that was ever read: where it stands at its newest reading, and what is known of it. The forecast
--- begins at the close of the last complete day, with the balance that was left then, had all credits bought since been
--- there already.
+-- One row per account that was ever read: where it stands at its newest reading, and what is known about it. The
+-- forecast begins at the close of the last complete day, with the balance left then, counting all credits bought since.
 -- Guarantee: `close_date` is the day before the newest reading's, or that day itself where its whole bill is known, so
 -- that no forecast day lies in the past.
 
@@ -24,7 +23,7 @@ complete_spans as (
     group by account
 ),
 
--- Days before the first reading may be unknown up to the reading's own: the clock has passed them all the same.
+-- Days before the first reading may be unknown up to the reading's own, but their time has passed all the same.
 last_days as (
     select
         newest.*,
@@ -38,7 +37,7 @@ last_days as (
 ),
 
 -- Spend between that close and the newest reading: by the counter where the midnight is known; else as billed so far.
--- Where the close lies after the reading, it is what the whole day's bill says was still to come.
+-- Where the close lies after the reading, it is what the whole day's bill shows was still to come.
 balances as (
     select
         last_days.*,
@@ -92,7 +91,7 @@ select
     spend_30d_usd,
     case
         when balance_usd <= 0 then 'exhausted'
-        -- Nothing can be said of the last 30 days before one whole day is known.
+        -- The last 30 days cannot be judged before one whole day is known.
         when history_days > 0 and not has_spent_lately then 'idle'
         when history_days < {{ var('runway_min_days') }} or days_with_spend < {{ var('runway_min_days_with_spend') }}
             then 'accumulating'

@@ -2,11 +2,11 @@
 -- spent after its close. The sum of h days is log-logistic. Its median is level_usd times the sum of the days' weekday
 -- factors, h // 7 * 7 + factor_sums[h % 7 + 1]; the variance of its logarithm is
 --     width_factor · (ln(1 + day_noise / h + level_noise) + drift_per_day · h + noise_floor) + disagreement
--- Guarantee: a row rests on the days up to its own only, so that a past row is the forecast that would have been made.
--- Only days on which something had been spent within the 180 days before are here.
+-- Guarantee: a row uses only the days up to its own, so that a past row is the forecast that would have been made.
+-- Only days with some spend within the 180 days before them are here.
 
 -- Materialized: tables made in the same transaction have no statistics yet, and with all joins in one query DuckDB
--- (1.5.6) begins with every factor of every day: twice the time.
+-- (1.5.6) starts from every factor of every day: twice the time.
 with estimates as materialized (
     select
         levels.account,
@@ -49,7 +49,7 @@ select
         {%- endfor %}
     ] as factor_sums,
     exp((1 - share_fast) * log_slow + share_fast * log_fast) as level_usd,
-    -- What the levels disagree by is uncertainty too: after a change of regime the answer widens by itself.
+    -- Disagreement between the levels is uncertainty too: after a change of regime the interval widens by itself.
     share_fast * (1 - share_fast) * power(log_slow - log_fast, 2) as disagreement,
     width_factor,
     day_noise,

@@ -1,9 +1,9 @@
 -- One row per account and UTC day that the forecast learns from: from the account's first complete day (at most as many
 -- days back as an estimate of any replayed day can reach) to its last complete one, no day left out.
 -- Guarantee: `spend_usd` is never null and never negative, and depends on no later day. A correction that makes a day
--- negative counts as a day without spend: it says nothing of the days to come. The running day is no history.
+-- negative counts as a day without spend: it says nothing about the days to come. The running day is not history yet.
 
--- A replayed day looks at its backtest, and each day of that at its own history.
+-- A replayed day looks at its backtest, and each day of the backtest at its own history.
 {% set days_kept = var('forecast_replay_days') + 2 * var('forecast_history_days') %}
 
 with spans as (

@@ -1,9 +1,9 @@
 -- One row per account and UTC day: two levels of daily spend and the noise around them, as known at the close of
 -- that day from at most the last 180 days. A level is an exponentially weighted mean of spend over the same mean of the
 -- weekday factors, so that it is the spend of an average day, plus a little of the plain mean. The noise, before the
--- account's own record is asked, gives the sum of h days a log-variance of
+-- account's own record is considered, gives the sum of h days a log-variance of
 --     ln(1 + day_noise / h + level_noise) + drift_per_day · h + noise_floor
--- Guarantee: no later day moves a row; levels are positive once anything was spent within the 180 days, and the
+-- Guarantee: no later day changes a row; levels are positive once anything was spent within the 180 days, and the
 -- log-variance is positive for every h.
 
 {% set history = var('forecast_history_days') %}
@@ -22,7 +22,7 @@ with days as (
         -- A week ahead is the weekday of today.
         cast(spend_usd as double) / factors_ahead[7] as flat_spend
         {%- for name, weight in memories.items() %},
-        -- A power takes long: this is the only one, q^n.
+        -- Powers are slow: this is the only one, q^n.
         power({{ 1 - weight }}, day_number) as decay_{{ name }},
         list_dot_product(
             factors_ahead,
@@ -32,8 +32,8 @@ with days as (
     from {{ ref('int_weekday_profile') }}
 ),
 
--- Σ y·q^(n-j), written as q^n · Σ y·q^-j: a running sum needs no recursion. The powers stay far from what a DOUBLE
--- cannot hold (0.7 ^ 480 is 10^-74), and all terms are positive, so nothing cancels.
+-- Σ y·q^(n-j), written as q^n · Σ y·q^-j: a running sum needs no recursion. The powers stay well within the range of
+-- a DOUBLE (0.7 ^ 480 is 10^-74), and all terms are positive, so nothing cancels.
 sums as (
     select
         account,
@@ -67,7 +67,7 @@ levels as (
     select
         *,
         idle_days_of_week <= {{ var('fast_level_max_idle_days') }} as is_fast_level_used,
-        -- The squared coefficient of variation of spend freed of its weekdays.
+        -- The squared coefficient of variation of spend, adjusted for weekdays.
         case
             when flat_sum > 0 and days > 1
                 then greatest(flat_square_sum - flat_sum * flat_sum / days, 0) / (days - 1)
@@ -77,7 +77,7 @@ levels as (
         {%- for name, weight in memories.items() %},
         decayed_spend_{{ name }} * {{ weight }} / (1 - start_decay_{{ name }}) / mean_factor_{{ name }}
         + {{ var('level_rest') }} * mean_usd as level_{{ name }},
-        -- Σw² / (Σw)² of the weights w = q^0 … q^(days-1): one over the number of days that the mean is worth.
+        -- Σw² / (Σw)² of the weights w = q^0 … q^(days-1): one over the effective number of days in the mean.
         {{ weight }} / {{ 2 - weight }} * (1 + start_decay_{{ name }}) / (1 - start_decay_{{ name }}) as inverse_sample_{{ name }}
         {%- endfor %}
     from sums
@@ -99,7 +99,7 @@ noise as (
     from levels
 ),
 
--- The noise seen, shrunk to the noise expected.
+-- The observed noise, shrunk towards the expected noise.
 shrunk as (
     select
         *,

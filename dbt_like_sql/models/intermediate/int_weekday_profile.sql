@@ -1,6 +1,6 @@
 -- One row per account and UTC day: the weekday profile as it was known at the close of that day, from at most the last 26
 -- weeks: how much of an average day's spend each weekday sees.
--- Guarantee: the seven factors are positive and average 1; no later day moves a row.
+-- Guarantee: the seven factors are positive and average 1; no later day changes a row.
 
 {% set history = var('forecast_history_days') %}
 {% set weeks = (history + 6) // 7 %}
@@ -19,7 +19,7 @@ with means as (
     )
 ),
 
--- One burst does not make a weekday.
+-- One burst must not shape a weekday.
 weekday_sums as (
     select
         account,
@@ -34,7 +34,7 @@ weekday_sums as (
     from means
 ),
 
--- The sums of the seven weekdays stand in the last seven rows. Factors are shrunk to 1 by days that nobody saw.
+-- The sums of the seven weekdays are in the last seven rows. Factors are shrunk towards 1 by pseudo-days.
 factors as (
     select
         account,

@@ -1,10 +1,10 @@
 -- One row per account and day ahead: the fan. What is spent from the close of the last complete day to the end of that day
 -- (quantiles of the same distribution as runway_curve), and the balance that this leaves.
--- Guarantee: balance_p10 reaches zero on the very day whose probability in runway_curve reaches 0.10, and so for p50 and
+-- Guarantee: balance_p10 reaches zero on exactly the day whose probability in runway_curve reaches 0.10, and so for p50 and
 -- p90; spend quantiles never fall with the horizon. No further top-up is assumed, and a balance is not clamped at zero.
--- For the accounts of runway_curve with spend in the last half-year; an account that is used up has no fan.
+-- For the accounts of runway_curve with spend in the last half-year; an account whose credits are used up has no fan.
 
--- The largest DECIMAL(18,9): beyond a billion USD nobody plans by the cent.
+-- The largest DECIMAL(18,9): above a billion USD nobody plans by the cent.
 {% set most_usd = 999999999.0 %}
 -- ln(p / (1 - p)) of P10 and P90.
 {% set quantiles = {'p10': 'ln(1.0 / 9)', 'p50': '0.0', 'p90': 'ln(9.0)'} %}
@@ -13,7 +13,7 @@ with starts as (
     select
         place.account,
         place.close_date,
-        -- Wider than the tables: a debt less a billion would overflow, and fail the build for every account.
+        -- Wider than in the tables: a debt minus a billion would overflow and fail the build for every account.
         cast(place.balance_at_close_usd as decimal(28, 9)) as balance_at_close_usd,
         forecast.* exclude (account, origin_date)
     from {{ ref('int_runway_position') }} as place
@@ -59,7 +59,7 @@ select
     spend_p10,
     spend_p50,
     spend_p90,
-    -- What is spent with one chance in ten to be exceeded leaves the balance that is low with one chance in ten.
+    -- The P90 of spend gives the P10 of the balance.
     cast(greatest(balance_at_close_usd - spend_p90, -{{ most_usd }}) as decimal(18, 9)) as balance_p10,
     cast(greatest(balance_at_close_usd - spend_p50, -{{ most_usd }}) as decimal(18, 9)) as balance_p50,
     cast(greatest(balance_at_close_usd - spend_p10, -{{ most_usd }}) as decimal(18, 9)) as balance_p90

@@ -1,8 +1,8 @@
--- One row per account, pair of neighbouring readings and kind: every move of a counter that is not spend.
--- Guarantee: `amount_usd` is the move of the counter with its sign, so the sum of top_up and credit_decrease from the
--- first reading to the newest is exactly the move of total_credits.
--- What happens between two readings is seen as one: a top-up and a refund in between show as their difference, and a
--- correction smaller than the spend beside it does not show at all.
+-- One row per account, pair of neighbouring readings and kind: every change of a counter that is not spend.
+-- Guarantee: `amount_usd` is the signed change of the counter, so the sum of top_up and credit_decrease from the
+-- first reading to the newest is exactly the change of total_credits.
+-- Only the net effect between two readings is visible: a top-up and a refund in between show as their difference, and
+-- a correction smaller than the spend in that time does not show at all.
 
 with pairs as (
     select

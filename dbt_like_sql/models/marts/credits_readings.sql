@@ -1,4 +1,4 @@
--- One row per account and instant: the readings as people want them, with the balance.
+-- One row per account and instant: the readings, with the balance.
 -- Guarantee: every reading of the raw table is here, each instant once; nothing is filled in and nothing is clamped.
 
 select

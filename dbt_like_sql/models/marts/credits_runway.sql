@@ -1,7 +1,7 @@
 -- One row per account that was ever read, as of its newest reading: when the credits run out, and how sure that is.
 -- Guarantee: dates are given where status is ok or exhausted, and then P10 <= P50 <= P90, none before the day of the
--- newest reading. They are the days on which runway_curve reaches 0.10, 0.50 and 0.90, null beyond its horizon; used up
--- is used up today.
+-- newest reading. They are the days on which runway_curve reaches 0.10, 0.50 and 0.90, null beyond its horizon. Where
+-- the credits are used up, all three are the day of the newest reading.
 
 {% set quantiles = {'p10': 0.1, 'p50': 0.5, 'p90': 0.9} %}
 {% set causes = ['spend', 'credit', 'learning'] %}
@@ -65,14 +65,14 @@ answers as (
         and place.last_complete_date = forecast.origin_date
 ),
 
--- What moved the date by a day or more, as half sentences.
+-- What moved the date by a day or more, as parts of a sentence.
 causes as (
     select
         account,
         moved_days,
         case
             when spend_days <> 0 then
-                'spend ' || if(spend_usd > expected_spend_usd, 'above', 'below') || ' expectation ('
+                if(spend_usd > expected_spend_usd, 'higher', 'lower') || ' spend than expected ('
                 || format('{:+d} day{}', spend_days, if(abs(spend_days) = 1, '', 's'))
                 || coalesce(
                     ', mostly ' || if(spend_usd > expected_spend_usd, most_risen_model, most_fallen_model), ''
@@ -80,12 +80,13 @@ causes as (
         end as spend_cause,
         case
             when credit_days <> 0 then
-                if(credit_change_usd > 0, 'a top-up (', 'credits taken back (')
+                if(credit_change_usd > 0, 'a top-up (', 'a refund or other deduction (')
                 || format('{:+d} day{}', credit_days, if(abs(credit_days) = 1, '', 's')) || ')'
         end as credit_cause,
         case
             when learning_days <> 0 then
-                'a longer history (' || format('{:+d} day{}', learning_days, if(abs(learning_days) = 1, '', 's')) || ')'
+                'an updated spending rate ('
+                || format('{:+d} day{}', learning_days, if(abs(learning_days) = 1, '', 's')) || ')'
         end as learning_cause
     from {{ ref('int_runway_change') }}
 ),
@@ -94,7 +95,7 @@ words as (
     select
         answers.*,
         {%- for name in ['balance_usd', 'expected_daily_spend_usd'] %}
-        -- Small amounts keep two digits that count.
+        -- Small amounts keep two significant digits.
         if({{ name }} < 0, '−$', '$') || if(
             abs({{ name }}) >= 0.01 or {{ name }} = 0,
             format('{:,.2f}', abs(cast({{ name }} as double))), format('{:.2g}', abs(cast({{ name }} as double)))
@@ -106,9 +107,9 @@ words as (
             else 'last until about ' || strftime(close_date + cast(days_left_p50 as integer), '%-d %b %Y')
         end as outcome,
         case
-            when moved_days = 0 then ', the same day as the forecast of the night before'
+            when moved_days = 0 then ', unchanged since the previous day''s forecast'
             else ', ' || abs(moved_days) || if(abs(moved_days) = 1, ' day ', ' days ')
-                || if(moved_days < 0, 'earlier', 'later') || ' than the night before said'
+                || if(moved_days < 0, 'earlier', 'later') || ' than the previous day''s forecast'
         end
         || coalesce(
             ': ' || nullif(concat_ws(', '{% for cause in causes %}, {{ cause }}_cause{% endfor %}), ''), ''

@@ -1,8 +1,8 @@
 -- One row per account and UTC day, no day left out: from the first known day (the earlier of the first day billed above
 -- zero and the day of the first reading) to the day of the newest reading.
--- Guarantee: from the first reading to the newest, the sum of `observed_usd` is exactly the move of the counter. A day
--- that nobody read is filled from its bill, else shared out by time, and `method` says which. A counter that fell
--- gives a negative figure: it is never clamped.
+-- Guarantee: from the first reading to the newest, the sum of `observed_usd` is exactly the change of the counter. A day
+-- without readings is filled from its bill, else by sharing out the gap by time, and `method` says which. A counter that
+-- fell gives a negative figure: it is never clamped.
 
 with days as (
     select
@@ -14,7 +14,7 @@ with days as (
         lead(is_near) over next_midnight as is_end_read,
         lead(before_at) over next_midnight is not null as has_reading_before_end,
         lead(after_at) over next_midnight is not null as has_reading_after_end,
-        -- On the day of the first reading spend counts from that reading, on the running day up to the newest one.
+        -- On the day of the first reading, spend counts from that reading; on the running day, up to the newest one.
         coalesce(total_usage, after_usage) as usage_at_start,
         lead(coalesce(total_usage, before_usage)) over next_midnight as usage_at_end
     from {{ ref('int_midnights') }}

@@ -1,4 +1,4 @@
--- One row per account, UTC day and model that was billed: who spent it.
+-- One row per account, UTC day and model that was billed: what the money was spent on.
 -- Guarantee: every row of the bill is here; over a day `spend_usd` sums to `billed_usd` of daily_spend, which differs from
 -- its `spend_usd` by the residual where the day was observed.
 

@@ -1,13 +1,13 @@
--- One row per charge, in the columns of FOCUS 1.2 (FinOps Open Cost and Usage Specification): top-ups and other moves of
--- credits, and usage per account, UTC day and model.
+-- One row per charge, in the columns of FOCUS 1.2 (FinOps Open Cost and Usage Specification): top-ups and other changes
+-- of credits, and usage per account, UTC day and model.
 -- Guarantee: over any day, and so over any month, EffectiveCost sums to spend_usd of daily_spend, and BilledCost to the
--- moves of credits in credit_events. Credits are paid in advance: a purchase costs cash and no use of it yet, usage
--- costs no more cash, so neither is counted twice.
+-- changes of credits in credit_events. Credits are paid in advance: a purchase costs cash and is not usage yet, and usage
+-- costs no further cash, so nothing is counted twice.
 -- Where bill and counter differ on a day, the bill's models keep their figures and one more row carries the remainder:
--- usage of no known model, below zero where the counter shows less. FOCUS counts refunds under the category of what they
+-- usage of an unknown model, below zero where the counter shows less. FOCUS counts refunds under the category of what they
 -- take back, so that remainders of neighbouring days, and a purchase and its refund, cancel out within one category.
--- ChargeClass `Correction` is for charges of an earlier invoice. What is used from prepaid credits is on no invoice, and
--- which invoice a purchase is on no API says: so ChargeClass and InvoiceId are null, as FOCUS wants both without one.
+-- ChargeClass and InvoiceId are null: usage of prepaid credits is on no invoice, and no API says which invoice a purchase
+-- is on (ChargeClass `Correction` is for charges of an earlier invoice).
 
 with days as (
     select account, spend_date, spend_usd, method, is_complete
@@ -75,7 +75,7 @@ charges as (
 
     union all
 
-    -- No tokens are known here: what was used is credits, one for one US dollar.
+    -- No tokens are known here: what was used is credits, one per US dollar.
     select
         account,
         spend_date,

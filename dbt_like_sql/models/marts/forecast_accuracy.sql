@@ -1,12 +1,12 @@
--- One row per account and horizon (7, 14 and 30 days): how good the forecast was, replayed for every day of the last half-year
--- whose horizon has passed, beside the plain rule "the mean of the last 7 days goes on".
--- Guarantee: every replay rests on the days up to its own, backfilled history included; a horizon without any replay has
--- no row. Replays overlap, so a hundred of them are worth far fewer independent ones.
+-- One row per account and horizon (7, 14 and 30 days): how accurate the forecast was, replayed for each of the last 120
+-- days whose horizon has passed, compared with simply repeating the mean of the last 7 days.
+-- Guarantee: every replay uses only the days up to its own, backfilled history included; a horizon without any replay
+-- has no row. Replays overlap, so a hundred of them are worth far fewer independent ones.
 
 {% set quantiles = {'p10': 0.1, 'p50': 0.5, 'p90': 0.9} %}
 
 with replays as (
-    -- Wider than money: the losses of an account of a hundred million would fail the build of all.
+    -- Wider than money: the losses of an account of a hundred million would fail the build for all.
     select * replace (cast(spent_usd as decimal(28, 9)) as spent_usd)
     from {{ ref('int_forecast_replays') }}
 ),
@@ -16,7 +16,7 @@ losses as (
         account,
         horizon_days,
         is_inside_80,
-        -- Decimals add up to the same sum in any order.
+        -- Decimals give the same sum in any order.
         (
             {%- for quantile, level in quantiles.items() %}
             {{ '+ ' if not loop.first }}greatest(

@@ -1,6 +1,6 @@
 -- One row per account and day ahead, 1 to 365: the probability that the credits are gone by the end of that day. For every
 -- account with two complete days and some spend, whatever its status. Spend is never negative, so "gone within h days"
--- is "h days cost at least the balance": one distribution, of the sum of h days, answers for dates, fan and alerts.
+-- the same as "h days cost at least the balance": one distribution, of the sum of h days, gives dates, fan and alerts.
 -- Guarantee: the probability never falls with the horizon; no date lies before the day of the newest reading; an account
 -- whose credits are used up has 1 throughout, one that spent nothing for half a year has 0.
 
@@ -38,7 +38,7 @@ select
     as_of,
     day_ahead,
     close_date + cast(day_ahead as integer) as run_out_date,
-    -- More days never make it less likely; a wider distribution alone might, by a hair, where it is all but certain.
+    -- More days never make it less likely; a wider distribution alone might, slightly, where it is almost certain.
     max(
         case
             when is_gone then 1

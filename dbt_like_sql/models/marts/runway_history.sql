@@ -1,6 +1,6 @@
 -- One row per account and each of the last 90 days whose balance at the close is known: the forecast as it would have been
 -- made that night, from the days up to it; and what the next day then cost.
--- Guarantee: no later spend moves a forecast (a balance between two distant readings is interpolated, see daily_balance).
+-- Guarantee: no later spend changes a forecast (a balance between two distant readings is interpolated, see daily_balance).
 -- Quantiles are null where that night's status would have been accumulating or idle, and beyond the horizon. No date
 -- lies before the day after `as_of_date`.
 
@@ -30,7 +30,7 @@ with nights as (
 reach as (
     select
         *,
-        -- The P90 day lies before this one: no need to look further.
+        -- The P90 day lies before this one: there is no need to look further.
         cast(least(
             balance / level_usd * exp(ln(9.0) / {{ var('logistic_scale') }} * sqrt(most_variance)) + 7, {{ horizon }}
         ) as bigint) as last_day

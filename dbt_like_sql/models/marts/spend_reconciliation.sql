@@ -1,11 +1,11 @@
--- One row per account and stretch of days that both sides know whole: the counter's move beside the bill.
+-- One row per account and stretch of days known in full from both sides: the counter's change beside the bill.
 -- Guarantee: a stretch runs from one midnight with a reading within 2 h to the next such midnight, so a day that was
 -- observed stands alone and a gap is one row; every bill in it was fetched after its day's end. Days outside (the
--- running day, a gap with a day not billed, what lies before the first reading) are not here: nothing can be compared.
+-- running day, a gap with a day not billed, what lies before the first reading) are left out: there is nothing to compare.
 
--- Below a cent, or one per cent of the bill, a difference is the vendor's delay (figures up to a minute old) and our
--- sharing out of the minutes around a midnight, not an error. After a much dearer day those minutes alone can be more:
--- `shared_usd` says how much they carry.
+-- Below a cent, or one per cent of the bill, a difference is OpenRouter's delay (figures up to a minute old) and our
+-- sharing out of the minutes around a midnight, not an error. After a much more expensive day those minutes alone can
+-- exceed that: `shared_usd` says how much they carry.
 {% set tolerance_share = 0.01 %}
 {% set tolerance_usd = 0.01 %}
 
@@ -14,7 +14,7 @@ with midnights as (
         account,
         midnight_date,
         is_near and after_at is not null as is_bound,
-        -- What lies between the midnight and the reading nearest in spend: placed by time, read by nobody.
+        -- The usage between the midnight and the nearest reading: placed by time alone.
         coalesce(least(abs(total_usage - before_usage), abs(after_usage - total_usage)), 0) as shared_usd
     from {{ ref('int_midnights') }}
 ),

@@ -1,5 +1,5 @@
 -- One row per account and month: how far counter and bill have drifted apart, summed over spend_reconciliation.
--- Guarantee: every stretch counts once, whole, in the month of its last day.
+-- Guarantee: every stretch counts once, in full, in the month of its last day.
 
 select
     account,

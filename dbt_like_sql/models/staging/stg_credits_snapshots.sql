@@ -1,6 +1,6 @@
 -- One row per account and instant: the readings, each instant once.
--- Guarantee: where several rows claim the same instant of an account, the same one is kept at every build: a reading
--- of ours before an imported one, then the higher counters, then the later snapshot_date.
+-- Guarantee: where an account has several rows for the same instant, every build keeps the same one: a reading of our
+-- own before an imported one, then the higher counters, then the later snapshot_date.
 
 select
     account,

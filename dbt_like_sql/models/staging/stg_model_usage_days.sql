@@ -1,4 +1,4 @@
--- One row per account and fetched UTC day, with the one question that matters about a bill answered: is it whole?
+-- One row per account and fetched UTC day, and whether its bill covers the whole day.
 -- Guarantee: `is_whole_day` is true exactly where the day was fetched at or after the midnight that ends it.
 
 select
