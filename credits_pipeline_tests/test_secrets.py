@@ -201,7 +201,7 @@ def test_security_md_says_what_is_protected_from_whom_how_what_is_not_and_how_to
     for part in (
         "What is protected",
         "The key",
-        "From whom",
+        "Threats",
         "What is not protected",
         "When the warehouse is damaged",
     ):
