@@ -5,7 +5,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 RUN := $(PY) -m credits_pipeline
 
-# Of the Dagster UI.
+# Port of the Dagster UI.
 PORT ?= 3000
 
 .PHONY: help demo demo-ui test test-slow test-duckdb test-browser test-all run dev answer backfill import backup restore \
@@ -14,68 +14,68 @@ PORT ?= 3000
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sort | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
-demo: $(VENV)/installed ## the whole pipeline against a simulated API, and the answer (data/demo)
+demo: $(VENV)/installed ## run the whole pipeline against a simulated API and show the answer (data/demo)
 	@$(RUN) demo
 
-demo-ui: $(VENV)/installed ## the Dagster UI on the demo's data
+demo-ui: $(VENV)/installed ## start the Dagster UI on the demo's data [PORT=3001]
 	@$(RUN) dev --demo --port $(PORT)
 
-run: $(VENV)/installed ## a real day with your key: readings, history, forecast, answer
+run: $(VENV)/installed ## the real thing with your key: readings, history, forecast, answer
 	@$(RUN) run
 
-dev: $(VENV)/installed ## the Dagster UI with the schedules running, on http://127.0.0.1:3000 [PORT=3001]
+dev: $(VENV)/installed ## start the Dagster UI and the schedules on http://127.0.0.1:3000 [PORT=3001]
 	@$(RUN) dev --port $(PORT)
 
 answer: $(VENV)/installed ## print the answer again
 	@$(RUN) answer
 
-backfill: $(VENV)/installed ## fetch past days: make backfill FROM=2026-01-01 TO=2026-01-31
+backfill: $(VENV)/installed ## fetch past days' bills: make backfill FROM=2026-01-01 TO=2026-01-31
 	@$(RUN) backfill $(if $(FROM),--from $(FROM)) $(if $(TO),--to $(TO))
 
-import: $(VENV)/installed ## append earlier readings: make import FILE=readings.csv ACCOUNT=default [TZ=Europe/Zurich]
+import: $(VENV)/installed ## append readings you logged: make import FILE=readings.csv ACCOUNT=default [TZ=Europe/Zurich]
 	@[ -n "$(FILE)" ] || { echo "which file? make import FILE=readings.csv ACCOUNT=default"; exit 1; }
 	@$(RUN) import "$(FILE)" --account "$(or $(ACCOUNT),default)" $(if $(filter command line,$(origin TZ)),--tz "$(TZ)")
 
-backup: $(VENV)/installed ## a consistent copy of the warehouse, and Parquet: make backup [TO=folder]
+backup: $(VENV)/installed ## save a consistent copy of the warehouse, and Parquet: make backup [TO=folder]
 	@$(RUN) backup $(if $(TO),"$(TO)")
 
-restore: $(VENV)/installed ## put a backup in the warehouse's place: make restore FROM=folder
+restore: $(VENV)/installed ## replace the warehouse by a backup: make restore FROM=folder
 	@[ -n "$(FROM)" ] || { echo "which backup? make restore FROM=data/backups/credits-…"; exit 1; }
 	@$(RUN) restore "$(FROM)"
 
 alert-test: $(VENV)/installed ## send a test alert to every channel of CREDITS_ALERT_URLS
 	@$(RUN) alert-test
 
-test: $(VENV)/installed-dev ## all tests that need nothing but this machine, in under three minutes
+test: $(VENV)/installed-dev ## the fast tests, which need only this machine (under three minutes)
 	@$(PY) -m pytest -n 2 --dist worksteal -q -m "not heavy and not browser and not slow"
 
-test-slow: $(VENV)/installed-dev ## the slow ones: faults, secrets, recovery, real dbt, readers, alerts
+test-slow: $(VENV)/installed-dev ## the slow tests: faults, secrets, recovery, real dbt, readers, alerts
 	@$(PY) -m pytest -n 2 --dist loadfile -q -m "slow and not heavy and not browser"
 
-# The oldest and the newest duckdb that we support; the other tests run on the one that is locked.
+# The oldest and the newest DuckDB that we support; the other tests run on the locked version.
 DUCKDB_TESTS := test_models_*.py test_forecast*.py test_sql_project.py test_warehouse.py test_publish.py
-test-duckdb: $(VENV)/installed-dev ## the tests of SQL and warehouse on the oldest and the newest duckdb we support
+test-duckdb: $(VENV)/installed-dev ## the SQL and warehouse tests on the oldest and the newest supported DuckDB
 	@for version in 1.5.4 2.0.0; do echo "duckdb $$version"; \
 	  [ -d $(VENV)/duckdb-$$version ] || $(INSTALL) --require-hashes --target $(VENV)/duckdb-$$version -r requirements-duckdb-$$version.lock || exit 1; \
 	  (cd credits_pipeline_tests && PYTHONPATH=$(CURDIR)/$(VENV)/duckdb-$$version $(CURDIR)/$(PY) -m pytest -c ../pyproject.toml --rootdir .. -n 2 -q -m "not heavy and not browser" $(DUCKDB_TESTS)) || exit 1; done
 
-test-browser: $(VENV)/installed-dev ## the Dagster UI and the report in Debian's Chromium
+test-browser: $(VENV)/installed-dev ## test the Dagster UI and the report in Debian's Chromium
 	@$(PY) -m pytest -q -m browser
 
-test-all: $(VENV)/installed-dev ## everything heavy as well: load, chaos, old drivers, BI servers (an hour)
+test-all: $(VENV)/installed-dev ## the heavy tests: load, chaos, old drivers, BI servers (about two hours)
 	@$(PY) -m pytest -q -m heavy
 
 MINUTES ?= 20
-chaos: $(VENV)/installed-dev ## faults at random times, and how many were survived: make chaos MINUTES=20
+chaos: $(VENV)/installed-dev ## inject faults at random times and check recovery: make chaos MINUTES=20
 	@$(PY) -m credits_pipeline_tests.chaos --minutes $(MINUTES)
 
-bench: $(VENV)/installed-dev ## what a daily run and a year's backfill cost, as ratios to rivals
+bench: $(VENV)/installed-dev ## time a daily run and a year's backfill against rivals
 	@$(PY) benchmarks/daily_run.py
 
-bench-forecast: $(VENV)/installed-dev ## score the forecast: make bench-forecast TASKS=folder [ARGS=--libraries]
+bench-forecast: $(VENV)/installed-dev ## time the forecast; with TASKS=folder also score it [ARGS=--libraries]
 	@$(PY) benchmarks/forecast.py "$(TASKS)" $(ARGS)
 
-pictures: $(VENV)/installed-dev ## take the README's pictures anew
+pictures: $(VENV)/installed-dev ## retake the README's pictures
 	@$(PY) -m credits_pipeline_tests.pictures
 
 lint: $(VENV)/installed-dev ## ruff: rules and format
@@ -84,22 +84,22 @@ lint: $(VENV)/installed-dev ## ruff: rules and format
 types: $(VENV)/installed-dev ## mypy, strict
 	@$(PY) -m mypy
 
-check: $(VENV)/installed-dev ## Dagster's own check of the definitions
+check: $(VENV)/installed-dev ## run Dagster's own check of the definitions
 	@mkdir -p $(VENV)/check && cp credits_pipeline/dagster.yaml $(VENV)/check/
 	@DAGSTER_HOME=$(CURDIR)/$(VENV)/check $(VENV)/bin/dg check defs
 
-lock: ## resolve the dependencies anew (needs uv); the locks name no registry
+lock: ## update requirements.lock and requirements-dev.lock (needs uv)
 	uv pip compile pyproject.toml $(LOCK_OPTIONS) -o requirements.lock
 	uv pip compile pyproject.toml --extra dev $(LOCK_OPTIONS) -c requirements.lock -o requirements-dev.lock
 LOCK_OPTIONS := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-strip-extras -q -U
 
-clean: ## remove the virtual environment and the demo's data, never yours
+clean: ## remove the virtual environment and the demo's data, never your own
 	rm -rf $(VENV) data/demo
 
-# What is missing on the machine is named in one line, before anything is set up.
+# Anything missing on the machine is named in one line, before anything is set up.
 $(VENV)/bin/python:
-	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is missing: install it (Debian: apt-get install python3 python3-venv; macOS: brew install python), or name it: make PYTHON=/path/to/python3 $(MAKECMDGOALS)"; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$$($(PYTHON) --version) is too old: Python 3.11 or newer is needed; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is missing: install it (Debian: apt-get install python3 python3-venv; macOS: brew install python), or say where it is: make PYTHON=/path/to/python3 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$$($(PYTHON) --version) is too old: Python 3.11 or newer is needed; choose one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "Python's venv module is missing: install it (Debian: apt-get install python3-venv)"; exit 1; }
 	@echo "Setting up .venv (once; a minute or two) …"
 	@$(PYTHON) -m venv $(VENV)
@@ -112,13 +112,13 @@ $(VENV)/installed: requirements.lock pyproject.toml | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/installed-dev: requirements-dev.lock $(VENV)/installed
-	@echo "Installing the tools of the tests …"
+	@echo "Installing the test tools …"
 	@$(INSTALL) --require-hashes -r requirements-dev.lock
 	@touch $@
 
 .PHONY: superset test-bi
-superset: $(VENV)/installed-dev ## Apache Superset with a dashboard on the published copy: make superset [FILE=credits.duckdb]
+superset: $(VENV)/installed-dev ## start Apache Superset with a dashboard on the published copy [FILE=credits.duckdb]
 	@PYTHONPATH=. $(PY) tools/superset.py $(if $(FILE),--file "$(FILE)") $(ARGS)
 
-test-bi: $(VENV)/installed-dev ## Superset for real: its API, its dashboard in Chromium, new data after each run
+test-bi: $(VENV)/installed-dev ## test real Superset: its API, its dashboard in Chromium, new data after each run
 	@$(PY) -m pytest -q -m heavy credits_pipeline_tests/test_superset.py

@@ -6,7 +6,7 @@
 (b) `dbt build` of the same models by dbt-duckdb: what the SQL would cost with the usual tool.
 Then a year's history for 1 and for 200 accounts, from a server that takes 100 ms to answer.
 Every figure is a wall time from process start to exit, the median of the repeats, with the simulated API in a process
-of its own. Nothing is asserted: these are figures to read.
+of its own. Nothing is asserted: the figures are for reading.
 """
 
 import argparse
@@ -106,7 +106,7 @@ def dbt_build(env: dict[str, str]) -> list[str]:
 def daily_run(repeat: int) -> None:
     empty, ours, dbt = [], [], []
     with simulated(1, 0) as env:
-        seconds(pipeline("run"), env)  # the year before, once
+        seconds(pipeline("run"), env)  # last year's bills, once
         command = dbt_build(dict(env))
         env_dbt = {**env, "CREDITS_DBT_WAREHOUSE": str(Path(env["CREDITS_DATA_DIR"]) / "dbt.duckdb")}
         for number in range(repeat):

@@ -1,4 +1,4 @@
-"""`make bench-forecast`: how right the forecast is, and what it costs, from the product's own tables.
+"""`make bench-forecast`: how accurate the forecast is, and what it costs, from the product's own tables.
 
     python benchmarks/forecast.py FOLDER [--libraries] [--curves FILE] [--no-scale]
 
@@ -7,8 +7,7 @@ run_out_day), `history.parquet` (task_id, spend_date, spend) and, for rivals, `c
 day_ahead, probability). Every task becomes an account of a fresh warehouse: readings exactly at each midnight, the
 first at the start of the task's first day, counters that move by the task's daily spend, credits that leave the task's
 balance. The models are built and tested as in a daily run; 90 days of marts.runway_curve are written to --curves and
-scored.
-Then the same with a third of the readings missing. Without a FOLDER only time and memory are measured.
+scored. Then the same with a third of the readings missing. Without a FOLDER only time and memory are measured.
 
 Score: CRPS in days, the sum over the known days of (probability - happened)^2, divided by the days of cover that the
 last 28 days suggest. The headline is the geometric mean over series of its ratio to a rival, averaged over data sets,
@@ -39,9 +38,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 HORIZON = 90  # days of the curve that are scored
 RATIO_FLOOR = 0.02  # added to both scores of a ratio, so that a perfect one does not decide it
-MOST_USD = (
-    9e8  # a counter holds just under 1e9 USD; the forecast knows no unit, so larger tasks are scaled down
-)
+# A counter holds just under 1e9 USD; the forecast is independent of scale, so larger tasks are scaled down.
+MOST_USD = 9e8
 STATSFORECAST = "statsforecast==2.1.1"
 LIBRARIES = ROOT / ".venv" / "bench-libraries"
 FORECAST_STEPS = (
@@ -118,7 +116,7 @@ def build(job: dict[str, Any]) -> None:
             load(con, job)
         print("{}")
         return
-    if job["step"] == "prepare":  # everything that runway_curve alone begins with
+    if job["step"] == "prepare":  # everything that runway_curve is built from
         with warehouse.writing("the benchmark") as con:
             needed = [
                 "int_midnights",
@@ -131,7 +129,7 @@ def build(job: dict[str, Any]) -> None:
         print("{}")
         return
     with warehouse.writing("the benchmark") as con:
-        con.execute("set threads = 2")  # what the targets speak of
+        con.execute("set threads = 2")  # what the targets refer to
         started, started_cpu = time.perf_counter(), time.process_time()
         is_alone = job["step"] == "curve"
         variables = {"forecast_horizon_days": HORIZON} if is_alone else {}
@@ -237,7 +235,7 @@ def ratio(ours: "pd.DataFrame", theirs: "pd.DataFrame") -> tuple[float, float, f
 
 
 class Scores:
-    """The tasks of a folder, and how any curves do on them."""
+    """The tasks of a folder, and how given curves score on them."""
 
     def __init__(self, folder: Path) -> None:
         import pandas as pd
@@ -302,7 +300,7 @@ for number, (task, balance, spend) in enumerate(found):
     try:
         model = AutoETS(season_length=7 if len(y) >= 14 else 1)
         paths = model.simulate(h=90, n_paths=500, y=y / scale, seed=0)
-    except Exception:  # too short or too flat for it: the mean goes on
+    except Exception:  # too short or too flat for it: repeat the mean
         paths = np.full((1, 90), 1.0)
     sums = np.cumsum(np.clip(np.nan_to_num(paths, nan=1.0), 0, None), axis=1)
     ids += [task] * 90

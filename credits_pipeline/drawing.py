@@ -26,7 +26,7 @@ Row: TypeAlias = Mapping[str, Any]
 Theme: TypeAlias = Literal["auto", "light", "dark"]
 Spec: TypeAlias = dict[str, Any]
 
-# Laid out for letters that are still 11 px high on a phone, at 0.84 times; a wider page may set them smaller by CSS.
+# Sized so that letters are still 11 px high on a phone, at 0.84 times; a wider page may make them smaller with CSS.
 WIDTH, HEIGHT, FONT_PX = 420, 170, 14
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 12, 30, 40
 PLOT_WIDTH = WIDTH - _LEFT - _RIGHT
@@ -41,12 +41,12 @@ DAY_MS = 86_400_000
 _MOST_STEPS = 5
 # Its letters are then as large as those around it in a dialog of Dagster's UI, and it is not shrunk.
 _PICTURE_PX = 560
-# Those that a run draws twice, with room to spare.
+# A run draws each chart twice; with room to spare.
 _DRAWINGS_KEPT = 32
 
 
 class Ink(str):
-    """The role of a colour. A type of its own, so that a model that is called "ink" stays a name."""
+    """The role of a colour. A type of its own, so that a model called "ink" stays a name."""
 
     __slots__ = ()
 
@@ -94,7 +94,7 @@ def empty(sentence: str) -> Chart:
 def svg(chart: Chart, theme: Theme = "auto", *, name: str = "chart") -> str:
     """The chart as an SVG element of some 10 to 40 kB; `name` (letters, digits, -) keeps its ids apart on a page.
 
-    It carries no title of its own: whoever embeds it says `role="img"` and `aria-label` with `chart.words`.
+    It has no title of its own: the page that embeds it sets `role="img"` and `aria-label` to `chart.words`.
     """
     drawn = _drawn(json.dumps(_with_variables(chart.spec)))
     colours = {} if theme == "auto" else PALETTES[theme]
@@ -120,7 +120,7 @@ def css(theme: Literal["light", "dark"]) -> str:
 
 @lru_cache(maxsize=_DRAWINGS_KEPT)
 def _drawn(spec: str) -> str:
-    """A Vega-Lite specification as an SVG element without what a page has no use for; its ids are numbers."""
+    """A Vega-Lite specification as an SVG element without the parts a page does not need; its ids are numbers."""
     import vl_convert
 
     drawn: str = vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])
@@ -241,10 +241,10 @@ class DateScale:
 
 
 def _day_axis(first: date, end: date, *, upright: bool = False) -> Spec:
-    """Ticks and labels of an axis of days: "12 Mar", "Mar" or "2026", the year once where it is not said already.
+    """Ticks and labels of an axis of days: "12 Mar", "Mar" or "2026", the year once where it is not shown already.
 
-    No label stands at either end, where the unit or the edge of the picture is. On an `upright` axis fewer
-    have room, as a label with its year takes two lines.
+    There is no label at either end, where the unit or the edge of the picture is. An `upright` axis has room for
+    fewer, as a label with its year takes two lines.
     """
     span, margin, most = (end - first).days, (0.1 if upright else 0.08), (3 if upright else 8)
     ticks = _day_ticks(first, end)
@@ -268,7 +268,7 @@ def _day_axis(first: date, end: date, *, upright: bool = False) -> Spec:
 
 
 def _day_ticks(first: date, end: date) -> list[date]:
-    """Some 4 to 6 days to label between the two: Mondays, firsts of months, Januaries, as the span asks."""
+    """Some 4 to 6 days to label between the two: Mondays, firsts of months, Januaries, depending on the span."""
     span = (end - first).days
     for step in (1, 2, 3, 7, 14):
         if span <= 6 * step:
@@ -347,7 +347,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Rungs:
-    """Bars to the right from zero, one rung per row from the top; in per cent unless labelled otherwise."""
+    """Bars to the right from zero, one rung per row from the top; in percent unless labelled otherwise."""
 
     rows: Sequence[str]
     high: float
@@ -368,7 +368,7 @@ class Rungs:
         return spec
 
     def labels(self, values: Sequence[Row], *, shift: float = 0.0, ink: str = "ink") -> Spec:
-        """Each row's words right of its x."""
+        """Each row's label, right of its x."""
         spec = self._layer(
             values, {"type": "text", "baseline": "middle", "align": "left", "dx": 7, **LETTERS}
         )
@@ -414,7 +414,7 @@ _AXIS: Spec = {
 
 
 def unit(words: str) -> Spec:
-    """What the axes count, in words above the plot."""
+    """The unit of the axis, in words above the plot."""
     return text((-_LEFT + 6, -14), words)
 
 

@@ -1,4 +1,4 @@
-"""Take the README's pictures anew, from a demo of its own: `python -m credits_pipeline_tests.pictures`."""
+"""Retake the README's pictures, from a demo of its own: `python -m credits_pipeline_tests.pictures`."""
 
 import re
 import tempfile

@@ -3,11 +3,11 @@
     python tools/superset.py [--file data/credits.duckdb] [--port 8088] [--picture FILE.png]
 
 Superset is installed once, at pinned versions with checked hashes, into an environment of its own; it answers on
-loopback only, and everything that it remembers lies in a directory that is gone when it stops. It opens the
-published copy read-only, and reads nothing else.
+loopback only, and everything it stores is in a directory that is removed when it stops. It opens the published
+copy read-only and reads nothing else.
 """
 
-# ruff: noqa: S603 - the programs started here are those that were installed here
+# ruff: noqa: S603 - only programs installed here are started
 
 import argparse
 import json
@@ -33,17 +33,17 @@ from credits_pipeline import clock
 ROOT: Final = Path(__file__).resolve().parent.parent
 LOCK: Final = ROOT / "tools" / "requirements-superset.lock"
 PREPARING_S: Final = 600
-"""For each of Superset's own commands: its 300 migrations take half a minute, on a busy machine several."""
+"""For each of Superset's own commands: its 300 migrations take half a minute, several on a busy machine."""
 
 STARTING_S: Final = 300
 FOREIGN: Final = ("OPENROUTER_", "CREDITS_", "DAGSTER_", "PYTHONPATH")
-"""Variables that are ours: keys above all are no business of a BI server."""
+"""Our own variables: a BI server must not see them, above all the keys."""
 
 FANS: Final = 6
-"""As many accounts get a fan of their own, those first that run out first: more fit on no screen."""
+"""How many accounts get a fan of their own, the nearest run-out first: more would not fit on a screen."""
 
 DAYS_SHOWN: Final = 60
-"""Of the past and of the future in a fan: two months of each can still be read day by day."""
+"""Days of past and of future in a fan: two months of each can still be read day by day."""
 
 
 # -- the server -----------------------------------------------------------------------------------
@@ -74,7 +74,7 @@ def environment() -> Path:
 
 @contextmanager
 def running(port: int = 0) -> Iterator[Server]:
-    """Superset on loopback, its memory in a temporary directory; stopped at the end, with all its processes."""
+    """Superset on loopback, its data in a temporary directory; stopped at the end, with all its processes."""
     programs = environment()
     home = Path(tempfile.mkdtemp(prefix="superset-"))
     password = secrets.token_urlsafe(12)
@@ -135,7 +135,7 @@ def running(port: int = 0) -> Iterator[Server]:
 
 
 def configuration(home: Path) -> str:
-    """Superset's settings; the secret is of this start alone."""
+    """Superset's settings; the secret is for this start alone."""
     return "\n".join(
         [
             f"SECRET_KEY = {secrets.token_urlsafe(42)!r}",
@@ -174,7 +174,7 @@ def free_port() -> int:
 
 
 class Superset:
-    """What we ask of Superset's REST API, signed in as one user."""
+    """The calls we make to Superset's REST API, signed in as one user."""
 
     def __init__(self, url: str, username: str, password: str) -> None:
         self.http = httpx.Client(base_url=url, timeout=120, headers={"Referer": url})
@@ -187,7 +187,7 @@ class Superset:
         self.http.close()
 
     def add_database(self, name: str, file: Path) -> int:
-        """A DuckDB file, read-only; SQL Lab may ask it, and reach no other file through it."""
+        """A DuckDB file, read-only; SQL Lab may query it, and cannot reach other files through it."""
         return self._create(
             "database",
             database_name=name,
@@ -278,11 +278,11 @@ class Superset:
 
 
 class SupersetError(Exception):
-    """Superset refused; the message is its own."""
+    """Superset refused; the message is Superset's."""
 
 
 def query_of(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The query that Superset's pages make of a chart's settings, for asking without a page."""
+    """The query that Superset's pages build from a chart's settings, for querying without a page."""
     grain = params.get("time_grain_sqla")
     axis = params.get("x_axis")
     columns = [*params.get("groupby", []), *params.get("all_columns", [])]
@@ -338,7 +338,7 @@ union all
 )
 """
 
-# Superset's charts cannot count days back from the newest one by themselves: no sub-queries in their filters.
+# Superset's charts cannot count days back from the newest one: their filters allow no sub-queries.
 RECENT = "select *, max(spend_date) over () - spend_date as days_ago from marts.{table}"
 
 VIRTUAL: Final = {
@@ -358,7 +358,7 @@ LEGEND: Final = {
 
 
 def figures() -> list[Chart]:
-    """The answers in one line: how much is left, what it costs, when it ends, and of when that is."""
+    """The answers in one line: what is left, what a day costs, when it runs out, and as of when."""
 
     def figure(title: str, dataset: str, sql: str, **params: Any) -> Chart:
         params = {"metric": metric(title, sql), "header_font_size": 0.4, **params}
@@ -406,7 +406,7 @@ def runway() -> list[Chart]:
 
 
 def fans(accounts: Sequence[str]) -> list[Chart]:
-    """The balance and its fan, a chart for each account; quantiles of several accounts cannot be added up."""
+    """The balance and its fan, one chart per account; quantiles of several accounts cannot be added up."""
 
     def fan(account: str, width: int) -> Chart:
         name = account.replace("'", "''")
@@ -496,7 +496,7 @@ def spending() -> list[Chart]:
 
 @dataclass(frozen=True)
 class Built:
-    """What was made in Superset, by its numbers there."""
+    """What was created in Superset, by its ids there."""
 
     database: int
     datasets: Mapping[str, int]
@@ -531,7 +531,7 @@ def build(superset: Superset, file: Path) -> Built:
 
 
 def layout(title: str, charts: Sequence[tuple[Chart, int]]) -> dict[str, Any]:
-    """Rows of at most twelve twelfths, in order, in the form that Superset keeps."""
+    """Rows of at most twelve twelfths, in order, in the form that Superset stores."""
     rows: list[list[tuple[Chart, int]]] = [[]]
     for chart, identity in charts:
         if sum(placed.width for placed, _ in rows[-1]) + chart.width > 12:
@@ -625,7 +625,7 @@ def main() -> int:
     file = given.file or (own if own.exists() else demo)
     if not file.exists():
         sys.exit(f"There is no {file}: run `make run` or `make demo` first.")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # stopped politely, it cleans up as well
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # on SIGTERM it cleans up as well
     with running(0 if given.picture else given.port) as server:
         superset = Superset(server.url, server.username, server.password)
         built = build(superset, file)
