@@ -1,14 +1,14 @@
 """How a chart is drawn: Vega-Lite in colours by role, scales in USD and UTC days, legends; SVG by vl-convert.
 
 Why these tools: vl-convert draws Vega-Lite inside one wheel, with its own fonts, no browser and no network (plotly
-needs a Chrome for a still picture; matplotlib took 0.84 s to import and 0.10 s a chart, vl-convert 0.60 s once and
-0.05 s a chart, on 2 cores). The charts are written as Vega-Lite itself and not through Altair, whose import alone
+needs Chrome for a still picture; matplotlib took 0.84 s to import and 0.10 s a chart, vl-convert 0.60 s once and
+0.05 s a chart, on 2 cores). The charts are written directly as Vega-Lite, not through Altair, whose import alone
 costs 0.55 s in every daily run; Altair checks each chart against the Vega-Lite schema in the tests. The same chart as
-a PNG took 0.04 s more and ten times the room.
+a PNG took 0.04 s more and ten times the space.
 
-Colours are named by role (`Ink`) and become colours only when drawn: `svg(chart)` leaves CSS variables in, so that
-one drawing serves light and dark pages (see `css`); "light" and "dark" put fixed colours in. A drawing is kept for a
-while, as one run asks twice for some: the UI's pictures stand on the report as well.
+Colours are named by role (`Ink`) and become colours only when drawn: `svg(chart)` keeps CSS variables, so that
+one drawing serves light and dark pages (see `css`); "light" and "dark" put fixed colours in. Drawings are
+cached, as a run needs some of them twice: the charts in Dagster's UI are in the report as well.
 """
 
 import base64
@@ -41,7 +41,7 @@ DAY_MS = 86_400_000
 _MOST_STEPS = 5
 # Its letters are then as large as those around it in a dialog of Dagster's UI, and it is not shrunk.
 _PICTURE_PX = 560
-# A run draws each chart twice; with room to spare.
+# The charts that a run draws twice, with room to spare.
 _DRAWINGS_KEPT = 32
 
 
