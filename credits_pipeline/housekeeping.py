@@ -17,15 +17,13 @@ from typing import Final
 import dagster as dg
 
 from credits_pipeline import clock
+from credits_pipeline.launch import is_ours
 
 LOGS_KEPT: Final = timedelta(days=60)
 """Events and output of a run: for looking into what went wrong, which is done soon or never."""
 
 RUNS_KEPT: Final = timedelta(days=400)
 """Runs and what they materialized: longer than the 365 days that the API can be asked for."""
-
-BATCH: Final = 500
-"""Runs looked at in one go."""
 
 LOCK_WAIT_S: Final = 20
 """For the web server, should it be reading just that run."""
@@ -42,25 +40,23 @@ class Swept:
 
 
 def sweep(instance: dg.DagsterInstance) -> Swept:
-    """Remove what is older than the limits from Dagster's history. Doing it twice is the same as once."""
-    forgotten = 0
-    while batch := ended_before(instance, clock.now() - RUNS_KEPT):
-        for run_id in batch:
-            forget_checks(instance, run_id)
-            instance.delete_run(run_id)
-            remove_logs(instance, run_id)
-            if file := events_file(instance, run_id):
-                for suffix in ("", "-wal", "-shm"):
-                    file.with_name(file.name + suffix).unlink(missing_ok=True)
-        forgotten += len(batch)
-    old = ended_before(instance, clock.now() - LOGS_KEPT, limit=None)
-    return Swept(runs=forgotten, logs=sum(remove_logs(instance, run_id) for run_id in old))
+    """Remove what is older than the limits from this project's history. Doing it twice is the same as once."""
+    forgotten = ended_before(instance, clock.now() - RUNS_KEPT)
+    for run_id in forgotten:
+        forget_checks(instance, run_id)
+        instance.delete_run(run_id)
+        remove_logs(instance, run_id)
+        if file := events_file(instance, run_id):
+            for suffix in ("", "-wal", "-shm"):
+                file.with_name(file.name + suffix).unlink(missing_ok=True)
+    old = ended_before(instance, clock.now() - LOGS_KEPT)
+    return Swept(runs=len(forgotten), logs=sum(remove_logs(instance, run_id) for run_id in old))
 
 
-def ended_before(instance: dg.DagsterInstance, limit_at: datetime, limit: int | None = BATCH) -> list[str]:
-    """Runs made before an instant, other than those that may still go on."""
-    of_then = dg.RunsFilter(created_before=limit_at, statuses=ENDED)
-    return [record.dagster_run.run_id for record in instance.get_run_records(of_then, limit=limit)]
+def ended_before(instance: dg.DagsterInstance, limit_at: datetime) -> list[str]:
+    """This project's runs made before an instant, except those that may still be going on."""
+    ended = instance.get_runs(dg.RunsFilter(created_before=limit_at, statuses=ENDED))
+    return [run.run_id for run in ended if is_ours(run)]
 
 
 def remove_logs(instance: dg.DagsterInstance, run_id: str) -> bool:

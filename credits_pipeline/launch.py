@@ -27,6 +27,8 @@ from credits_pipeline.warehouse import is_alive
 # On a run: which process does it, as host/pid.
 PROCESS_TAG = "credits_pipeline/process"
 
+JOBS = frozenset({"daily_credits", "backfill_history", "rebuild", "housekeeping"})
+
 INSTANCE_SETTINGS = Path(__file__).with_name("dagster.yaml")
 
 
@@ -45,7 +47,7 @@ def dagster_home(settings: config.Settings) -> Path:
 
 @contextmanager
 def instance(settings: config.Settings) -> Iterator[dg.DagsterInstance]:
-    """The Dagster instance that the UI shows. Raises ConfigError where its dagster.yaml is not understood."""
+    """The Dagster instance that the UI shows. Raises ConfigError where its dagster.yaml cannot be read."""
     home = dagster_home(settings)
     run_history.keep_open()
     try:
@@ -62,7 +64,7 @@ def configured(home: Path) -> dg.DagsterInstance:
     except (dg.DagsterError, CheckError, yaml.YAMLError, UnicodeError) as error:
         said = textwrap.shorten(str(error), 200, placeholder=" …")
         raise config.ConfigError(
-            f"{home / 'dagster.yaml'} is not understood ({said}): mend it, or move it away to get ours again"
+            f"{home / 'dagster.yaml'} cannot be read ({said}): fix it, or move it away to get the default again"
         ) from error
 
 
@@ -72,6 +74,11 @@ def sign(context: dg.InitResourceContext) -> None:
         context.instance.add_run_tags(
             context.run.run_id, {PROCESS_TAG: f"{socket.gethostname()}/{os.getpid()}"}
         )
+
+
+def is_ours(run: dg.DagsterRun) -> bool:
+    """Whether a run is surely of this project: other projects may keep their history in the same DAGSTER_HOME."""
+    return run.job_name in JOBS or PROCESS_TAG in run.tags
 
 
 def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
@@ -84,7 +91,7 @@ def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     for run in instance.get_runs(under_way):
         host, _, pid = run.tags.get(PROCESS_TAG, "").rpartition("/")
         if host == socket.gethostname() and not is_alive(int(pid)):
-            instance.report_run_failed(run, "its process died: what it had committed is kept, run it again")
+            instance.report_run_failed(run, "its process died. Committed data is kept; run it again")
             ended.append(run.run_id)
     return ended
 
@@ -179,7 +186,9 @@ def only_one(home: Path, port: int) -> Iterator[None]:
                 probe.bind(("127.0.0.1", port))
             yield
     except filelock.Timeout:
-        raise config.ConfigError(f"a UI runs on the history in {home} already: use it, or end it") from None
+        raise config.ConfigError(
+            f"a Dagster UI is already running on {home}: use that one, or stop it first"
+        ) from None
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
@@ -192,7 +201,10 @@ def serve(settings: config.Settings, home: Path, port: int) -> int:
     """Start the UI and wait until it ends."""
     with instance(settings):
         pass  # what died with the UI before is ended
-    print(f"Dagster UI: http://127.0.0.1:{port}  (Ctrl-C ends it; the history is kept in {home})", flush=True)
+    print(
+        f"Dagster UI: http://127.0.0.1:{port}  (press Ctrl-C to stop; the history is kept in {home})",
+        flush=True,
+    )
     workspace = str(config.PROJECT_ROOT / "workspace.yaml")
     command = [str(Path(sys.executable).with_name("dg")), "dev", "-w", workspace, "--host", "127.0.0.1"]
     # From the data directory: .env was read already (or, for the demo, must not be), and dg would read it again.

@@ -45,11 +45,13 @@ MOST_REASONS: Final = 5
     description="Sends an alert for a run that failed, whatever the job and whoever started it, with the failed steps "
     "and blocking checks. A job that fails again for the same reason is reported once a day until it has succeeded.",
 )
-def run_failure(context: dg.RunFailureSensorContext) -> None:
+def run_failure(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
     from credits_pipeline import alerts
 
     settings = config.load(os.environ)
     failed = context.dagster_run
+    if context.repository_def and not belongs_to(failed, context.repository_def):
+        return dg.SkipReason("a run of another project that shares this DAGSTER_HOME")
     alert = failure_alert(context)
 
     def detect(con: "duckdb.DuckDBPyConnection", active: Sequence["alerts.ActiveAlert"]) -> "alerts.Changes":
@@ -62,6 +64,7 @@ def run_failure(context: dg.RunFailureSensorContext) -> None:
         # A full disk or a damaged warehouse may be why the run failed: this alert then matters most.
         context.log.warning(f"this alert is not remembered: {error}")
         alerts.send_without_memory(settings, [alert], log=context.log)
+    return None
 
 
 @dg.sensor(
@@ -120,6 +123,13 @@ def warehouse(settings: config.Settings) -> Warehouse:
 
 
 # -- runs that failed --------------------------------------------------------------------------------------------
+
+
+def belongs_to(run: dg.DagsterRun, project: dg.RepositoryDefinition) -> bool:
+    """Whether a run belongs to the project; for assets materialized by hand, whose job is nameless, whether they do."""
+    if run.job_name.startswith("__"):
+        return bool((run.asset_selection or frozenset()) & project.asset_graph.get_all_asset_keys())
+    return project.has_job(run.job_name)
 
 
 def failure_alert(context: dg.RunFailureSensorContext) -> "alerts.Alert":

@@ -79,7 +79,12 @@ def test_logs_go_after_two_months_runs_after_more_than_the_api_remembers_and_no_
         runs = {}
         for name, days in ages.items():
             at = now - timedelta(days=days)
-            runs[name] = dg.materialize([small], partition_key=f"{at:%Y-%m-%d}", instance=instance).run_id
+            runs[name] = dg.materialize(
+                [small],
+                partition_key=f"{at:%Y-%m-%d}",
+                instance=instance,
+                tags={launch.PROCESS_TAG: "here/1"},
+            ).run_id
             happened(home, runs[name], at)
         assert housekeeping.sweep(instance) == housekeeping.Swept(runs=1, logs=2)
         assert housekeeping.sweep(instance) == housekeeping.Swept(runs=0, logs=0)
@@ -97,11 +102,23 @@ def test_logs_go_after_two_months_runs_after_more_than_the_api_remembers_and_no_
 def test_a_run_that_goes_on_is_left_alone_however_old(home: Path) -> None:
     now = datetime(2026, 6, 17, 3, 0, tzinfo=UTC)
     with launch.instance(config.load(os.environ)) as instance, clock.frozen(now):
-        job = dg.define_asset_job("job").resolve(asset_graph=dg.Definitions([small]).resolve_asset_graph())
+        job = dg.define_asset_job("rebuild").resolve(
+            asset_graph=dg.Definitions([small]).resolve_asset_graph()
+        )
         run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
         happened(home, run.run_id, now - timedelta(days=500))
         assert housekeeping.sweep(instance) == housekeeping.Swept(runs=0, logs=0)
         assert instance.has_run(run.run_id)
+
+
+def test_runs_of_another_project_in_the_same_history_are_left_alone(home: Path) -> None:
+    now = datetime(2026, 6, 17, 3, 0, tzinfo=UTC)
+    with launch.instance(config.load(os.environ)) as instance, clock.frozen(now):
+        theirs = dg.materialize([small], partition_key="2025-01-02", instance=instance).run_id
+        happened(home, theirs, now - timedelta(days=500))
+        assert housekeeping.sweep(instance) == housekeeping.Swept(runs=0, logs=0)
+        assert instance.has_run(theirs)
+    assert all(traces(home, theirs).values())
 
 
 def test_the_job_does_it_by_schedule_every_night(home: Path) -> None:

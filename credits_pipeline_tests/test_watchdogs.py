@@ -89,7 +89,7 @@ def spend() -> Iterator[Any]:
         description="2 days of <b>acme</b> do not sum up",
         metadata={"failing_rows": 2},
     )
-    raise dg.Failure("the SQL was not changed", allow_retries=False)
+    raise dg.Failure("the tables were not rebuilt", allow_retries=False)
 
 
 @dg.asset(check_specs=[dg.AssetCheckSpec("agrees", asset="told_twice", blocking=True)])
@@ -131,6 +131,7 @@ def report(instance: dg.DagsterInstance, told: Told) -> Iterator[Report]:
                 dagster_event=result.get_run_failure_event(),
                 dagster_instance=instance,
                 dagster_run=result.dagster_run,
+                repository_def=JOBS.get_repository_def(),
             )
             watchdogs.run_failure(context.for_run_failure())
 
@@ -150,7 +151,7 @@ def test_a_failed_run_is_reported_with_the_job_and_the_sentence_of_the_failed_st
 def test_a_failed_blocking_check_is_reported_with_how_many_rows_it_found(report: Report, told: Told) -> None:
     report("sql")
     (said,) = told.bodies
-    assert "- spend: the SQL was not changed" in said
+    assert "- spend: the tables were not rebuilt" in said
     assert "- check sums_up of spend failed (2 rows): 2 days of ‹b›acme‹/b› do not sum up" in said
 
 
@@ -366,6 +367,27 @@ def test_a_run_from_the_command_line_that_fails_is_reported_by_the_daemon(
     JOBS.resolve_job_def("daily").execute_in_process(instance=instance, raise_on_error=False)
     tick(cursor)
     assert told.titles == ["The run of daily failed"]
+
+
+def test_failed_runs_of_another_project_in_the_same_history_are_none_of_our_alerts(
+    instance: dg.DagsterInstance, told: Told
+) -> None:
+    @dg.asset
+    def theirs() -> None:
+        raise dg.Failure("no")
+
+    others = dg.Definitions([theirs], jobs=[dg.define_asset_job("their_job", selection=[theirs])])
+    for job in ("their_job", "__ASSET_JOB"):
+        result = others.resolve_job_def(job).execute_in_process(instance=instance, raise_on_error=False)
+        context = dg.build_run_status_sensor_context(
+            sensor_name="run_failure",
+            dagster_event=result.get_run_failure_event(),
+            dagster_instance=instance,
+            dagster_run=result.dagster_run,
+            repository_def=JOBS.get_repository_def(),
+        )
+        watchdogs.run_failure(context.for_run_failure())
+    assert told.titles == []
 
 
 # -- runs whose process died -------------------------------------------------------------------------------------
