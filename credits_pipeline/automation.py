@@ -8,13 +8,12 @@ from typing import Final
 
 import dagster as dg
 
-from credits_pipeline import clock, config
+from credits_pipeline import clock, config, launch
 from credits_pipeline.assets import alerts_sent, credits_snapshots, model_usage, published
 from credits_pipeline.assets.partitions import today_key
 from credits_pipeline.warehouse import Warehouse
 
 RAW = dg.AssetSelection.assets(credits_snapshots.KEY, model_usage.KEY)
-DAILY_SPEND = dg.AssetKey("daily_spend")  # all models are built in one transaction: one tells of all
 EVERYTHING = dg.AssetSelection.all()
 
 daily_credits = dg.define_asset_job(
@@ -55,7 +54,7 @@ HISTORY_CRON = "30 1 * * *"
     cron_schedule=config.load(os.environ).snapshot_cron,
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="Takes the readings of the day that it is now: a late tick must not ask for a day that is over.",
+    description="Reads today's balances. A late tick still reads today, since past balances cannot be read.",
 )
 def daily_credits_schedule() -> dg.RunRequest:
     # Tags, for a partition key would be looked up as of the tick: a late tick knows no partition of today.
@@ -77,7 +76,7 @@ def history_backfill(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | d
         return dg.SkipReason(f"no account has a key: set {config.KEY_VARIABLE}")
     days = unsettled_range(context.resources.warehouse, context.instance)
     if days is None:
-        return dg.SkipReason("every day that the API still tells is settled for every account")
+        return dg.SkipReason("every day that the API still reports is settled for every account")
     return dg.RunRequest(tags=range_tags(*days))
 
 
@@ -109,12 +108,13 @@ REBUILD_AGAIN_AFTER: Final = timedelta(hours=1)
     job=rebuild,
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Raw assets that people materialize by hand (a backfill from the UI, of however many runs) are "
-    "followed by one rebuild, tried up to three times an hour apart. The jobs rebuild by themselves and cause none.",
+    description="When people materialize raw assets by hand (for example a UI backfill, of however many runs), one "
+    "rebuild follows; if it fails it is retried twice, an hour apart. The jobs rebuild by themselves and cause none, "
+    "unless they failed after fetching something.",
 )
 def rebuild_after_manual_changes(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     change = newest_change(context.instance)
-    if change <= last_rebuild(context.instance):
+    if change <= last_rebuild(context):
         return dg.SkipReason("the tables are as new as the raw assets")
     if something_is_running(context.instance):
         return dg.SkipReason("raw assets are newer than the tables; waiting until all runs are done")
@@ -122,10 +122,10 @@ def rebuild_after_manual_changes(context: dg.SensorEvaluationContext) -> dg.RunR
     tries = before.tries if before.change == change else 0
     if tries >= REBUILDS_TRIED:
         return dg.SkipReason(
-            f"the rebuild failed {tries} times: see its runs, mend the cause, run the job rebuild"
+            f"the rebuild failed {tries} times: look at its runs, fix the cause, then run the job rebuild"
         )
     if tries and clock.now() - before.tried_at < REBUILD_AGAIN_AFTER:
-        return dg.SkipReason(f"the rebuild failed: tried again an hour after {before.tried_at:%H:%M} UTC")
+        return dg.SkipReason(f"the rebuild failed; it is retried one hour after {before.tried_at:%H:%M} UTC")
     context.update_cursor(json.dumps([change, tries + 1, clock.now().isoformat()]))
     return dg.RunRequest(run_key=f"manual-change-{change}-{tries + 1}")
 
@@ -152,9 +152,19 @@ def newest_change(instance: dg.DagsterInstance) -> int:
     return max(newest_materialization(instance, key) for key in (credits_snapshots.KEY, model_usage.KEY))
 
 
-def last_rebuild(instance: dg.DagsterInstance) -> int:
-    """Storage id of the newest materialization since which both the SQL and the published copy are there."""
-    return min(newest_materialization(instance, key) for key in (DAILY_SPEND, published.KEY))
+def last_rebuild(context: dg.SensorEvaluationContext) -> int:
+    """Storage id of the oldest of the newest materializations of all SQL models and of the published copy.
+
+    Of all, since people may materialize some of them by hand, and an upgrade may bring a new one.
+    """
+    if context.repository_def is None:
+        raise RuntimeError("the sensor needs the definitions that it is in, to know the SQL models")
+    models = context.repository_def.asset_graph.get(published.KEY).parent_keys
+    ids = {
+        record.asset_entry.asset_key: record.asset_entry.last_materialization_storage_id
+        for record in context.instance.get_asset_records([*models, published.KEY])
+    }
+    return min(ids.get(key) or 0 for key in (*models, published.KEY))
 
 
 def newest_materialization(instance: dg.DagsterInstance, key: dg.AssetKey) -> int:
@@ -167,7 +177,7 @@ def something_is_running(instance: dg.DagsterInstance) -> bool:
     backfills = instance.get_backfills(limit=RECENT_BACKFILLS)
     if any(backfill.status.value in UNFINISHED_BACKFILL for backfill in backfills):
         return True
-    return instance.get_runs_count(dg.RunsFilter(statuses=UNFINISHED_RUN)) > 0
+    return any(launch.is_ours(run) for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED_RUN)))
 
 
 def first_day_of_daily_run() -> date:

@@ -321,7 +321,7 @@ def tick(instance: dg.DagsterInstance) -> Callable[..., Any]:
     state: dict[str, str | None] = {"cursor": None}
 
     def evaluate() -> list[dg.RunRequest]:
-        with dg.build_sensor_context(instance, cursor=state["cursor"]) as context:
+        with dg.build_sensor_context(instance, cursor=state["cursor"], definitions=defs) as context:
             data = sensor.evaluate_tick(context)
             state["cursor"] = data.cursor or state["cursor"]
         return list(data.run_requests or [])
@@ -386,6 +386,47 @@ def test_what_a_job_of_ours_fetched_before_it_failed_is_rebuilt_too(
     tags = automation.range_tags("2026-06-01", "2026-06-05")
     run_job("backfill_history", tags=tags, asset_selection=BILL)  # as if it had ended there
     assert len(tick()) == 1
+
+
+@pytest.mark.slow
+def test_tables_of_two_builds_in_the_published_copy_are_built_anew(
+    simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance, tick: Callable[..., Any]
+) -> None:
+    from credits_pipeline.definitions import defs
+
+    simulate(spender())
+    run_job("daily_credits")
+    assert by_hand(instance, "2026-05-20", "2026-05-25").success
+    some = [dg.AssetKey("daily_spend"), dg.AssetKey("published")]
+    job = defs.resolve_implicit_global_asset_job_def()
+    assert job.execute_in_process(instance=instance, asset_selection=some).success
+    assert len(tick()) == 1
+    assert run_job("rebuild").success
+    assert tick() == []
+
+
+def test_a_bill_that_not_every_account_told_gives_the_days_no_figure(
+    simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance
+) -> None:
+    def figures() -> list[dict[str, Any]]:
+        newest = instance.fetch_materializations(dg.AssetKey("model_usage"), limit=4).records
+        return [
+            dict(record.asset_materialization.metadata) for record in newest if record.asset_materialization
+        ]
+
+    api = simulate(spender(), spender("second"))
+    run_job("daily_credits", asset_selection=RAW)
+    assert all("billed_usd" in day for day in figures())
+    api.misbehave(Fault.status(401), times=1, path="/analytics/query")
+    run_job("daily_credits", asset_selection=RAW)
+    days = [day for day in figures() if "days" not in day]
+    assert len(days) == 3, "the other account's days were read again, and are recorded"
+    assert not any("billed_usd" in day for day in figures())
+    before = len(instance.fetch_materializations(dg.AssetKey("model_usage"), limit=100).records)
+    api.misbehave(Fault.status(401), times=None, path="/analytics/query")
+    run_job("daily_credits", asset_selection=RAW)
+    after = len(instance.fetch_materializations(dg.AssetKey("model_usage"), limit=100).records)
+    assert after == before + 1, "days that nobody read are not recorded, but for the day that the run is of"
 
 
 @pytest.mark.slow

@@ -53,7 +53,7 @@ def days_to_fetch(context: dg.AssetExecutionContext) -> tuple[date, date]:
     today = clock.today()
     if first < oldest_day() or last > today:
         raise dg.Failure(
-            f"model_usage was asked for {first} to {last}, but the API knows {oldest_day()} to {today} (UTC) only, "
+            f"model_usage was asked for {first} to {last}, but the API only covers {oldest_day()} to {today} (UTC), "
             "so nothing was written. Choose partitions within these days.",
             allow_retries=False,
         )
@@ -139,7 +139,8 @@ def model_usage(
     moved = change_in_stored_days(changes)
     with warehouse.reading() as con:
         newest = preview(con, "raw.model_usage")
-    yield from of_each_day(context, first, last, usage)
+    if usage:
+        yield from of_each_day(context, first, last, usage, is_whole=not failures)
     context.add_asset_metadata({"preview": newest}, partition_key=last.isoformat())
     yield dg.MaterializeResult(
         metadata={
@@ -160,9 +161,12 @@ def is_only_source(context: dg.AssetExecutionContext) -> bool:
 
 
 def of_each_day(
-    context: dg.AssetExecutionContext, first: date, last: date, usage: Mapping[str, Usage]
+    context: dg.AssetExecutionContext, first: date, last: date, usage: Mapping[str, Usage], *, is_whole: bool
 ) -> Iterator[dg.AssetMaterialization]:
-    """Give each day its own figures; the days read again before those asked for were fetched, so they are recorded."""
+    """Give each day its own figures; the days read again before those asked for were fetched, so they are recorded.
+
+    No figures unless the replies are the whole: over some accounts only, the sum would look like spend in the plot.
+    """
     billed: dict[date, Decimal] = defaultdict(Decimal)
     rows: Counter[date] = Counter()
     for row in (row for reply in usage.values() for row in reply.rows):
@@ -170,7 +174,9 @@ def of_each_day(
         rows[row.usage_date] += 1
     asked = requested_days(context)[0]
     for day in (first + timedelta(days=n) for n in range((last - first).days + 1)):
-        figures = {"billed_usd": float(billed[day]), "dagster/partition_row_count": rows[day]}
+        figures: dict[str, float] = {}
+        if is_whole:
+            figures = {"billed_usd": float(billed[day]), "dagster/partition_row_count": rows[day]}
         if day < asked:
             again = "read again with the running day"
             yield dg.AssetMaterialization(KEY, partition=day.isoformat(), metadata=figures, description=again)
