@@ -1,6 +1,7 @@
 """The command line behind the Makefile: `python -m credits_pipeline <command>`."""
 
 import argparse
+import errno
 import os
 import sys
 from datetime import date
@@ -20,10 +21,15 @@ def main(arguments: list[str] | None = None) -> int:
         return perform(options)
     except errors() as error:
         print(f"error: {error}", file=sys.stderr)
-    except disk_errors() as error:
-        print(f"error: {no_history(error)}", file=sys.stderr)
+    except storage_errors() as error:
+        said = of_storage(error)
+        if said is None:
+            raise
+        print(f"error: {said}", file=sys.stderr)
     except KeyboardInterrupt:
-        print("stopped: what was committed is kept, the next run does the rest", file=sys.stderr)
+        print(
+            "stopped. Everything committed so far is kept; the next run continues from there", file=sys.stderr
+        )
     finally:
         os.umask(before)
     return 1
@@ -37,8 +43,8 @@ def errors() -> tuple[type[Exception], ...]:
     return config.ConfigError, ImportRefused, WarehouseError
 
 
-def disk_errors() -> tuple[type[Exception], ...]:
-    """What Dagster lets through when it cannot write its history."""
+def storage_errors() -> tuple[type[Exception], ...]:
+    """What Dagster lets through when it cannot read or write its history."""
     import sqlite3
 
     from sqlalchemy.exc import DBAPIError
@@ -46,18 +52,25 @@ def disk_errors() -> tuple[type[Exception], ...]:
     return OSError, sqlite3.Error, DBAPIError
 
 
-# What SQLite says of a file that is no database, or no longer a whole one.
+# What SQLite says of a file that is not a database, or no longer a whole one.
 DAMAGED = ("not a database", "malformed")
+# What the operating system says where there is no room or no permission; anything else is a bug.
+NOT_WRITABLE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR
+}  # fmt: skip
 
 
-def no_history(error: Exception) -> str:
+def of_storage(error: Exception) -> str | None:
+    """One sentence about Dagster's history or the disk it is on; None for an error that is about something else."""
     place = getattr(error, "filename", None) or os.environ.get("DAGSTER_HOME", "the data directory")
     said = getattr(error, "strerror", None) or getattr(error, "orig", None) or error
     if any(sign in str(said) for sign in DAMAGED):
         return (
             f"Dagster's history in {place} is damaged ({said}): move that folder away, then run this again (it holds"
-            " runs, no reading and no figure)"
+            " only runs, no readings and no figures)"
         )
+    if isinstance(error, OSError) and error.errno not in NOT_WRITABLE:
+        return None
     return f"{place} cannot be written ({said}): free some space or make it writable for this user, then run this again"
 
 

@@ -54,17 +54,17 @@ def fetch_history(instance: dg.DagsterInstance, first: str, last: str) -> bool:
 
 def import_and_rebuild(file: Path, account: str, tz: str | None) -> int:
     """Append readings that were logged earlier, and rebuild everything from them."""
-    settings = config.load(os.environ)
+    settings = config.load(os.environ).valid()
     import_readings_of(file, account, tz)
     with launch.instance(settings) as instance:
         return 0 if launch.run_job(instance, "rebuild") else 1
 
 
 def import_readings_of(file: Path, account: str, tz: str | None) -> None:
-    settings = config.load(os.environ)
+    settings = config.load(os.environ).valid()
     warehouse = Warehouse(settings.warehouse_path)
     known = {config.DEFAULT_ACCOUNT, *(configured.name for configured in settings.accounts)}
-    # Readings cannot be taken out again one by one, so a slip of the pen must not make an account.
+    # Readings cannot be taken out again one by one, so a typo must not create an account.
     if account not in known and warehouse.newest_reading(account) is None:
         raise config.ConfigError(
             f"there is no account {account!r}: name one of {', '.join(sorted(known))}, or set"
@@ -78,7 +78,7 @@ def import_readings_of(file: Path, account: str, tz: str | None) -> None:
 
 def backup(into: Path | None) -> int:
     """A consistent copy of everything that the API cannot tell again, and Parquet of the tables."""
-    settings = config.load(os.environ)
+    settings = config.load(os.environ).valid()
     if not settings.warehouse_path.exists():
         raise config.ConfigError(
             f"there is nothing to back up in {settings.data_dir} yet: run `make run` first"
@@ -90,7 +90,7 @@ def backup(into: Path | None) -> int:
 
 def restore(source: Path) -> int:
     """A backup in the warehouse's place; what was derived is built anew. The next run asks the API for the rest."""
-    settings = config.load(os.environ)
+    settings = config.load(os.environ).valid()
     kept = Warehouse(settings.warehouse_path).restore(source)
     print(f"Restored {source}." + (f" The earlier file is kept as {kept}." if kept else ""), flush=True)
     with launch.instance(settings) as instance:
@@ -101,14 +101,14 @@ def restore(source: Path) -> int:
 
 def answer() -> int:
     """The answer as of the newest reading."""
-    print_answer(config.load(os.environ))
+    print_answer(config.load(os.environ).valid())
     return 0
 
 
 def user_interface(port: int) -> int:
     """The Dagster UI and the daemon that runs the schedules."""
     settings = config.load(os.environ)
-    say((*settings.problems, *settings.alert_problems))
+    say((*settings.problems, *settings.alert_problems, *settings.warnings))
     if not settings.accounts:
         say([f"{config.KEY_VARIABLE} is not set: readings will fail until it is"])
     return launch.user_interface(settings, port)

@@ -1,6 +1,6 @@
 """The environment as typed settings. A wrong value becomes a problem to report, never an exception.
 
-`load` reads; whoever is about to act on the settings calls `require()`, which raises the first problem.
+`load` reads; whoever is about to act on the settings calls `valid()`, or `require()` where a key is needed as well.
 No message ever repeats a value: a key pasted after the wrong name must not end up in a log.
 """
 
@@ -8,7 +8,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from datetime import date
 from ipaddress import ip_address
@@ -60,7 +60,7 @@ class Account:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything the environment says. `problems` stop readings, `alert_problems` stop only alerts."""
+    """Everything the environment says. `problems` stop readings, `alert_problems` only alerts, `warnings` nothing."""
 
     accounts: tuple[Account, ...]
     base_url: str
@@ -73,6 +73,7 @@ class Settings:
     alert_days: tuple[int, ...]
     problems: tuple[str, ...]
     alert_problems: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
     @property
     def warehouse_path(self) -> Path:
@@ -86,10 +87,15 @@ class Settings:
     def report_path(self) -> Path:
         return self.data_dir / "report.html"
 
-    def require(self) -> "Settings":
-        """Self, if a run may start with it; else ConfigError with the first problem."""
+    def valid(self) -> "Settings":
+        """Self, if every value could be read; else ConfigError with the first problem."""
         if self.problems:
             raise ConfigError(self.problems[0])
+        return self
+
+    def require(self) -> "Settings":
+        """Self, if a run may start with it: valid, and with a key. Else ConfigError."""
+        self.valid()
         if not self.accounts:
             raise ConfigError(
                 f"{KEY_VARIABLE} is not set: create a management key under {MANAGEMENT_KEYS_PAGE}"
@@ -122,19 +128,24 @@ def load(env: Mapping[str, str]) -> Settings:
         return text.rstrip("/")
 
     url = read("OPENROUTER_BASE_URL", base_url, DEFAULT_BASE_URL, problems)
+    # The simulated API answers on this machine only; another host, if allowed, is somebody's real gateway.
+    is_simulated = _is_loopback(_host(url))
+    data_dir = read("CREDITS_DATA_DIR", _data_dir, PROJECT_ROOT / DEFAULT_DATA_DIR, problems)
+    if data_dir == PROJECT_ROOT / DEMO_DATA_DIR and not is_simulated:
+        problems.append("CREDITS_DATA_DIR is the demo's folder, where all is simulated: name another one")
     return Settings(
         accounts=accounts,
         base_url=url,
         allow_custom_host=allow_custom_host,
-        # The simulated API answers on this machine only; another host, if allowed, is somebody's real gateway.
-        is_simulated=_is_loopback(_host(url)),
-        data_dir=read("CREDITS_DATA_DIR", _data_dir, PROJECT_ROOT / DEFAULT_DATA_DIR, problems),
+        is_simulated=is_simulated,
+        data_dir=data_dir,
         start_date=read("CREDITS_START_DATE", _start_date, DEFAULT_START_DATE, problems),
         snapshot_cron=read("CREDITS_SNAPSHOT_CRON", _cron, DEFAULT_SNAPSHOT_CRON, problems),
         alert_urls=_alert_urls(env.get("CREDITS_ALERT_URLS", ""), alert_problems),
         alert_days=read("CREDITS_ALERT_DAYS", _alert_days, DEFAULT_ALERT_DAYS, alert_problems),
         problems=tuple(problems),
         alert_problems=tuple(alert_problems),
+        warnings=_shared_keys(accounts),
     )
 
 
@@ -205,6 +216,17 @@ def _accounts(env: Mapping[str, str], problems: list[str]) -> tuple[Account, ...
         except ConfigError as problem:
             problems.append(str(problem))
     return tuple(found.values())
+
+
+def _shared_keys(accounts: Iterable[Account]) -> tuple[str, ...]:
+    """A warning for each key that stands under a second name: allowed, and what it spends counts twice in totals."""
+    first: dict[str, Account] = {}
+    return tuple(
+        f"{first[account.key].variable} and {account.variable} hold the same key, so its account is counted twice:"
+        " unset one of them"
+        for account in accounts
+        if first.setdefault(account.key, account) is not account
+    )
 
 
 def _account(variable: str, value: str) -> Account:

@@ -47,7 +47,7 @@ def show(port: int) -> int:
 
     if not ANCHOR_FILE.exists():
         raise config.ConfigError("there is no demo yet: run `make demo` first")
-    with simulated_environment():
+    with only_one(), simulated_environment():
         return launch.user_interface(config.load(os.environ), port)
 
 
@@ -69,11 +69,11 @@ def simulated_environment() -> Iterator[SimulatedAPI]:
 
 @contextmanager
 def only_one() -> Iterator[None]:
-    """Two demos at once would wipe each other's data."""
+    """A demo begins by removing the data of the one before: none may be using them."""
     lock = DATA_DIR.with_suffix(".lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
         with filelock.FileLock(lock, timeout=0):
             yield
     except filelock.Timeout:
-        raise config.ConfigError("another demo is running: wait until it is done") from None
+        raise config.ConfigError("another demo, or its UI, is running: end it first") from None

@@ -1,5 +1,6 @@
 """The command line, as a person types it: `python -m credits_pipeline …`."""
 
+import errno
 import os
 import socket
 import sqlite3
@@ -11,7 +12,7 @@ import filelock
 import pytest
 
 from credits_pipeline import clock, config, launch
-from credits_pipeline.__main__ import main
+from credits_pipeline.__main__ import main, of_storage
 from credits_pipeline.simulator import Fault, SimulatedAPI, readings, write_readings
 from credits_pipeline.warehouse import Warehouse
 from credits_pipeline_tests.conftest import TODAY
@@ -128,6 +129,42 @@ def test_the_answer_before_the_first_run_says_what_to_do(
     assert "make run" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", [["answer"], ["backup"], ["restore", "x"], ["import", "x.csv"]])
+def test_a_wrong_data_directory_is_never_replaced_by_the_default_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    monkeypatch.setenv("CREDITS_DATA_DIR", "~nobody-of-that-name/data")
+    assert main(command) == 1
+    assert capsys.readouterr().err.startswith("error: CREDITS_DATA_DIR")
+
+
+def test_an_error_that_is_not_about_the_disk_is_not_said_to_be() -> None:
+    assert of_storage(OSError(errno.ENOSPC, "No space left on device")) is not None
+    assert of_storage(BrokenPipeError(errno.EPIPE, "Broken pipe")) is None
+    assert of_storage(FileNotFoundError(errno.ENOENT, "No such file or directory")) is None
+
+
+def test_a_demo_does_not_remove_the_data_of_one_that_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from credits_pipeline import demonstration
+
+    data = tmp_path / "data" / "demo"
+    data.mkdir(parents=True)
+    (data / "anchor").write_text(clock.today().isoformat(), encoding="utf-8")
+    monkeypatch.setattr(demonstration, "DATA_DIR", data)
+    monkeypatch.setattr(demonstration, "ANCHOR_FILE", data / "anchor")
+
+    def while_shown(*_: object) -> int:
+        assert main(["demo"]) == 1
+        return 0
+
+    monkeypatch.setattr("credits_pipeline.launch.user_interface", while_shown)
+    assert main(["dev", "--demo"]) == 0
+    assert "another demo, or its UI, is running" in capsys.readouterr().err
+    assert (data / "anchor").exists()
+
+
 def test_the_demo_leaves_nothing_of_the_users_own_settings_in_its_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -178,7 +215,7 @@ def test_a_second_ui_and_a_taken_port_are_refused_in_one_line(
     home = launch.dagster_home(config.load(os.environ))
     with filelock.FileLock(home / "dev.lock"):
         assert main(["dev"]) == 1
-    assert f"a UI runs on the history in {home} already" in capsys.readouterr().err
+    assert f"a Dagster UI is already running on {home}" in capsys.readouterr().err
 
 
 def test_a_run_keeps_the_files_of_dagsters_history_open_and_closes_them_at_its_end(

@@ -35,7 +35,7 @@ def test_an_empty_environment_gives_the_documented_defaults():
     assert settings.snapshot_cron == "5 0 * * *"
     assert settings.alert_urls == ()
     assert settings.alert_days == (14, 7, 3)
-    assert settings.problems == settings.alert_problems == ()
+    assert settings.problems == settings.alert_problems == settings.warnings == ()
 
 
 def test_a_run_without_any_key_is_told_where_to_create_one():
@@ -49,6 +49,24 @@ def test_the_first_problem_is_raised_and_good_settings_are_returned():
     bad = config.load({"OPENROUTER_API_KEY": KEY, "CREDITS_START_DATE": "soon"})
     with pytest.raises(ConfigError, match=r"^CREDITS_START_DATE must be a day"):
         bad.require()
+
+
+def test_a_key_under_two_names_is_warned_about_without_being_shown():
+    settings = config.load(
+        {"OPENROUTER_API_KEY": KEY, "OPENROUTER_API_KEY_B": KEY, "OPENROUTER_API_KEY_C": "other"}
+    )
+    assert settings.require() is settings
+    (warning,) = settings.warnings
+    assert warning.startswith("OPENROUTER_API_KEY and OPENROUTER_API_KEY_B hold the same key")
+    assert KEY not in warning
+
+
+def test_real_readings_do_not_go_into_the_demos_folder():
+    demo = {"OPENROUTER_API_KEY": KEY, "CREDITS_DATA_DIR": "data/demo"}
+    with pytest.raises(ConfigError, match=r"^CREDITS_DATA_DIR is the demo's folder"):
+        config.load(demo).valid()
+    simulated = {"OPENROUTER_BASE_URL": "http://127.0.0.1:1/api/v1", "OPENROUTER_ALLOW_CUSTOM_HOST": "1"}
+    assert config.load(demo | simulated).valid()
 
 
 def test_a_wrong_alert_setting_does_not_stop_readings():

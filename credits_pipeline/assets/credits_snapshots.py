@@ -50,8 +50,8 @@ def unbelieved(credits: Mapping[str, Credits], warehouse: Warehouse) -> dict[str
         name for name, reply in credits.items() if reply.total_credits == reply.total_usage == Decimal(0)
     ]
     return {
-        name: "the API answered 0 bought and 0 used for an account with history, so the reading was refused; "
-        "check that its key is still a management key of the same account"
+        name: "the API reported 0 credits and 0 usage for an account that has had both, so the reading was rejected; "
+        "check that its key is still a management key of that account"
         for name in nothing
         if warehouse.has_history(name)
     }
@@ -68,6 +68,8 @@ def credits_snapshots(
     context: dg.AssetExecutionContext, openrouter: OpenRouter, warehouse: dg.ResourceParam[Warehouse]
 ) -> dg.MaterializeResult[None]:
     settings = settings_for_a_run()
+    for warning in settings.warnings:
+        context.log.warning(warning)
     refuse_all_but_today(context)
     keys = {account.name: account for account in settings.accounts}
     credits, failures = ask_every_account(
@@ -118,8 +120,8 @@ def credits_snapshots(
         dg.AssetCheckSpec(
             CHECK,
             asset=KEY,
-            description="Each account with a key gave a believable reading. A failed account costs the others nothing: "
-            "their readings are kept and published, and the run ends red with the failed ones named.",
+            description="Every account with a key returned a plausible reading. If one fails, the others are still "
+            "stored and published, and the run ends red naming the failed ones.",
         )
     ]
 )
