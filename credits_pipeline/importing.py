@@ -29,6 +29,7 @@ _DENIED_BEYOND: Final = Decimal("0.01")
 """Share of a counter by which a reading may lie outside what the readings around it say."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_DAY_ALONE: Final = re.compile(r"\d{4}-?(\d\d-?\d\d|W\d\d(-?\d)?)([+-]\d\d:?\d\d)?", re.ASCII)
 _UNIX_SECONDS: Final = re.compile(r"(\d{10})(?:\.(\d{1,6})\d*)?", re.ASCII)
 _NUMBER: Final = re.compile(r"[+-]?\d+([.,]\d+)?([eE][+-]?\d{1,3})?", re.ASCII)
 _SPREADSHEET: Final = b"PK\x03\x04"
@@ -236,14 +237,16 @@ def _instant(row: _Row, zone: zoneinfo.ZoneInfo | None) -> datetime:
     # As `date` prints it: "2026-01-05 00:05:00 UTC", "2026-01-05 00:05:00 +0100".
     text = re.sub(r"\s*(UTC|GMT|Z)$", "+00:00", row.time, flags=re.IGNORECASE)
     text = re.sub(r"\s+([+-]\d\d:?\d\d)$", r"\1", text)
+    if _DAY_ALONE.fullmatch(text):
+        raise _Wrong(
+            f"{row.where} has a day without a time ({_shown(row.time)}): add the time of the reading."
+        )
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise _Wrong(
             f"{row.where} has the time {_shown(row.time)}: write it as 2026-01-05T00:05:00Z or as Unix time."
         ) from None
-    if ":" not in text and "T" not in text:
-        raise _Wrong(f"{row.where} has the day {_shown(row.time)} with no time of day: say when it was read.")
     if moment.tzinfo is None:
         moment = _in_zone(row, moment, zone)
     try:
@@ -255,7 +258,7 @@ def _instant(row: _Row, zone: zoneinfo.ZoneInfo | None) -> datetime:
 def _in_zone(row: _Row, moment: datetime, zone: zoneinfo.ZoneInfo | None) -> datetime:
     if zone is None:
         raise _Wrong(
-            f"{row.where} has the time {_shown(row.time)} with no offset: say where, as TZ=Europe/Paris."
+            f"{row.where} has the time {_shown(row.time)} without a UTC offset: add its zone, as in TZ=Europe/Paris."
         )
     first, second = (moment.replace(tzinfo=zone, fold=fold) for fold in (0, 1))
     if first.utcoffset() == second.utcoffset():
@@ -342,15 +345,15 @@ def _refuse_a_fall_to_zero(fresh: list[_Parsed], known: _Counters) -> None:
     for p in fresh:
         if first_funded and first_funded < p.observed_at and not any(p.counters):
             raise _Wrong(
-                f"{p.row.where} has two zeros after credits were seen: no true reading, take it out."
+                f"{p.row.where} has two zeros after credits were seen: this is not a real reading, remove the row."
             )
 
 
 def _refuse_what_the_neighbours_deny(unknown: list[_Parsed], known: _Counters) -> None:
-    """A counter that rises from one reading to the next but one was in between meanwhile.
+    """A lifetime counter must lie between the readings before and after it.
 
-    Not to the cent: figures may be a minute old, and a correction may lie in between. What is off by more is a slip
-    of the pen, or another account's; stored, it would be a giant correction and a giant spend for ever.
+    Small differences are allowed: figures can be a minute old, and corrections happen. A large one is a typo or
+    another account's reading and, once stored, would show as a huge correction and a huge spend.
     """
     usage = {at: told[0][1] for at, told in known.items()} | {p.observed_at: p.total_usage for p in unknown}
     instants = sorted(usage)

@@ -298,7 +298,7 @@ def test_parquet_of_every_usual_type(
                 "total_credits": [25, 25],
                 "total_usage": [5, 6],
             },
-            "row 1 .* with no offset",
+            "row 1 .* without a UTC offset",
         ),
     ],
 )
@@ -318,8 +318,14 @@ def test_a_broken_parquet_file_is_refused(load: Callable[..., ImportResult]) -> 
 # -- files that are refused ----------------------------------------------------------------
 
 BAD_ROWS = {
-    "a time without an offset": ("2026-06-03 00:05:00,25,7", "with no offset: say where, as TZ=Europe/Paris"),
-    "a day without a time": ("2026-06-03,25,7", "no time of day"),
+    "a time without an offset": (
+        "2026-06-03 00:05:00,25,7",
+        "without a UTC offset: add its zone, as in TZ=Europe/Paris",
+    ),
+    "a day without a time": ("2026-06-03,25,7", "a day without a time"),
+    "a day and a zone without a time": ("2026-06-03 UTC,25,7", "a day without a time"),
+    "a day and an offset without a time": ("2026-06-03+01:00,25,7", "a day without a time"),
+    "a week's day without a time": ("2026-W23-3,25,7", "a day without a time"),
     "no time": (",25,7", "has the time ''"),
     "an American date": ("6/3/2026 0:05,25,7", "write it as 2026-01-05T00:05:00Z or as Unix time"),
     "a spreadsheet's serial number": ("46176.0034,25,7", "write it as"),
