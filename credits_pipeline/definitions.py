@@ -18,7 +18,7 @@ SNAPSHOTS_FRESH = dg.FreshnessPolicy.time_window(
 OWNERS = ["team:finops"]
 # Tags to filter the catalogue by. Who is meant to look, by group; engineers look at all the rest.
 AUDIENCES = {"marts": "analysts", "delivery": "everyone"}
-# What a backup must hold, as the API tells it once and an alert goes out once; all else is derived from it.
+# Readings cannot be fetched again and alerts must not repeat: a backup must hold these. All else can be rebuilt.
 KEPT = {credits_snapshots.KEY, model_usage.KEY, alerts_sent.KEY}
 
 project = SqlProject.load(sql_models.PROJECT_DIR)

@@ -267,9 +267,7 @@ class OpenRouter(dg.ConfigurableResource):  # type: ignore[type-arg]
     def _api(self) -> "_Api":
         with self._opening:
             if self._opened is None:
-                settings = config.load(os.environ)
-                if settings.problems:
-                    raise config.ConfigError(settings.problems[0])
+                settings = config.load(os.environ).valid()
                 config.check_base_url(settings.base_url, settings.allow_custom_host)
                 self._opened = _Api(settings.base_url, self)
             return self._opened
@@ -282,7 +280,7 @@ class OpenRouter(dg.ConfigurableResource):  # type: ignore[type-arg]
         except OpenRouterError as error:
             is_management_key, unknown = False, error
         if unknown:
-            refusal = UnbelievableReply(f"{zeros}, and what that key is could not be learned: {unknown}")
+            refusal = UnbelievableReply(f"{zeros}, and the key could not be checked: {unknown}")
             refusal.retryable = unknown.retryable
             raise refusal
         if not is_management_key:
@@ -365,8 +363,8 @@ class _Api:
             return _UsageAnswer(_usage_rows(reply, first, last), _as_of(reply), reply.attempts)
         if is_one_day:
             raise RowLimitExceeded(
-                f"{first} alone has more rows of usage by model than the API gives at once"
-                f" ({ROWS_PER_REPLY}), so nothing of the range is used: ask for ranges without that day"
+                f"{first} alone has more usage rows than one reply can hold ({ROWS_PER_REPLY}), so nothing was"
+                " stored: fetch ranges that leave this day out"
             )
         return _UsageAnswer(None, reply.read_at, reply.attempts)
 
@@ -397,8 +395,8 @@ class _Api:
             sleep=lambda seconds: clock.sleep(float(seconds)),
             retry_error_callback=_outcome,
         )
-        # Failures travel as values up to here: an exception raised while one of httpx's is being handled
-        # would carry it along, and with it the request and the key.
+        # Errors are returned, not raised, up to here: an exception raised inside httpx's handler would chain
+        # the request, and with it the key.
         got = retrying(self._once, account, method, path, content, largest)
         attempts = int(retrying.statistics["attempt_number"])
         if isinstance(got, OpenRouterError):
@@ -432,7 +430,7 @@ class _Api:
             with self._http.stream(method, url, headers=headers, content=content) as response:
                 body = _read(response, largest)
         except (httpx.HTTPError, httpx.StreamError, OSError) as error:
-            # A refusal is one as soon as its status is known: a key is not sent again for the sake of the words.
+            # The status alone decides a refusal: the key is not sent again just to read the error's text.
             if response is None or response.status_code == 200:
                 return self._unreachable(error)
         if response.status_code == 200:
@@ -478,14 +476,16 @@ class _Api:
         if 200 < status < 400:
             error = _unbelievable(call, f"its status is {status}, and redirects are not followed with a key")
         elif status == 429:
-            error = RateLimited(f"{self._host} asks for fewer requests ({said}): run again in some minutes")
+            error = RateLimited(
+                f"{self._host} is rate limiting us ({said}): fewer requests are needed, run again in some minutes"
+            )
         elif status in TIMED_OUT:
             error = RequestTimedOut(f"{self._host} took too long over {call} ({said}): run again later")
         elif status in RETRIED or status >= 500:
             error = ServerUnavailable(f"{self._host} failed at {call} ({said}): run again later")
         else:
             error = BadRequest(
-                f"{self._host} does not understand {call} ({said}): check OPENROUTER_BASE_URL, and look for a"
+                f"{self._host} rejected {call} ({said}): check OPENROUTER_BASE_URL, and look for a"
                 " newer version of this program"
             )
         error.retry_after_s = _retry_after_s(response.headers.get("Retry-After", ""))
@@ -753,7 +753,7 @@ def _hide_keys_in_logs() -> None:
 def _unbelievable(call: str, what: str) -> UnbelievableReply:
     return UnbelievableReply(
         f"the reply to {call} was refused and nothing of it is used, because {what}: run again later, and if"
-        " it stays so, look for a newer version of this program"
+        " this persists, update this program"
     )
 
 

@@ -1,7 +1,7 @@
 """Dagster's run history (SQLite files in DAGSTER_HOME) over connections that stay open.
 
-For every event Dagster makes a new engine and connection for each of the files it writes to, compiles its SQL anew,
-and closes the connection, upon which SQLite writes its log back and waits for the disk. One engine per file, kept
+For every event Dagster makes a new engine and connection for each of the files it writes to, compiles its SQL again,
+and closes the connection, upon which SQLite checkpoints its log and syncs the disk. One engine per file, kept
 open, halves the time of a step that materializes 30 assets (2.1 s to 0.9 s of wall time, 1.0 s to 0.45 s of CPU, on
 2 cores). With a write-ahead log `synchronous = normal` is safe from corruption; a power cut may lose the last events
 of a run's history, never a reading: those are in DuckDB.
@@ -54,7 +54,7 @@ def _opened(url: str, options: dict[str, Any]) -> "sa.Engine":
     import sqlalchemy as sa
 
     class Kept(sa.QueuePool):
-        """Dagster disposes of the engine after each use; this pool does not mind."""
+        """Dagster disposes of the engine after each use; this pool ignores that."""
 
         def dispose(self) -> None: ...
 

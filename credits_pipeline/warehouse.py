@@ -36,13 +36,13 @@ STORAGE_VERSION: Final = "v1.1.0"
 """The file format: every driver from 1.1.3 to 2.0.0 opens it; the default of 2.0 opens in no 1.x."""
 
 _MEMORY_SHARE: Final = 0.625
-"""Of DuckDB's own limit, to come to half of the memory."""
+"""DuckDB's own limit is 80 % of the memory; 0.625 of that is half."""
 
 _POLL_S: Final = 0.1
-"""Between two tries for a lock: short beside a run (seconds), long beside a try (under a millisecond)."""
+"""Between two attempts at a lock: short compared with a run (seconds), long with one attempt (under 1 ms)."""
 
 _PUBLISHED_WAIT_S: Final = 10.0
-"""For a program that opened the published copy for writing, which nobody should: then the reader is told."""
+"""How long a reader waits if someone opened the published copy for writing, which nobody should."""
 
 _BILLIONTH: Final = Decimal("0.000000001")
 _MONEY_LIMIT: Final = Decimal(10) ** 9
@@ -316,7 +316,7 @@ class Warehouse:
                     con.execute("commit")
                     con.execute("checkpoint published")
                     con.execute("detach published")
-                # From here on DuckDB holds neither file: opening them by hand drops no lock of its own.
+                # DuckDB has released both files by now, so opening them here cannot drop its locks.
                 fresh.chmod(0o444)
                 # A log left beside the old file would be replayed onto the new one by whoever opens it next;
                 # a second time, for a reader that opened the old one for writing in between.
@@ -745,7 +745,7 @@ def _write_published(
 
 
 def _utc(instant: datetime) -> datetime:
-    """As TIMESTAMP columns hold it: UTC, without saying so."""
+    """As TIMESTAMP columns hold it: a naive datetime in UTC."""
     if instant.tzinfo is None:
         raise ValueError(f"{instant} has no time zone: pass an aware datetime")
     return instant.astimezone(UTC).replace(tzinfo=None)
@@ -821,8 +821,7 @@ def _make_directory(path: Path) -> None:
 
 
 def _refuse_what_is_no_file(path: Path) -> None:
-    """In a file's place: reading from a pipe would wait for ever, and an empty file would cover a link whose disk
-    is not mounted."""
+    """Reading a pipe would block, and a link to an unmounted disk would get an empty file in place of the data."""
     if os.path.lexists(path) and not path.is_file():
         leads = f"leads to {os.readlink(path)}, where there is" if path.is_symlink() else "is"  # noqa: PTH115
         raise WarehouseNotPermitted(
@@ -901,7 +900,7 @@ def _write_holder(path: Path, purpose: str) -> None:
 
 
 def _holder(path: Path) -> str:
-    """Who says to hold the lock; a note that a killed process left behind is not believed."""
+    """Who says to hold the lock; a note that a killed process left behind is ignored."""
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
         pid, host = int(told["pid"]), str(told["host"])

@@ -154,7 +154,7 @@ def test_a_damaged_history_of_dagster_is_named_and_once_moved_away_the_next_run_
 @pytest.mark.parametrize(
     "settings", [b"telemetry: [", b"tellemetry: {}", b"\xff\xfe", b"telemetry"], ids=repr
 )
-def test_a_dagster_yaml_that_is_not_understood_is_one_line_that_names_it(
+def test_a_dagster_yaml_that_cannot_be_read_is_one_line_that_names_it(
     simulate: Simulate, capsys: pytest.CaptureFixture[str], settings: bytes
 ) -> None:
     simulate(spender())
@@ -162,7 +162,7 @@ def test_a_dagster_yaml_that_is_not_understood_is_one_line_that_names_it(
     file.write_bytes(settings)
     assert main(["run"]) == 1
     (said,) = capsys.readouterr().err.splitlines()
-    assert said.startswith(f"error: {file} is not understood")
+    assert said.startswith(f"error: {file} cannot be read")
     assert len(said) < 500
 
 

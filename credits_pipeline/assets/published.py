@@ -1,4 +1,4 @@
-"""`credits.duckdb`, the file that BI tools open: every mart, tables only, as of one and the same build.
+"""`credits.duckdb`, the file that BI tools open: every mart, tables only, all from the same build.
 
 It is replaced atomically after the SQL has been committed, so a reader sees yesterday's file or today's and never
 half of one, and neither side ever waits for the other. `marts.published` in it says which run wrote it, when, as of

@@ -68,8 +68,8 @@ def sql_models(project: SqlProject) -> dg.AssetsDefinition:
         except BlockedBuild as blocked:
             yield from check_results(blocked.result, checks)
             raise dg.Failure(
-                f"the SQL was not changed, because {blocked}. Yesterday's tables stay as they were; "
-                "mend the cause (or the test) and run again.",
+                f"the tables were not rebuilt, because {blocked}. The previous tables are unchanged. Fix the data or "
+                "the test, then run again.",
                 allow_retries=False,
             ) from None
         for name, entries in metadata.items():
