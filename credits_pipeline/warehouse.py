@@ -5,12 +5,14 @@ is written is one transaction. BI tools open the published copy, which is replac
 All instants are UTC, all money is USD in DECIMAL(18,9).
 """
 
+import errno
 import itertools
 import json
 import os
 import re
 import shutil
 import socket
+import stat
 import threading
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -43,6 +45,9 @@ _POLL_S: Final = 0.1
 
 _PUBLISHED_WAIT_S: Final = 10.0
 """How long a reader waits if someone opened the published copy for writing, which nobody should."""
+
+_LEFTOVER_AFTER_S: Final = 86_400.0
+"""Age from which an unfinished backup is one that was cut short: making one takes seconds to minutes."""
 
 _BILLIONTH: Final = Decimal("0.000000001")
 _MONEY_LIMIT: Final = Decimal(10) ** 9
@@ -427,10 +432,13 @@ class Warehouse:
         into = _absolute(into)
         with self._held("making a backup") as deadline:
             _make_directory(into)
-            finished = _unused(into / f"credits-{_stamp()}")
-            for leftover in into.glob(".credits-*.new"):
-                shutil.rmtree(leftover, ignore_errors=True)
-            fresh = into / f".{finished.name}.new"
+            name = f"credits-{_stamp()}"
+            for leftover in into.glob(
+                ".credits-*.new"
+            ):  # not another warehouse's, which may be writing its own
+                if clock.now().timestamp() - leftover.stat().st_mtime > _LEFTOVER_AFTER_S:
+                    shutil.rmtree(leftover, ignore_errors=True)
+            fresh = _temporary(into / name)
             try:
                 with self._open(deadline, read_only=True) as con:
                     fresh.mkdir(mode=0o700)
@@ -440,7 +448,7 @@ class Warehouse:
                         for table in _tables(con, schema):
                             _write_parquet(con, schema, table, fresh / schema / f"{table}.parquet")
                 _sync(fresh / "warehouse.duckdb")
-                fresh.rename(finished)
+                finished = _renamed_directory(fresh, into / name)
                 _sync(into)
             finally:
                 shutil.rmtree(fresh, ignore_errors=True)
@@ -449,11 +457,13 @@ class Warehouse:
     def restore(self, source: Path) -> Path | None:
         """Put a backup in the warehouse's place; return where the earlier file is kept, if there was one.
 
-        `source` is a directory made by `backup`, or the `warehouse.duckdb` in it. It is read whole first,
-        so that a damaged backup changes nothing. Rebuild the SQL and publish afterwards.
+        `source` is a directory made by `backup`, or the `warehouse.duckdb` in it. It is read whole first, and must
+        have our tables and nothing that runs by itself, so that a damaged or forged backup changes nothing.
+        Rebuild the SQL and publish afterwards.
         """
         source = _absolute(source)
         source = source / "warehouse.duckdb" if source.is_dir() else source
+        _refuse_what_is_no_file(source)
         if not source.exists():
             raise WarehouseError(
                 f"There is no backup at {source}: name a directory that `make backup` has made."
@@ -477,7 +487,8 @@ class Warehouse:
         con = _connect(self.path)
         try:
             _attach_patiently(con, source, deadline, read_only=True)
-            _schema_version(con, source, len(self._steps()))
+            steps = self._steps()
+            _check_form(con, source, steps[: _schema_version(con, source, len(steps))])
             _copy_database(con, "warehouse", fresh)
         finally:
             con.close()
@@ -605,16 +616,50 @@ def _schema_version(con: "duckdb.DuckDBPyConnection", path: Path, newest: int) -
         raise WarehouseCorrupt(
             f"{path} is a DuckDB file but no warehouse of this program: move it away, or run `make restore`."
         )
-    found = con.execute("select version from warehouse.ops.schema_version").fetchall()
-    if len(found) != 1:
+    found = con.execute("from warehouse.ops.schema_version").fetchall()
+    version = found[0][0] if len(found) == 1 else None
+    if not isinstance(version, int) or version < 1:
         raise WarehouseCorrupt(f"{path} does not say which version it has: run `make restore`.")
-    version = int(found[0][0])
     if version > newest:
         raise WarehouseTooNew(
             f"{path} was written by a newer release of this program (its tables have version {version}, "
             f"this release knows up to {newest}): update this program."
         )
     return version
+
+
+def _check_form(con: "duckdb.DuckDBPyConnection", path: Path, steps: list[str]) -> None:
+    """Refuse a file whose raw tables are not those of its version, or that holds more than tables.
+
+    A view or macro in their place would be executed by the next build, and can read any file of this user.
+    """
+    con.execute("attach ':memory:' as form")
+    con.execute("use form")
+    for step in steps:
+        con.execute(step)
+    con.execute("use memory")
+    wrong = con.execute(
+        """
+        with columns as (
+            select database_name, schema_name || '.' || table_name || '.' || column_name || ' ' || data_type as name
+            from duckdb_columns() where schema_name in ('raw', 'ops') and not internal
+        ),
+        ours as (select name from columns where database_name = 'form'),
+        theirs as (select name from columns where database_name = 'warehouse')
+        select 'no ' || name from ours where name not in (from theirs)
+        union all select name from theirs where name not in (from ours)
+        union all select 'the view ' || view_name from duckdb_views()
+            where database_name = 'warehouse' and not internal
+        union all select 'the macro ' || function_name from duckdb_functions()
+            where database_name = 'warehouse' and not internal
+        union all select 'the table ' || table_name from duckdb_tables()
+            where database_name = 'warehouse' and contains(table_name, '/')
+        order by all
+        """
+    ).fetchall()
+    con.execute("detach form")
+    if wrong:
+        raise WarehouseCorrupt(f"{path} is not a backup of this program: it has {wrong[0][0]}.")
 
 
 def _apply(con: "duckdb.DuckDBPyConnection", steps: list[str], *, newest: int) -> None:
@@ -758,9 +803,10 @@ def money(value: Decimal) -> Decimal:
     """
     if not isinstance(value, Decimal) or not value.is_finite():
         raise ValueError(f"{value!r} is no amount of money")
-    if abs(value) >= _MONEY_LIMIT:
+    rounded = value.quantize(_BILLIONTH, ROUND_HALF_EVEN) if abs(value) < _MONEY_LIMIT else value
+    if abs(rounded) >= _MONEY_LIMIT:
         raise ValueError(f"{value:.3e} USD is beyond DECIMAL(18,9)")
-    return value.quantize(_BILLIONTH, ROUND_HALF_EVEN)
+    return rounded
 
 
 def _money(value: Decimal) -> str:
@@ -802,6 +848,17 @@ def _unused(path: Path) -> Path:
     return next(name for name in names if not name.exists())
 
 
+def _renamed_directory(fresh: Path, path: Path) -> Path:
+    """Give a directory the first unused name; another process may take that one first."""
+    while True:
+        name = _unused(path)
+        try:
+            return fresh.rename(name)
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                raise
+
+
 def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.new")
 
@@ -822,11 +879,16 @@ def _make_directory(path: Path) -> None:
 
 def _refuse_what_is_no_file(path: Path) -> None:
     """Reading a pipe would block, and a link to an unmounted disk would get an empty file in place of the data."""
-    if os.path.lexists(path) and not path.is_file():
-        leads = f"leads to {os.readlink(path)}, where there is" if path.is_symlink() else "is"  # noqa: PTH115
-        raise WarehouseNotPermitted(
-            f"{path} {leads} no file: mount its disk or move it away, then run this again."
-        )
+    try:
+        if stat.S_ISREG(path.stat().st_mode):
+            return
+    except FileNotFoundError:
+        if not path.is_symlink():
+            return
+    leads = f"leads to {os.readlink(path)}, where there is" if path.is_symlink() else "is"  # noqa: PTH115
+    raise WarehouseNotPermitted(
+        f"{path} {leads} no file: mount its disk or move it away, then run this again."
+    )
 
 
 def _move_into_place(fresh: Path, path: Path) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
@@ -1017,6 +1018,54 @@ def test_a_damaged_backup_changes_nothing(filled: Warehouse, tmp_path: Path) -> 
         "warehouse.duckdb",
         "warehouse.duckdb.lock",
     ]
+
+
+FORGERIES = {
+    "a view that reads files": """
+        alter table raw.model_usage rename to hidden;
+        create view raw.model_usage as select * replace ((select content from read_text('/etc/hostname')) as model)
+        from raw.hidden""",
+    "a macro in place of a function": "create macro greatest(a, b) as 7",
+    "a table whose name is a path": """create table raw."/tmp/elsewhere" (i integer)""",
+    "a missing table": "drop table raw.credits_snapshots",
+    "a column of another type": "alter table raw.model_usage alter credits_usd type double",
+    "a column too many": "alter table ops.alerts_sent add column more varchar",
+    "version 0": "update ops.schema_version set version = 0",
+    "a version in words": "alter table ops.schema_version alter version type varchar using 'one'",
+    "no version": "alter table ops.schema_version rename version to number",
+}
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_a_file_that_holds_more_or_less_than_our_tables_is_no_backup_and_changes_nothing(
+    filled: Warehouse, tmp_path: Path, forgery: str
+) -> None:
+    made = filled.backup(tmp_path / "backups") / "warehouse.duckdb"
+    with duckdb.connect(str(made)) as con:
+        con.execute(FORGERIES[forgery])
+    before = everything(filled)
+    with pytest.raises(WarehouseCorrupt, match="no backup of ours"):
+        filled.restore(made)
+    assert everything(filled) == before
+    assert list(filled.path.parent.glob("*before-restore*")) == []
+
+
+def test_a_pipe_in_the_place_of_a_backup_is_refused_and_not_waited_for(
+    filled: Warehouse, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(WarehouseError, match="is no file"):
+        filled.restore(tmp_path / "pipe")
+
+
+def test_two_warehouses_back_up_into_one_folder_at_once(filled: Warehouse, tmp_path: Path) -> None:
+    other = Warehouse(tmp_path / "other" / "warehouse.duckdb")
+    other.append_readings([reading()])
+    into = tmp_path / "backups"
+    with clock.frozen(NOON), ThreadPoolExecutor(2) as pool:
+        made = list(pool.map(lambda one: one.backup(into), [filled, other] * 3))
+    assert len(set(made)) == 6
+    assert [count(Warehouse(path / "warehouse.duckdb")) for path in made] == [2, 1] * 3
 
 
 def test_restoring_from_nowhere_or_from_itself_says_so(filled: Warehouse, tmp_path: Path) -> None:
