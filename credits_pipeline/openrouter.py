@@ -10,11 +10,10 @@ import logging
 import os
 import re
 import ssl
-import sys
 import threading
 from base64 import b64encode, urlsafe_b64encode
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from dataclasses import fields as fields_of
 from datetime import UTC, date, datetime, timedelta
@@ -63,11 +62,16 @@ NANO_DOLLAR = Decimal("1e-9")
 NOTHING = Decimal("0.000000000")
 DIGITS_BEFORE_POINT = 9
 _ROUNDING = Context(prec=40, rounding=ROUND_HALF_EVEN)
-LARGEST_COUNT = 2**63 - 1  # BIGINT
+# No model has used a quadrillion tokens in a day, and thousands of such counts still add up to a BIGINT.
+LARGEST_COUNT = 10**15
+# A bill beyond this is a mistake, and its account fails alone. Believed, it would stop the figures of all accounts: the
+# sum of a year of such days would not fit DECIMAL(18,9).
+LARGEST_DAY_USD = 2_500_000
 
 LONGEST_MESSAGE = 300  # characters of the server's own words in an error
 LONGEST_NAME = 200  # characters of a model's or a key's name
 SHORTEST_KEY_TO_HIDE = 8  # real keys have 73 characters; hiding every "k" of a made-up one garbles all text
+SHORTEST_PART_TO_HIDE = 16  # letters and digits of a key in a row: too few to guess the other 54 from
 UNKNOWN_MODEL = "unknown"
 
 KEEPALIVE_S = 5.0  # an idle connection older than this is not used again: the server may be closing it
@@ -494,7 +498,7 @@ class _Api:
     def _unreachable(self, error: Exception) -> OpenRouterError:
         import httpx
 
-        reason = _shown(f"{type(error).__name__}: {error}")
+        reason = shown(f"{type(error).__name__}: {error}")
         if _is_about_the_certificate(error):
             return UntrustedServer(
                 f"{self._host} could not prove that it is {self._host}, so no key was sent ({reason}): check"
@@ -596,6 +600,8 @@ def _http_client(base_url: str, limits: OpenRouter) -> "httpx.Client":
         transport=transport,
         trust_env=False,
         follow_redirects=False,
+        # Nor are they looked at: httpx parses where they lead to, and fails on what is not a web address.
+        event_hooks={"response": [lambda response: response.headers.pop("Location", None)]},
         # Accounts share this client, not a session.
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         timeout=httpx.Timeout(limits.read_timeout_s, connect=limits.connect_timeout_s),
@@ -685,49 +691,71 @@ class _Secrets:
     """Every key that this process has sent, and how to keep them out of text."""
 
     def __init__(self) -> None:
-        self._spellings: dict[str, tuple[str, ...]] = {}
-        self._shortest = sys.maxsize
+        self._keys: set[str] = set()
+        self._parts: frozenset[str] = (
+            frozenset()
+        )  # of one length each, in lower case, letters and digits only
+        self._lengths: tuple[int, ...] = ()
 
     def add(self, key: str) -> None:
-        if key not in self._spellings and len(key) >= SHORTEST_KEY_TO_HIDE:
-            self._shortest = min(self._shortest, len(key))
-            self._spellings = {**self._spellings, key: _spellings(key)}  # readers keep the old one
-            _name.cache_clear()
+        if key in self._keys or len(key) < SHORTEST_KEY_TO_HIDE:
+            return
+        self._keys.add(key)
+        parts = set(self._parts)
+        for spelling in map(_letters_and_digits, _spellings(key)):
+            size = min(SHORTEST_PART_TO_HIDE, len(spelling))
+            parts |= {spelling[at : at + size] for at in range(len(spelling) - size + 1)}
+        self._parts, self._lengths = frozenset(parts), tuple(sorted({len(part) for part in parts}))
+        _name.cache_clear()
 
     def removed_from(self, words: str) -> str:
-        if len(words) < self._shortest:  # nearly all text is
+        """`words` without any part of a key, however it is written, cut into pieces or mixed with other characters."""
+        if not self._lengths or len(words) < self._lengths[0]:
             return words
-        for spellings in self._spellings.values():
-            for spelling in spellings:
-                words = words.replace(spelling, "[key]")
-        return words
+        at = [place for place, character in enumerate(words) if character.isalnum()]
+        flat = _letters_and_digits(words)
+        hits = [
+            (at[start], at[start + size - 1] + 1)
+            for size in self._lengths
+            for start in range(len(flat) - size + 1)
+            if flat[start : start + size] in self._parts
+        ]
+        shown, done = "", 0
+        for begin, end in sorted(hits):
+            if begin >= done:
+                shown += words[done:begin] + "[key]"
+            done = max(done, end)
+        return shown + words[done:]
+
+
+def _letters_and_digits(words: str) -> str:
+    """The letters and digits of a text, one character each, capitals as small ones."""
+    return "".join(c.lower()[0] for c in words if c.isalnum())
 
 
 _secrets = _Secrets()
 
 
 def _spellings(key: str) -> tuple[str, ...]:
-    """The key as it is, URL-encoded (all of it, too), in hex, and as the inner part of any base64 with it."""
+    """The key as it is, URL-encoded, in hex (which is also the URL encoding of all of it), and as inner base64."""
     raw = key.encode()
-    spellings = {key, quote(key), quote(key, safe=""), raw.hex(), raw.hex().upper()}
-    every = "".join(f"%{byte:02x}" for byte in raw)
-    spellings |= {every, every.upper()}
+    spellings = {key, quote(key), quote(key, safe=""), raw.hex()}
     for encode in (b64encode, urlsafe_b64encode):
         for shift in range(3):  # base64 looks different depending on how many bytes stand before
             digits = encode(b"\0" * shift + raw).decode()
             spellings.add(digits[-(-shift * 8 // 6) : (shift + len(raw)) * 8 // 6])
-    return tuple(sorted(spellings, key=len, reverse=True))
+    return tuple(spellings)
 
 
-def _shown(words: str, longest: int = LONGEST_MESSAGE) -> str:
+def shown(words: str, longest: int = LONGEST_MESSAGE) -> str:
     """Text from outside on one line: no control characters, no key, not too long."""
-    words = _secrets.removed_from(text.plain(" ".join(words.split())))
+    words = _secrets.removed_from(text.one_line(words))
     return words if len(words) <= longest else words[: longest - 1] + "…"
 
 
 @lru_cache(maxsize=4096)  # a year of usage names the same few models thousands of times
 def _name(words: str) -> str:
-    return _shown(words, LONGEST_NAME)
+    return shown(words, LONGEST_NAME)
 
 
 class _KeyFilter(logging.Filter):
@@ -808,7 +836,7 @@ def _server_message(body: bytes | None) -> str:
         message = json.loads(body or b"")["error"]["message"]
     except (ValueError, TypeError, LookupError, RecursionError):
         return ""
-    return _shown(message) if isinstance(message, str) else ""
+    return shown(message) if isinstance(message, str) else ""
 
 
 def _amount(value: object) -> Decimal | None:
@@ -912,7 +940,17 @@ def _usage_rows(reply: _Reply, first: date, last: date) -> list[UsageRow]:
             row = _usage_row(reply, number, day, fields)
             other = rows.get(_day_and_model(row))
             rows[_day_and_model(row)] = _sum(reply, other, row) if other else row
+    _refuse_impossible_days(reply, rows.values())
     return list(rows.values())
+
+
+def _refuse_impossible_days(reply: _Reply, rows: Iterable[UsageRow]) -> None:
+    days: dict[date, Decimal] = defaultdict(Decimal)
+    for row in rows:
+        days[row.usage_date] += row.credits_usd
+    for day, usd in days.items():
+        if abs(usd) > LARGEST_DAY_USD:
+            raise reply.unbelievable(f"the rows of {day} add up to more than {LARGEST_DAY_USD:,} dollars")
 
 
 def _usage_row(reply: _Reply, number: int, day: date, fields: dict[str, Any]) -> UsageRow:

@@ -18,6 +18,11 @@ def plain(text: str) -> str:
     return "".join("\ufffd" if unicodedata.category(c) in _HIDDEN else c for c in text)
 
 
+def one_line(text: str) -> str:
+    """`text` with its line breaks and other white space as single blanks, and otherwise as `plain` shows it."""
+    return plain(" ".join(text.split()))
+
+
 def markdown(text: str) -> str:
     """`text` as Markdown that shows exactly these characters and nothing else."""
     return (

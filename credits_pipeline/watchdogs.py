@@ -170,7 +170,8 @@ def failed_checks(instance: dg.DagsterInstance, run_id: str, told: Sequence[str]
         if check and not check.passed and check.severity == dg.AssetCheckSeverity.ERROR:
             rows = check.metadata.get("failing_rows")
             counted = f" ({rows.value} rows)" if rows else ""
-            why = first_line(check.description or "")
+            plain = check.metadata.get("reason")  # the description is Markdown
+            why = first_line(str(plain.value) if plain else check.description or "")
             news = bool(why) and not any(why in reason for reason in told)
             if news or counted:
                 name = f"check {check.check_name} of {check.asset_key.to_user_string()}"

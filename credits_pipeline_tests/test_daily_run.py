@@ -9,7 +9,9 @@ from typing import Any
 
 import dagster as dg
 
-from credits_pipeline import clock, config
+from credits_pipeline import clock, config, openrouter
+from credits_pipeline.assets.partitions import ask_every_account
+from credits_pipeline.config import Account
 from credits_pipeline.simulator import Fault, SimulatedAccount, SimulatedAPI
 from credits_pipeline.warehouse import Warehouse, open_published
 from credits_pipeline_tests.conftest import TODAY
@@ -148,8 +150,62 @@ def test_zeros_for_an_account_with_history_are_refused(simulate: Simulate, run_j
     assert run_job("daily_credits").success
     api.misbehave(Fault.zeros(), times=None, account="acme", path="/credits")
     result = run_job("daily_credits")
-    assert "history" in failures(result)["every_account_was_read"]
+    assert "acme: the API reported 0 credits and 0 usage" in failures(result)["every_account_was_read"]
     assert [row[0] for row in raw_readings()] == ["acme", "default", "default"]
+
+
+def test_an_absurd_reply_for_one_account_costs_the_others_nothing(
+    simulate: Simulate, run_job: RunJob
+) -> None:
+    api = simulate(*(spender(name) for name in ("default", "rich", "moved", "chatty", "costly")))
+    api.misbehave(
+        Fault.body(b'{"data":{"total_credits":999999998.5,"total_usage":0.5}}'), times=None, account="rich"
+    )
+    api.misbehave(Fault.redirect("javascript:alert(1)"), times=None, account="moved")
+    for name, row in {
+        "chatty": {"credits_usage": 1, "tokens_prompt": 2**63 - 1},
+        "costly": {"credits_usage": 400_000_000},
+    }.items():
+        rows = [{"date__day": TODAY.isoformat(), "model": "a/b", **row}]
+        body = {"data": {"data": rows, "metadata": {"truncated": False}}}
+        fault = Fault.body(json.dumps(body).encode())
+        api.misbehave(fault, times=None, account=name, path="/analytics/query")
+    said = failures(run_job("daily_credits"))
+    assert "rich: the API reported more than 990,000,000 USD" in said["every_account_was_read"]
+    assert "redirects are not followed" in said["every_account_was_read"]
+    assert "chatty: " in said["every_account_was_fetched"]
+    assert "costly: " in said["every_account_was_fetched"]
+    assert published("select account from marts.credits_runway") == [("chatty",), ("costly",), ("default",)]
+    api.behave()
+    assert run_job("daily_credits").success
+    assert len(published("from marts.credits_runway")) == 5
+
+
+def test_a_bug_that_one_accounts_reply_brings_to_light_costs_the_others_nothing() -> None:
+    def ask(account: Account) -> str:
+        if account.name == "odd":
+            raise ZeroDivisionError(f"with {account.key}")
+        return "read"
+
+    odd, even = (Account(name, f"sk-or-v1-simulated-{name}-of-a-key", "X") for name in ("odd", "even"))
+    openrouter._secrets.add(odd.key)
+    replies, failed = ask_every_account([odd, even], ask)
+    assert replies == {"even": "read"}
+    assert failed == {
+        "odd": "something unforeseen happened (ZeroDivisionError: with [key]): please report it as a bug"
+    }
+
+
+def test_words_of_a_server_are_no_markdown_in_the_ui_and_plain_in_the_metadata(
+    simulate: Simulate, run_job: RunJob
+) -> None:
+    api = simulate(spender(), spender("acme"))
+    words = "![a](http://127.0.0.1:9/track.png) [renew your key](http://127.0.0.1:9/phish)"
+    api.misbehave(Fault.status(401, message=words), times=None, account="acme")
+    checks = run_job("daily_credits").get_asset_check_evaluations()
+    (check,) = [c for c in checks if c.check_name == "every_account_was_read"]
+    assert "](" not in (check.description or "")
+    assert words in str(check.metadata["reason"].value)
 
 
 def test_the_bill_failing_does_not_cost_the_readings(simulate: Simulate, run_job: RunJob) -> None:

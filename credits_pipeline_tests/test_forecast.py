@@ -15,6 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from credits_pipeline.assets.credits_snapshots import MOST_USD
+from credits_pipeline.openrouter import LARGEST_COUNT, LARGEST_DAY_USD
 from credits_pipeline_tests.models import DAY, Row, World, midnight, usd
 
 START = date(2025, 3, 3)  # a Monday
@@ -749,3 +751,40 @@ def test_the_change_is_that_between_the_last_two_nights_of_the_history(world: Fo
             assert row["moved_days"] == (now["run_out_p50"] - before["run_out_p50"]).days
             compared += 1
     assert compared > 10
+
+
+def test_the_most_absurd_replies_that_are_believed_stop_no_other_accounts_figures(world: Forecasts):
+    most, day = MOST_USD, LARGEST_DAY_USD
+    begin, end = datetime.combine(START, datetime.min.time()), 60
+
+    def read(account: str, number: int, credits: int, usage: int) -> None:
+        world.read(begin + number * DAY, credits, usage, account=account)
+
+    for number in range(end):
+        for account, billed in {
+            "gigantic bills": day, "gigantic refunds": -day, "both in turn": day if number % 2 else -day,
+            "rich and then billed": 5, "gigantic counts": 5, "ordinary": 5,
+        }.items():  # fmt: skip
+            world.bill(START + number * DAY, billed, account=account)
+        read("counters that jump", number, most * (number % 2), most * (number % 3 > 0))
+        read("gigantic debt", number, 0, most)
+        world.bill(START + number * DAY, day if number % 2 else -day, account="counters that jump")
+    for account in ("gigantic bills", "gigantic refunds", "both in turn", "rich and then billed"):
+        read(account, end, most, 0)
+        world.bill(START + end * DAY, day, begin + end * DAY, account=account)
+    read("used up in one gap", 0, most, 0)
+    read("used up in one gap", end, most, most)
+    read("gigantic counts", end, 400, 300)
+    read("ordinary", end, 400, 300)
+    world.con.execute(
+        f"""
+        update raw.model_usage set requests = {LARGEST_COUNT}, prompt_tokens = {LARGEST_COUNT},
+            completion_tokens = {LARGEST_COUNT}, reasoning_tokens = {LARGEST_COUNT}, cached_tokens = {LARGEST_COUNT}
+        where account = 'gigantic counts'
+        """
+    )
+    result = world.project.build(world.con)
+    assert [test.message for test in result.blocking] == []
+    (row,) = world.table("credits_runway", "ordinary")
+    assert row["status"] == "ok"
+    assert row["days_left_p50"] in (19, 20)

@@ -193,7 +193,7 @@ def test_the_reconciliation_names_account_day_and_both_figures_and_rolls_up_by_m
     assert check.severity == dg.AssetCheckSeverity.WARN
     assert result.success
     for part in ("default", "2026-06-17", "7.000000000", "10.000000000"):
-        assert part in (check.description or "")
+        assert part in str(check.metadata["reason"].value)
     assert "3" in str(check.metadata["by_month"].value)
 
 

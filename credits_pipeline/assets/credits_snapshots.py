@@ -44,12 +44,21 @@ def refuse_all_but_today(context: dg.AssetExecutionContext) -> None:
     )
 
 
+# Believed, more than this would stop the figures of all accounts: sums and differences would not fit DECIMAL(18,9).
+MOST_USD = 990_000_000
+
+
 def unbelieved(credits: Mapping[str, Credits], warehouse: Warehouse) -> dict[str, str]:
-    """Accounts with history for which the API says 0 and 0, as ordinary keys have been seen to get."""
+    """Accounts with history for which the API says 0 and 0, as ordinary keys have been seen to get, and absurd ones."""
+    absurd = {
+        name: f"the API reported more than {MOST_USD:,} USD, so the reading was rejected"
+        for name, reply in credits.items()
+        if max(reply.total_credits, reply.total_usage) > MOST_USD
+    }
     nothing = [
         name for name, reply in credits.items() if reply.total_credits == reply.total_usage == Decimal(0)
     ]
-    return {
+    return absurd | {
         name: "the API reported 0 credits and 0 usage for an account that has had both, so the reading was rejected; "
         "check that its key is still a management key of that account"
         for name in nothing

@@ -11,7 +11,8 @@ import dagster as dg
 
 from credits_pipeline import clock, config
 from credits_pipeline.config import Account
-from credits_pipeline.openrouter import OpenRouterError
+from credits_pipeline.openrouter import OpenRouterError, shown
+from credits_pipeline.text import markdown
 
 Reply = TypeVar("Reply")
 
@@ -45,13 +46,19 @@ def settings_for_a_run() -> config.Settings:
 def ask_every_account(
     accounts: Sequence[Account], ask: Callable[[Account], Reply]
 ) -> tuple[dict[str, Reply], dict[str, str]]:
-    """Ask for all accounts at once: replies by account, and for those that failed the sentence that says why."""
+    """Ask for all accounts at once: replies by account, and for those that failed the sentence that says why.
+
+    A bug that one account's reply brings to light costs the others nothing either: a lost reading is lost for good.
+    """
 
     def outcome(account: Account) -> Reply | OpenRouterError:
         try:
             return ask(account)
         except OpenRouterError as error:
             return error
+        except Exception as error:
+            said = f"{type(error).__name__}: {shown(str(error))}"
+            return OpenRouterError(f"something unforeseen happened ({said}): please report it as a bug")
 
     with ThreadPoolExecutor(max_workers=CONCURRENT_ACCOUNTS) as pool:
         outcomes = dict(zip((a.name for a in accounts), pool.map(outcome, accounts), strict=True))
@@ -95,8 +102,13 @@ def accounts_verdict(
         check_name=check,
         passed=not failed and not warned,
         severity=dg.AssetCheckSeverity.ERROR if failed else dg.AssetCheckSeverity.WARN,
-        description=described(failed | warned) or "every account answered",
-        metadata={"accounts_failed": len(failed), "accounts_without_analytics": len(warned)},
+        # Markdown to the UI, and a server's own words are in it: escaped here, plain in the metadata, for alerts.
+        description=markdown(described(failed | warned)) or "every account answered",
+        metadata={
+            "accounts_failed": len(failed),
+            "accounts_without_analytics": len(warned),
+            "reason": described(failed | warned),
+        },
     )
     if failed:
         raise dg.Failure(f"{key.to_user_string()}: {described(failed)}", allow_retries=False)

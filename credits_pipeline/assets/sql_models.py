@@ -13,6 +13,7 @@ from credits_pipeline.assets import credits_snapshots, model_usage
 from credits_pipeline.assets.pictures import exists, shown
 from credits_pipeline.assets.preview import preview
 from credits_pipeline.sql_project import BuildResult, Model, ModelResult, SqlProject, Test, TestResult
+from credits_pipeline.text import markdown
 from credits_pipeline.warehouse import Warehouse
 
 if TYPE_CHECKING:
@@ -138,8 +139,13 @@ def check_result(result: TestResult, roll_up: dg.MetadataValue | None = None) ->
         check_name=result.test.name,
         passed=result.passed,
         severity=dg.AssetCheckSeverity.ERROR if error else dg.AssetCheckSeverity.WARN,
-        description=result.message,
-        metadata={"failing_rows": result.failing_rows, **({"by_month": roll_up} if roll_up else {})},
+        # Markdown to the UI, and names from outside are in it: escaped here, plain in the metadata, for alerts.
+        description=markdown(result.message),
+        metadata={
+            "failing_rows": result.failing_rows,
+            "reason": result.message,
+            **({"by_month": roll_up} if roll_up else {}),
+        },
     )
 
 

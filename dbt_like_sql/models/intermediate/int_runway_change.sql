@@ -58,8 +58,9 @@ pairs as materialized (
         cast(places.balance_at_close_usd as double) as balance_today,
         cast(balances.balance_usd as double) as balance_before,
         cast(balances.balance_usd - spends.spend_usd as double) as balance_after_spend,
-        cast(places.balance_at_close_usd - (balances.balance_usd - spends.spend_usd) as decimal(18, 9))
-            as credit_change_usd,
+        try_cast(
+            cast(places.balance_at_close_usd as decimal(38, 9)) - balances.balance_usd + spends.spend_usd as decimal(18, 9)
+        ) as credit_change_usd,
         spends.spend_usd,
         today.level_usd as level_today,
         today.factor_sums as factor_sums_today,

@@ -66,7 +66,8 @@ history as (
         coalesce(bool_or(spend.spend_usd > 0 and spend.spend_date > balances.close_date - {{ var('idle_days') }}), false)
             as has_spent_lately,
         {%- for days in [7, 30] %}
-        cast(
+        -- Null beyond DECIMAL(18,9): one account's absurd figures must not stop those of the others.
+        try_cast(
             sum(spend.spend_usd) filter (
                 where spend.is_complete and spend.spend_date > balances.last_complete_date - {{ days }}
             ) as decimal(18, 9)

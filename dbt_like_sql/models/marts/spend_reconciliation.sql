@@ -67,7 +67,7 @@ stretches as (
 tolerances as (
     select
         *,
-        cast(observed_usd - billed_usd as decimal(18, 9)) as residual_usd,
+        try_cast(cast(observed_usd as decimal(38, 9)) - billed_usd as decimal(18, 9)) as residual_usd,
         cast(greatest({{ tolerance_share }} * abs(billed_usd), {{ tolerance_usd }}) as decimal(18, 9)) as tolerance_usd
     from stretches
 )
