@@ -30,18 +30,18 @@ answer: $(VENV)/installed ## print the answer again
 	@$(RUN) answer
 
 backfill: $(VENV)/installed ## fetch past days' bills: make backfill FROM=2026-01-01 TO=2026-01-31
-	@$(RUN) backfill $(if $(FROM),--from $(FROM)) $(if $(TO),--to $(TO))
+	@$(RUN) backfill $(if $(FROM),--from "$$FROM") $(if $(TO),--to "$$TO")
 
 import: $(VENV)/installed ## append readings you logged: make import FILE=readings.csv ACCOUNT=default [TZ=Europe/Zurich]
-	@[ -n "$(FILE)" ] || { echo "which file? make import FILE=readings.csv ACCOUNT=default"; exit 1; }
-	@$(RUN) import "$(FILE)" --account "$(or $(ACCOUNT),default)" $(if $(filter command line,$(origin TZ)),--tz "$(TZ)")
+	@[ -n "$$FILE" ] || { echo "which file? make import FILE=readings.csv ACCOUNT=default"; exit 1; }
+	@$(RUN) import "$$FILE" --account "$${ACCOUNT:-default}" $(if $(filter command line,$(origin TZ)),--tz "$$TZ")
 
 backup: $(VENV)/installed ## save a consistent copy of the warehouse, and Parquet: make backup [TO=folder]
-	@$(RUN) backup $(if $(TO),"$(TO)")
+	@$(RUN) backup $(if $(TO),"$$TO")
 
 restore: $(VENV)/installed ## replace the warehouse by a backup: make restore FROM=folder
-	@[ -n "$(FROM)" ] || { echo "which backup? make restore FROM=data/backups/credits-…"; exit 1; }
-	@$(RUN) restore "$(FROM)"
+	@[ -n "$$FROM" ] || { echo "which backup? make restore FROM=data/backups/credits-…"; exit 1; }
+	@$(RUN) restore "$$FROM"
 
 alert-test: $(VENV)/installed ## send a test alert to every channel of CREDITS_ALERT_URLS
 	@$(RUN) alert-test
@@ -118,7 +118,7 @@ $(VENV)/installed-dev: requirements-dev.lock $(VENV)/installed
 
 .PHONY: superset test-bi
 superset: $(VENV)/installed-dev ## start Apache Superset with a dashboard on the published copy [FILE=credits.duckdb]
-	@PYTHONPATH=. $(PY) tools/superset.py $(if $(FILE),--file "$(FILE)") $(ARGS)
+	@PYTHONPATH=. $(PY) tools/superset.py $(if $(FILE),--file "$$FILE") $(ARGS)
 
 test-bi: $(VENV)/installed-dev ## test real Superset: its API, its dashboard in Chromium, new data after each run
 	@$(PY) -m pytest -q -m heavy credits_pipeline_tests/test_superset.py

@@ -2,12 +2,14 @@
 
 import argparse
 import errno
+import io
 import os
 import sys
 from datetime import date
 from pathlib import Path
 
 from credits_pipeline import config
+from credits_pipeline.text import one_line
 
 # Beside workspace.yaml, where Dagster looks for it too.
 DOTENV = config.PROJECT_ROOT / ".env"
@@ -16,16 +18,19 @@ DOTENV = config.PROJECT_ROOT / ".env"
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; its exit code. What goes wrong is one line on stderr."""
     options = parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without an ellipsis must not cost a reading
     before = os.umask(0o077)  # balances and spend are nobody else's business, in Dagster's files neither
     try:
         return perform(options)
     except errors() as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
     except storage_errors() as error:
         said = of_storage(error)
         if said is None:
             raise
-        print(f"error: {said}", file=sys.stderr)
+        print(f"error: {one_line(said)}", file=sys.stderr)
     except KeyboardInterrupt:
         print(
             "stopped. Everything committed so far is kept; the next run continues from there", file=sys.stderr

@@ -24,7 +24,7 @@ def run() -> int:
         days = automation.unsettled_range(Warehouse(settings.warehouse_path), instance)
         if days and date.fromisoformat(days[0]) < automation.first_day_of_daily_run():
             ok = fetch_history(instance, *days)
-        print("Taking today's readings …", flush=True)
+        tell("Taking today's readings …")
         ok = launch.run_job(instance, "daily_credits", partition=clock.today().isoformat()) and ok
     print_answer(settings)
     return 0 if ok else 1
@@ -48,7 +48,7 @@ def backfill(first: date | None, last: date | None) -> int:
 
 
 def fetch_history(instance: dg.DagsterInstance, first: str, last: str) -> bool:
-    print(f"Fetching what was billed from {first} to {last} …", flush=True)
+    tell(f"Fetching what was billed from {first} to {last} …")
     return launch.run_job(instance, "backfill_history", tags=automation.range_tags(first, last))
 
 
@@ -71,7 +71,7 @@ def import_readings_of(file: Path, account: str, tz: str | None) -> None:
             f" {config.KEY_VARIABLE}_<NAME> first"
         )
     result = import_readings(warehouse, file, account, tz=tz, run_id="import")
-    print(
+    tell(
         f"{file.name}: {result.appended} readings appended to {account}, {result.already_there} already there."
     )
 
@@ -84,7 +84,7 @@ def backup(into: Path | None) -> int:
             f"there is nothing to back up in {settings.data_dir} yet: run `make run` first"
         )
     made = Warehouse(settings.warehouse_path).backup(into or settings.data_dir / "backups")
-    print(f"Backup written to {made}: `make restore FROM={shlex.quote(str(made))}` puts it back.")
+    tell(f"Backup written to {made}: `make restore FROM={shlex.quote(str(made))}` puts it back.")
     return 0
 
 
@@ -92,10 +92,10 @@ def restore(source: Path) -> int:
     """A backup in the warehouse's place; what was derived is built anew. The next run asks the API for the rest."""
     settings = config.load(os.environ).valid()
     kept = Warehouse(settings.warehouse_path).restore(source)
-    print(f"Restored {source}." + (f" The earlier file is kept as {kept}." if kept else ""), flush=True)
+    tell(f"Restored {source}." + (f" The earlier file is kept as {kept}." if kept else ""))
     with launch.instance(settings) as instance:
         ok = launch.run_job(instance, "rebuild")
-    print("Run `make run` to fetch what the API knows of the time since then.")
+    tell("Run `make run` to fetch what the API knows of the time since then.")
     return 0 if ok else 1
 
 
@@ -122,7 +122,7 @@ def alert_test() -> int:
     say(settings.alert_problems)
     outcomes = alerts.send_test(settings)
     for outcome in outcomes:
-        print(f"{outcome.channel}: {'sent' if outcome.delivered else outcome.reason}")
+        tell(f"{outcome.channel}: {'sent' if outcome.delivered else outcome.reason}")
     if not outcomes:
         say(["CREDITS_ALERT_URLS is not set, so alerts are only logged: give it one or more Apprise URLs"])
     return 0 if outcomes and all(outcome.delivered for outcome in outcomes) else 1
@@ -131,7 +131,16 @@ def alert_test() -> int:
 def print_answer(settings: config.Settings) -> None:
     from credits_pipeline import answer as summary
 
-    print(summary.text(settings))
+    tell(summary.text(settings))
+
+
+def tell(line: str) -> None:
+    """Print to stdout; a closed pipe or a full disk behind it must not cost a reading."""
+    try:
+        print(line, flush=True)
+    except OSError:
+        # What is still in the buffer would fail once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def say(warnings: Iterable[str]) -> None:

@@ -21,7 +21,7 @@ from dagster_shared.check import CheckError
 from dagster_shared.error import SerializableErrorInfo
 
 from credits_pipeline import config, run_history
-from credits_pipeline.text import plain
+from credits_pipeline.text import one_line, plain
 from credits_pipeline.warehouse import is_alive
 
 # On a run: which process does it, as host/pid.
@@ -33,11 +33,18 @@ INSTANCE_SETTINGS = Path(__file__).with_name("dagster.yaml")
 
 
 def dagster_home(settings: config.Settings) -> Path:
-    """Where Dagster keeps its history: DAGSTER_HOME, or a folder beside the data, ready to use.
+    """Where Dagster keeps its history: DAGSTER_HOME, or a folder beside the data, ready to use. Raises ConfigError.
 
     Without one, Dagster would use a temporary folder and forget every run at exit.
     """
-    home = Path(os.environ.get("DAGSTER_HOME") or settings.data_dir / "dagster").expanduser().absolute()
+    try:
+        home = Path(os.environ.get("DAGSTER_HOME") or settings.data_dir / "dagster").expanduser().absolute()
+    except RuntimeError:
+        raise config.ConfigError(
+            "DAGSTER_HOME must be a directory's path: the ~user in it is unknown"
+        ) from None
+    if re.search("[?%]", str(home)):  # Dagster writes it into a URL as it is
+        raise config.ConfigError(f"Dagster cannot keep its history in {home}: name a path without ? and %")
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not (home / "dagster.yaml").exists():
         shutil.copyfile(INSTANCE_SETTINGS, home / "dagster.yaml")
@@ -117,7 +124,7 @@ def run_job(
     if any(was_interrupted(event) for event in failed):
         raise KeyboardInterrupt  # SIGTERM, which Dagster turned into a failure: nothing more is to be begun
     for event in failed:
-        print(f"failed: {event.step_key}: {reason(event)}", file=sys.stderr)
+        print(one_line(f"failed: {event.step_key}: {reason(event)}"), file=sys.stderr)
     return result.success
 
 

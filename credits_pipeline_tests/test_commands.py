@@ -4,8 +4,11 @@ import errno
 import os
 import socket
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import dagster as dg
 import filelock
@@ -136,6 +139,67 @@ def test_a_wrong_data_directory_is_never_replaced_by_the_default_one(
     monkeypatch.setenv("CREDITS_DATA_DIR", "~nobody-of-that-name/data")
     assert main(command) == 1
     assert capsys.readouterr().err.startswith("error: CREDITS_DATA_DIR")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["a closed pipe", "a full disk", "an old terminal"])
+def test_what_stdout_cannot_take_costs_no_reading(simulate: Simulate, how: str) -> None:
+    simulate(spender())
+    environ = {**os.environ, **({"PYTHONIOENCODING": "latin-1"} if how == "an old terminal" else {})}
+    stdout: int | IO[bytes] = subprocess.PIPE
+    if how == "a full disk":
+        if not Path("/dev/full").exists():
+            pytest.skip("NOT TESTED: this machine has no /dev/full")
+        stdout = Path("/dev/full").open("wb")  # noqa: SIM115
+    script = (
+        "import sys; from datetime import datetime, UTC; from credits_pipeline import __main__, clock\n"
+        f"with clock.frozen(datetime.fromisoformat({clock.now().isoformat()!r})): sys.exit(__main__.main(['run']))"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=stdout, stderr=subprocess.PIPE, env=environ
+    )
+    if how == "a closed pipe" and child.stdout:
+        child.stdout.close()
+    _, said = (
+        child.communicate()
+        if how == "an old terminal"
+        else (None, child.stderr.read() if child.stderr else b"")
+    )
+    assert child.wait() == 0, said
+    assert b"Traceback" not in said
+    assert Warehouse(config.load(os.environ).warehouse_path).newest_reading("default") is not None
+
+
+@pytest.mark.parametrize("home", ["what?", "50%20", "~nobody-of-that-name/x"])
+def test_a_folder_that_dagster_cannot_use_is_refused_in_one_line(
+    simulate: Simulate,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    home: str,
+) -> None:
+    simulate(spender())
+    monkeypatch.setenv("DAGSTER_HOME", home if home.startswith("~") else str(tmp_path / home))
+    assert main(["run"]) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("error: D")
+
+
+def test_a_files_name_is_never_run_as_shell(tmp_path: Path) -> None:
+    name = str(tmp_path / "log`touch PWNED`$(touch PWNED)';touch PWNED;'.csv")
+    command = ["make", "-s", "-C", str(config.PROJECT_ROOT), "-o", ".venv/installed", "RUN=printf '%s|'"]
+    for target, variable in (("import", "FILE"), ("restore", "FROM"), ("backup", "TO")):
+        doubled = name.replace("$", "$$")  # for make itself
+        done = subprocess.run(
+            [*command, target, f"{variable}={doubled}"],
+            check=True,
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+        )
+        assert name in done.stdout.split("|")
+    assert not list(tmp_path.glob("PWNED"))
+    assert not (config.PROJECT_ROOT / "PWNED").exists()
 
 
 def test_an_error_that_is_not_about_the_disk_is_not_said_to_be() -> None:
