@@ -109,6 +109,8 @@ class _Wrong(Exception):
 
 def _rows(file: Path) -> Iterator[_Row]:
     try:
+        if file.exists() and not file.is_file():  # reading from a pipe would wait, and it is read twice
+            raise _Wrong("it is not a file: name the CSV or Parquet file itself.")
         with file.open("rb") as stream:
             start = stream.read(4)
     except FileNotFoundError:
@@ -198,8 +200,10 @@ def _parquet_rows(file: Path) -> Iterator[_Row]:
                 for values in zip(*(_as_python(batch.column(name)) for name in COLUMNS), strict=True):
                     number += 1
                     yield _Row(f"row {number}", *(_as_text(value) for value in values))
-    except pa.ArrowException as error:
-        raise _Wrong(f"it is no readable Parquet file ({str(error).splitlines()[0]}).") from None
+    except (pa.ArrowException, ValueError, OverflowError, LookupError) as error:
+        # Times and zones that Python has not, text that is not UTF-8.
+        said = next(iter(str(error).splitlines()), type(error).__name__)
+        raise _Wrong(f"it is no readable Parquet file ({_shown(said)}).") from None
 
 
 def _as_python(column: Any) -> list[Any]:

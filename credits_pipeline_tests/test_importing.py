@@ -1,6 +1,7 @@
 """Readings that people logged before they had this program: honest files go in once, others not at all."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -310,6 +311,34 @@ def test_parquet_that_cannot_be_true_is_refused(
     assert not warehouse.path.exists()
 
 
+FAR = pa.array([10**15, 10**15], pa.int64())
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        FAR.cast(pa.timestamp("s", "UTC")),
+        pa.array([2**31 - 1, 0], pa.int32()).cast(pa.date32()),
+        pa.array([0, 0], pa.int64()).cast(pa.timestamp("us", "Nowhere/Never")),
+        pa.array([b"\xff\xfe", b"\x80"], pa.binary()).cast(pa.string(), safe=False),
+    ],
+    ids=["after the year 9999", "a day after it", "an unknown zone", "not UTF-8"],
+)
+def test_parquet_with_times_that_python_has_not_is_refused_in_a_sentence(
+    load_table: Callable[..., ImportResult], times: pa.Array
+) -> None:
+    with pytest.raises(ImportRefused, match="Nothing was imported"):
+        load_table({"time": times, "total_credits": [25, 25], "total_usage": [5, 6]})
+
+
+def test_a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for(
+    warehouse: Warehouse, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ImportRefused, match="is not a file"):
+        import_readings(warehouse, tmp_path / "pipe", "default", tz=None, run_id="r")
+
+
 def test_a_broken_parquet_file_is_refused(load: Callable[..., ImportResult]) -> None:
     with pytest.raises(ImportRefused, match="no readable Parquet file"):
         load(b"PAR1" + b"junk" * 100)
@@ -325,6 +354,10 @@ BAD_ROWS = {
     "a day without a time": ("2026-06-03,25,7", "a day without a time"),
     "a day and a zone without a time": ("2026-06-03 UTC,25,7", "a day without a time"),
     "a day and an offset without a time": ("2026-06-03+01:00,25,7", "a day without a time"),
+    "just below what can be stored, if it were not rounded": (
+        "2026-06-03T00:05:00Z,999999999.9999999999,7",
+        "beyond",
+    ),
     "a week's day without a time": ("2026-W23-3,25,7", "a day without a time"),
     "no time": (",25,7", "has the time ''"),
     "an American date": ("6/3/2026 0:05,25,7", "write it as 2026-01-05T00:05:00Z or as Unix time"),
@@ -426,7 +459,7 @@ def test_an_account_that_no_key_can_name_is_refused(load: Callable[..., ImportRe
 def test_a_file_that_is_not_there_is_refused(warehouse: Warehouse, tmp_path: Path) -> None:
     with pytest.raises(ImportRefused, match=r"nowhere\.csv: there is no such file"):
         import_readings(warehouse, tmp_path / "nowhere.csv", "default", run_id="run")
-    with pytest.raises(ImportRefused, match="cannot be read"):
+    with pytest.raises(ImportRefused, match="is not a file"):
         import_readings(warehouse, tmp_path, "default", run_id="run")
 
 
