@@ -123,7 +123,12 @@ def _drawn(spec: str) -> str:
     """A Vega-Lite specification as an SVG element without the parts a page does not need; its ids are numbers."""
     import vl_convert
 
-    drawn: str = vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])
+    try:
+        drawn: str = vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # Rust's; not an Exception, and importable from nowhere
+            raise
+        raise RuntimeError(f"the drawing library failed: {error}") from None
     numbers = {found: str(n) for n, found in enumerate(dict.fromkeys(re.findall(r' id="(\w+)"', drawn)), 1)}
 
     def tidied(tag: str) -> str:

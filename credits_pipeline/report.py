@@ -206,6 +206,7 @@ def write(published_path: Path, report_path: Path) -> None:
         report_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # One writer at a time, so that one name is enough and a killed run leaves one file, not one more each time.
         with FileLock(report_path.with_name(f".{report_path.name}.lock"), timeout=LOCK_TIMEOUT_S, mode=0o600):
+            fresh.unlink(missing_ok=True)
             _write_whole(page, fresh)
             fresh.replace(report_path)
     except Timeout:
@@ -221,7 +222,7 @@ def write(published_path: Path, report_path: Path) -> None:
 def _write_whole(page: str, file: Path) -> None:
     try:
         with os.fdopen(
-            os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"
+            os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"
         ) as opened:
             opened.write(page)
             opened.flush()

@@ -1063,7 +1063,7 @@ def test_two_warehouses_back_up_into_one_folder_at_once(filled: Warehouse, tmp_p
     other.append_readings([reading()])
     into = tmp_path / "backups"
     with clock.frozen(NOON), ThreadPoolExecutor(2) as pool:
-        made = list(pool.map(lambda one: one.backup(into), [filled, other] * 3))
+        made = [path for _ in range(3) for path in pool.map(lambda one: one.backup(into), [filled, other])]
     assert len(set(made)) == 6
     assert [count(Warehouse(path / "warehouse.duckdb")) for path in made] == [2, 1] * 3
 
