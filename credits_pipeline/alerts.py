@@ -19,7 +19,7 @@ import filelock
 from credits_pipeline import channels, clock, messages
 from credits_pipeline.channels import Channel, Outcome
 from credits_pipeline.config import Settings
-from credits_pipeline.warehouse import Warehouse
+from credits_pipeline.warehouse import Warehouse, fetch_dicts
 
 if TYPE_CHECKING:
     import duckdb
@@ -325,12 +325,12 @@ def due_by_marts(
 ) -> Changes:
     """What the marts make due, for the accounts that have a key: the others are no longer read."""
     accounts = {account.name for account in settings.accounts}
-    runways = {row["account"]: row for row in _rows(con, _RUNWAY) if row["account"] in accounts}
+    runways = {row["account"]: row for row in fetch_dicts(con, _RUNWAY) if row["account"] in accounts}
     found = Changes()
     for account, runway in runways.items():
         found += due_by_runway(runway, [s for s in active if s.account == account], settings.alert_days)
     high = {"days": SPEND_DAYS, "usual": USUAL_DAYS, "least": LEAST_SPEND_USD}
-    for day in _rows(con, _SPEND, high):
+    for day in fetch_dicts(con, _SPEND, high):
         if day["account"] in accounts:
             found += Changes((_spend_alert(con, day, runways[day["account"]]),))
     return found
@@ -387,7 +387,7 @@ def _is_resolved(alert: ActiveAlert, runway: dict[str, Any]) -> bool:
 
 def _spend_alert(con: "duckdb.DuckDBPyConnection", day: dict[str, Any], runway: dict[str, Any]) -> Alert:
     asked = {"account": day["account"], "day": day["spend_date"], "usual": USUAL_DAYS, "most": MODELS_NAMED}
-    title, body = messages.spend(day, _rows(con, _MODELS, asked), runway)
+    title, body = messages.spend(day, fetch_dicts(con, _MODELS, asked), runway)
     return Alert(
         key=f"{SPEND}/{day['account']}/{day['spend_date']}",
         kind=SPEND,
@@ -493,14 +493,6 @@ def _mark_delivered(con: "duckdb.DuckDBPyConnection", taken: Sequence[_Pending])
             """,
             [now, message.key, message.channel],
         )
-
-
-def _rows(
-    con: "duckdb.DuckDBPyConnection", sql: str, parameters: dict[str, Any] | None = None
-) -> list[dict[str, Any]]:
-    cursor = con.execute(sql, parameters or {})
-    names = [column[0] for column in cursor.description]
-    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
 def _naive(at: datetime) -> datetime:

@@ -5,7 +5,7 @@ from typing import Any
 
 from credits_pipeline import clock, config, wording
 from credits_pipeline.text import plain
-from credits_pipeline.warehouse import open_published
+from credits_pipeline.warehouse import fetch_dicts, open_published
 
 QUERY = "select * from marts.credits_runway order by run_out_p50 nulls last, account"
 
@@ -13,9 +13,7 @@ QUERY = "select * from marts.credits_runway order by run_out_p50 nulls last, acc
 def text(settings: config.Settings) -> str:
     """A few lines per account, the most urgent first."""
     with open_published(settings.published_path) as con:
-        cursor = con.execute(QUERY)
-        names = [column[0] for column in cursor.description or ()]
-        accounts = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        accounts = fetch_dicts(con, QUERY)
         simulated = con.execute("select is_simulated from marts.published").fetchall() == [(True,)]
     title = "SIMULATED DATA: no real account, no real money" if simulated else "OpenRouter credits"
     if not accounts:

@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 import yaml
 
 from credits_pipeline import generic_tests
-from credits_pipeline.generic_tests import quoted
 from credits_pipeline.sql_template import SqlProjectError, Template, check_option
+from credits_pipeline.text import quoted
 
 REFUSED_PATHS = ("packages.yml", "dependencies.yml", "seeds", "snapshots", "tests/generic")
 RAW_SCHEMAS = ("raw", "ops")  # written by Python; a model's schema is emptied of what no model makes

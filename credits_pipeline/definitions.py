@@ -53,7 +53,7 @@ def with_policies(spec: dg.AssetSpec) -> dg.AssetSpec:
 def warehouse(context: dg.InitResourceContext) -> Warehouse:
     if context.run:
         run_history.keep_open()
-        launch.sign(context)
+        launch.tag_with_process(context)
     return Warehouse(config.load(os.environ).warehouse_path)
 
 

@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from credits_pipeline.text import literal, quoted
+
 KINDS = {  # and their arguments, all of which but `quote` are required
     "unique": (),
     "not_null": (),
@@ -12,16 +14,6 @@ KINDS = {  # and their arguments, all of which but `quote` are required
 }
 
 _NOT_IN_A_NAME = re.compile(r"[^0-9a-zA-Z_]+")
-
-
-def quoted(*parts: str) -> str:
-    """A SQL identifier, such as "marts"."daily_spend"."""
-    return ".".join('"' + part.replace('"', '""') + '"' for part in parts)
-
-
-def literal(text: str) -> str:
-    """A SQL string."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 def sql(kind: str, tested: str, column: str, arguments: Mapping[str, Any], parent: str = "") -> str:

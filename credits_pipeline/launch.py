@@ -58,14 +58,14 @@ def instance(settings: config.Settings) -> Iterator[dg.DagsterInstance]:
     home = dagster_home(settings)
     run_history.keep_open()
     try:
-        with configured(home) as held:
+        with load_instance(home) as held:
             end_dead_runs(held)
             yield held
     finally:
         run_history.let_go()
 
 
-def configured(home: Path) -> dg.DagsterInstance:
+def load_instance(home: Path) -> dg.DagsterInstance:
     try:
         return dg.DagsterInstance.get()
     except (dg.DagsterError, CheckError, yaml.YAMLError, UnicodeError) as error:
@@ -75,7 +75,7 @@ def configured(home: Path) -> dg.DagsterInstance:
         ) from error
 
 
-def sign(context: dg.InitResourceContext) -> None:
+def tag_with_process(context: dg.InitResourceContext) -> None:
     """Write on the run which process does it, so that its death can be told from slowness."""
     if context.instance and context.run:
         context.instance.add_run_tags(
@@ -135,16 +135,16 @@ def reason(event: dg.DagsterEvent) -> str:
         return data.user_failure_data.description
     if was_interrupted(event):
         return "it was stopped from outside: run it again"
-    error = raised(event)
+    error = root_error(event)
     return without_class(error.message.strip()) if error else (event.message or "no reason given")
 
 
 def was_interrupted(event: dg.DagsterEvent) -> bool:
-    error = raised(event)
+    error = root_error(event)
     return error is not None and error.cls_name == "DagsterExecutionInterruptedError"
 
 
-def raised(event: dg.DagsterEvent) -> SerializableErrorInfo | None:
+def root_error(event: dg.DagsterEvent) -> SerializableErrorInfo | None:
     """What the step's own code raised, out of Dagster's wrapping; not what caused that, which says what, not why."""
     error = event.step_failure_data.error
     while error and error.cause and (error.cls_name or "").startswith("Dagster"):

@@ -575,18 +575,7 @@ def _http_client(base_url: str, limits: OpenRouter) -> "httpx.Client":
     import httpx
 
     _hide_keys_in_logs()
-    certificates = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody
-    if base_url.startswith("https:"):
-        try:
-            certificates = httpx.create_ssl_context(trust_env=True)
-            # Not the session's secrets in SSLKEYLOGFILE, set for a browser's sake: with them, recorded traffic
-            # tells the key.
-            certificates.keylog_filename = None  # type: ignore[assignment]
-        except OSError:
-            raise config.ConfigError(
-                "SSL_CERT_FILE or SSL_CERT_DIR names no readable certificates: correct it, or unset it to use the"
-                " usual ones"
-            ) from None
+    certificates = _trusted_certificates(base_url)
     transport = httpx.HTTPTransport(verify=certificates, trust_env=False)
     # httpx has no limit for a request as a whole: a server that drips a byte now and then, in its headers as
     # well, would hold a run for ever. So its connection pool gets sockets that know the request's deadline.
@@ -612,6 +601,23 @@ def _http_client(base_url: str, limits: OpenRouter) -> "httpx.Client":
             "Accept-Encoding": "identity",
         },
     )
+
+
+def _trusted_certificates(base_url: str) -> ssl.SSLContext:
+    import httpx
+
+    if not base_url.startswith("https:"):
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody
+    try:
+        context = httpx.create_ssl_context(trust_env=True)
+    except OSError:
+        raise config.ConfigError(
+            "SSL_CERT_FILE or SSL_CERT_DIR names no readable certificates: correct it, or unset it to use the"
+            " usual ones"
+        ) from None
+    # Not the session's secrets in SSLKEYLOGFILE, set for a browser's sake: they would decrypt recorded traffic.
+    context.keylog_filename = None  # type: ignore[assignment]
+    return context
 
 
 _deadline = threading.local()  # .at: when this thread's request must be over, by clock.monotonic()

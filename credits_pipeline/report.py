@@ -273,11 +273,9 @@ class _Marts:
         import duckdb
 
         try:
-            found = self._con.execute(sql, parameters)
+            return warehouse.fetch_dicts(self._con, sql, parameters)
         except duckdb.CatalogException:
             return []
-        names = [column[0] for column in found.description]
-        return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
 
     def first(self, sql: str) -> Row | None:
         return next(iter(self.rows(sql)), None)

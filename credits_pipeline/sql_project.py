@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from credits_pipeline import clock, dbt_files, sql_template
 from credits_pipeline.dbt_files import Column, Model, Source, Test
-from credits_pipeline.generic_tests import literal, quoted
 from credits_pipeline.sql_template import SqlProjectError
+from credits_pipeline.text import literal, quoted
 
 if TYPE_CHECKING:
     import duckdb

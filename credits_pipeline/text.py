@@ -1,4 +1,4 @@
-"""Makes outside text safe to show: account names, model names and error messages are treated as hostile."""
+"""Makes outside text safe to show, or to put into SQL: names and messages are treated as hostile."""
 
 import re
 import unicodedata
@@ -16,6 +16,16 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>&~:/@])")
 def plain(text: str) -> str:
     """`text` on one line, with every control or invisible character shown as U+FFFD."""
     return "".join("\ufffd" if unicodedata.category(c) in _HIDDEN else c for c in text)
+
+
+def quoted(*parts: str) -> str:
+    """A SQL identifier, such as "marts"."daily_spend"."""
+    return ".".join('"' + part.replace('"', '""') + '"' for part in parts)
+
+
+def literal(text: str) -> str:
+    """A SQL string."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 def one_line(text: str) -> str:

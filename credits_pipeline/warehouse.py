@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import filelock
 
 from credits_pipeline import clock
+from credits_pipeline.text import literal, quoted
 
 if TYPE_CHECKING:
     import duckdb
@@ -240,16 +241,7 @@ class Warehouse:
         days = [first + timedelta(days=n) for n in range((last - first).days + 1)]
         _check_usage(rows, first, last)
         with self._within(con, f"storing the usage of {account}") as inner:
-            stored = {
-                day: (usd, at)
-                for day, usd, at in inner.execute(
-                    """
-                    select usage_date, credits_usd, fetched_at from raw.model_usage_days
-                    where account = ? and usage_date between ? and ?
-                    """,
-                    [account, first, last],
-                ).fetchall()
-            }
+            stored = _stored_days(inner, account, first, last)
             # A fetch from the future was taken while the clock was wrong: it must not shut out right ones.
             now = _utc(clock.now())
             kept = {day for day, (_, at) in stored.items() if _utc(fetched_at) < at <= now}
@@ -552,9 +544,16 @@ def read_mart(name: str, path: Path | None = None) -> "pd.DataFrame":
         names = _tables(con, "marts")
         if name not in names:
             raise UnknownMart(f"There is no mart {name!r} in {path}: there are {', '.join(names)}.")
-        table = con.sql(f"from marts.{_quoted(name)}").to_arrow_table()
+        table = con.sql(f"from marts.{quoted(name)}").to_arrow_table()
     frame: pd.DataFrame = table.to_pandas(types_mapper=pd.ArrowDtype)
     return frame
+
+
+def fetch_dicts(con: "duckdb.DuckDBPyConnection", sql: str, parameters: Any = None) -> list[dict[str, Any]]:
+    """The rows of a query, each a dict by column name."""
+    cursor = con.execute(sql, parameters)
+    names = [column[0] for column in cursor.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
 # -- DuckDB --------------------------------------------------------------------------------------
@@ -584,7 +583,7 @@ def _attach(con: "duckdb.DuckDBPyConnection", path: Path, name: str, *, read_onl
     options = ["type duckdb", "read_only" if read_only else "read_write"]
     if not path.exists():  # an existing file keeps the format that it has
         options.append(f"storage_version '{STORAGE_VERSION}'")
-    con.execute(f"attach {_text(str(path))} as {name} ({', '.join(options)})")
+    con.execute(f"attach {literal(str(path))} as {name} ({', '.join(options)})")
 
 
 def _attach_patiently(
@@ -685,7 +684,7 @@ def _copy_database(con: "duckdb.DuckDBPyConnection", name: str, target: Path) ->
 
 
 def _write_parquet(con: "duckdb.DuckDBPyConnection", schema: str, table: str, file: Path) -> None:
-    con.execute(f"copy warehouse.{schema}.{_quoted(table)} to {_text(str(file))} (format parquet)")
+    con.execute(f"copy warehouse.{schema}.{quoted(table)} to {literal(str(file))} (format parquet)")
     _sync(file)
 
 
@@ -696,6 +695,20 @@ def _insert(con: "duckdb.DuckDBPyConnection", table: str, columns: dict[str, tup
         f"insert into {table} ({', '.join(columns)}) select {lists}",
         [values for _, values in columns.values()],
     )
+
+
+def _stored_days(
+    con: "duckdb.DuckDBPyConnection", account: str, first: date, last: date
+) -> dict[date, tuple[Decimal, datetime]]:
+    """The account's days that are stored: what was billed (USD), and when it was fetched (UTC)."""
+    found = con.execute(
+        """
+        select usage_date, credits_usd, fetched_at from raw.model_usage_days
+        where account = ? and usage_date between ? and ?
+        """,
+        [account, first, last],
+    ).fetchall()
+    return {day: (usd, at) for day, usd, at in found}
 
 
 def _usage_columns(account: str, rows: Sequence[UsageRow]) -> dict[str, tuple[str, list[Any]]]:
@@ -737,27 +750,30 @@ def _tables(con: "duckdb.DuckDBPyConnection", schema: str) -> list[str]:
 def _copy_marts(con: "duckdb.DuckDBPyConnection") -> None:
     con.execute("create schema published.marts")
     for name in _tables(con, "marts"):
-        table = f"marts.{_quoted(name)}"
+        table = f"marts.{quoted(name)}"
         con.execute(f"create table published.{table} as from warehouse.{table}")
-    comments = con.execute(
+    described = con.execute(
         """
-        select 'table published.marts.' || '"' || replace(table_name, '"', '""') || '"', comment
-        from duckdb_tables()
+        select table_name, null, comment from duckdb_tables()
         where database_name = 'warehouse' and schema_name = 'marts' and comment is not null
         union all
-        select
-            'column published.marts.' || '"' || replace(table_name, '"', '""') || '"."'
-            || replace(column_name, '"', '""') || '"', comment
-        from duckdb_columns()
+        select table_name, column_name, comment from duckdb_columns()
         where database_name = 'warehouse' and schema_name = 'marts' and comment is not null
         """
     ).fetchall()
+    comments = [
+        (
+            f"{'column' if column else 'table'} {quoted('published', 'marts', table, *filter(None, [column]))}",
+            comment,
+        )
+        for table, column, comment in described
+    ]
     _comment(con, comments)
 
 
 def _comment(con: "duckdb.DuckDBPyConnection", comments: Iterable[tuple[str, str]]) -> None:
     """As one script: hundreds of statements by themselves cost more than the copy that they describe."""
-    con.execute(";".join(f"comment on {what} is {_text(comment)}" for what, comment in comments))
+    con.execute(";".join(f"comment on {what} is {literal(comment)}" for what, comment in comments))
 
 
 def _write_published(
@@ -816,14 +832,6 @@ def _money(value: Decimal) -> str:
 
 def _settled_from(day: date) -> datetime:
     return datetime.combine(day, time()) + timedelta(days=1) + SETTLED_AFTER
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
 
 
 # -- files ---------------------------------------------------------------------------------------
@@ -1014,12 +1022,7 @@ def _named_errors(path: Path) -> Iterator[None]:
 
     try:
         yield
-    except duckdb.Error as error:
-        renamed = _renamed(error, path)
-        if renamed is error:
-            raise
-        raise renamed from error
-    except OSError as error:
+    except (duckdb.Error, OSError) as error:
         renamed = _renamed(error, path)
         if renamed is error:
             raise

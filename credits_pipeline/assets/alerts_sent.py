@@ -14,7 +14,7 @@ import dagster as dg
 from credits_pipeline import config
 from credits_pipeline.assets import published
 from credits_pipeline.assets.partitions import description
-from credits_pipeline.assets.preview import described
+from credits_pipeline.assets.preview import table_metadata
 from credits_pipeline.text import markdown_table
 from credits_pipeline.warehouse import Warehouse, WarehouseBusy
 
@@ -40,7 +40,7 @@ def alerts_sent(
         sent = alerts.send_due(config.load(os.environ), warehouse, run_id=context.run.run_id, log=context.log)
         columns, rows = alerts.newest(warehouse, PREVIEW_ROWS)
         with warehouse.reading("describing the alerts") as con:
-            table = described(con, "ops", "alerts_sent")
+            table = table_metadata(con, "ops", "alerts_sent")
     except (alerts.AlertsBusy, WarehouseBusy) as busy:
         # What is due stays due: the next run and the sensor `stale_data` look again.
         context.log.warning(str(busy))

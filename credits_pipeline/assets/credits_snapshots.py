@@ -16,12 +16,13 @@ from credits_pipeline.assets.partitions import (
     accounts_verdict,
     ask_every_account,
     daily_partitions,
-    described,
     description,
+    failure_summary,
     requested_days,
-    settings_for_a_run,
+    required_settings,
 )
 from credits_pipeline.assets.preview import preview
+from credits_pipeline.config import Account
 from credits_pipeline.openrouter import Credits, OpenRouter
 from credits_pipeline.warehouse import Reading, Warehouse
 
@@ -66,6 +67,20 @@ def unbelieved(credits: Mapping[str, Credits], warehouse: Warehouse) -> dict[str
     }
 
 
+def reading(account: Account, reply: Credits, run_id: str) -> Reading:
+    return Reading(
+        account=account.name,
+        snapshot_date=reply.observed_at.date(),
+        observed_at=reply.observed_at,
+        total_credits=reply.total_credits,
+        total_usage=reply.total_usage,
+        key_fingerprint=account.fingerprint,
+        run_id=run_id,
+        source="api",
+        payload=reply.payload,
+    )
+
+
 @dg.asset(
     key=KEY,
     description=description(__doc__),
@@ -76,7 +91,7 @@ def unbelieved(credits: Mapping[str, Credits], warehouse: Warehouse) -> dict[str
 def credits_snapshots(
     context: dg.AssetExecutionContext, openrouter: OpenRouter, warehouse: dg.ResourceParam[Warehouse]
 ) -> dg.MaterializeResult[None]:
-    settings = settings_for_a_run()
+    settings = required_settings()
     for warning in settings.warnings:
         context.log.warning(warning)
     refuse_all_but_today(context)
@@ -88,22 +103,9 @@ def credits_snapshots(
     failures |= unbelieved(credits, warehouse)
     credits = {name: reply for name, reply in credits.items() if name not in failures}
     if not credits:
-        raise dg.Failure(f"no account could be read. {described(failures)}")
+        raise dg.Failure(f"no account could be read. {failure_summary(failures)}")
     written = warehouse.append_readings(
-        [
-            Reading(
-                account=name,
-                snapshot_date=reply.observed_at.date(),
-                observed_at=reply.observed_at,
-                total_credits=reply.total_credits,
-                total_usage=reply.total_usage,
-                key_fingerprint=keys[name].fingerprint,
-                run_id=context.run.run_id,
-                source="api",
-                payload=reply.payload,
-            )
-            for name, reply in sorted(credits.items())
-        ]
+        reading(keys[name], reply, context.run.run_id) for name, reply in sorted(credits.items())
     )
     context.log.info(f"{written} of {len(settings.accounts)} accounts read")
     with warehouse.reading() as con:

@@ -20,10 +20,10 @@ from credits_pipeline.assets.partitions import (
     accounts_verdict,
     ask_every_account,
     daily_partitions,
-    described,
     description,
+    failure_summary,
     requested_days,
-    settings_for_a_run,
+    required_settings,
     stored_json,
 )
 from credits_pipeline.assets.preview import preview
@@ -110,7 +110,7 @@ def change_in_stored_days(changes: Changes) -> dict[str, str]:
 def model_usage(
     context: dg.AssetExecutionContext, openrouter: OpenRouter, warehouse: dg.ResourceParam[Warehouse]
 ) -> Iterator[dg.AssetMaterialization | dg.MaterializeResult[None]]:
-    settings = settings_for_a_run()
+    settings = required_settings()
     first, last = days_to_fetch(context)
     progress = Progress(context.log, (last - first).days + 1)
     forbidden: dict[str, str] = {}
@@ -135,7 +135,7 @@ def model_usage(
             f"{name}: no analytics with this key, its spend comes from readings alone. {reason}"
         )
     if failures and not replies and is_only_source(context):
-        raise dg.Failure(f"no account's bill could be fetched. {described(failures)}")
+        raise dg.Failure(f"no account's bill could be fetched. {failure_summary(failures)}")
     moved = change_in_stored_days(changes)
     with warehouse.reading() as con:
         newest = preview(con, "raw.model_usage")

@@ -35,7 +35,7 @@ def requested_days(context: dg.AssetExecutionContext) -> tuple[date, date]:
     return date.fromisoformat(keys.start), date.fromisoformat(keys.end)
 
 
-def settings_for_a_run() -> config.Settings:
+def required_settings() -> config.Settings:
     """The configuration, or a Failure that names the wrong variable. Never retried: it will not mend itself."""
     try:
         return config.load(os.environ).require()
@@ -67,7 +67,7 @@ def ask_every_account(
     return replies, failures
 
 
-def described(failures: dict[str, str]) -> str:
+def failure_summary(failures: dict[str, str]) -> str:
     """`failures` as one line: each account and its reason."""
     return "; ".join(f"{account}: {reason}" for account, reason in sorted(failures.items()))
 
@@ -103,15 +103,15 @@ def accounts_verdict(
         passed=not failed and not warned,
         severity=dg.AssetCheckSeverity.ERROR if failed else dg.AssetCheckSeverity.WARN,
         # Markdown to the UI, and a server's own words are in it: escaped here, plain in the metadata, for alerts.
-        description=markdown(described(failed | warned)) or "every account answered",
+        description=markdown(failure_summary(failed | warned)) or "every account answered",
         metadata={
             "accounts_failed": len(failed),
             "accounts_without_analytics": len(warned),
-            "reason": described(failed | warned),
+            "reason": failure_summary(failed | warned),
         },
     )
     if failed:
-        raise dg.Failure(f"{key.to_user_string()}: {described(failed)}", allow_retries=False)
+        raise dg.Failure(f"{key.to_user_string()}: {failure_summary(failed)}", allow_retries=False)
 
 
 def stored_json(metadata: Mapping[str, dg.MetadataValue], name: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ import dagster as dg
 
 from credits_pipeline import wording
 from credits_pipeline.text import markdown
+from credits_pipeline.warehouse import fetch_dicts
 
 if TYPE_CHECKING:
     import duckdb
@@ -23,7 +24,7 @@ MOST_URGENT = (
 )
 
 
-def shown(con: "duckdb.DuckDBPyConnection", model: str) -> dict[str, dg.MarkdownMetadataValue]:
+def picture_metadata(con: "duckdb.DuckDBPyConnection", model: str) -> dict[str, dg.MarkdownMetadataValue]:
     """Metadata `answer` and `picture` of the model; empty for the many that show rows only."""
     if model not in {"credits_runway", "daily_spend", "daily_spend_by_model"}:
         return {}
@@ -46,7 +47,7 @@ def exists(con: "duckdb.DuckDBPyConnection", mart: str) -> bool:
 def sentences(con: "duckdb.DuckDBPyConnection") -> str:
     """One sentence per account, the most urgent first."""
     lines = []
-    for row in rows(
+    for row in fetch_dicts(
         con, "select * from marts.credits_runway order by run_out_p50 nulls last, balance_usd, account"
     ):
         answer = wording.answer(row)
@@ -60,7 +61,9 @@ def chart(con: "duckdb.DuckDBPyConnection", model: str, account: str) -> "Chart"
 
     def of(mart: str) -> Rows:
         return (
-            rows(con, f"select * from marts.{mart} where account = ?", account) if exists(con, mart) else []
+            fetch_dicts(con, f"select * from marts.{mart} where account = ?", [account])
+            if exists(con, mart)
+            else []
         )
 
     if model == "daily_spend":
@@ -75,9 +78,3 @@ def image(account: str, drawn: "Chart") -> str:
     from credits_pipeline import charts
 
     return f"{markdown(wording.name(account))}\n\n![{markdown(drawn.words)}]({charts.data_uri(drawn)})"
-
-
-def rows(con: "duckdb.DuckDBPyConnection", query: str, *parameters: Any) -> Rows:
-    cursor = con.execute(query, list(parameters))
-    names = [column[0] for column in cursor.description or ()]
-    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]

@@ -24,7 +24,7 @@ def preview(
     return dg.MetadataValue.md(markdown_table([name for name, *_ in columns], newest))
 
 
-def described(con: "duckdb.DuckDBPyConnection", schema: str, table: str) -> dict[str, Any]:
+def table_metadata(con: "duckdb.DuckDBPyConnection", schema: str, table: str) -> dict[str, Any]:
     """How many rows a table has, and its columns as their comments describe them: for tables that no .yml describes."""
     columns = con.execute(
         "select column_name, data_type, comment from duckdb_columns() where schema_name = ? and table_name = ? "

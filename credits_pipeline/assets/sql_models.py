@@ -10,7 +10,7 @@ import dagster as dg
 
 from credits_pipeline import config
 from credits_pipeline.assets import credits_snapshots, model_usage
-from credits_pipeline.assets.pictures import exists, shown
+from credits_pipeline.assets.pictures import exists, picture_metadata
 from credits_pipeline.assets.preview import preview
 from credits_pipeline.sql_project import BuildResult, Model, ModelResult, SqlProject, Test, TestResult
 from credits_pipeline.text import markdown
@@ -61,10 +61,10 @@ def sql_models(project: SqlProject) -> dg.AssetsDefinition:
         try:
             with warehouse.writing("building the SQL models") as con:
                 result = project.build(con, select=None if len(models) == len(project.models) else models)
-                result = with_lone_tests(project, con, result, [tests[key] for key in checks])
+                result = add_unselected_tests(project, con, result, [tests[key] for key in checks])
                 if result.blocked:
                     raise BlockedBuild(result)
-                metadata = {m.model: materialized(con, project.models[m.model], m) for m in result.models}
+                metadata = {m.model: model_metadata(con, project.models[m.model], m) for m in result.models}
                 rolled_up = roll_ups(con)
         except BlockedBuild as blocked:
             yield from check_results(blocked.result, checks)
@@ -80,7 +80,7 @@ def sql_models(project: SqlProject) -> dg.AssetsDefinition:
     return build
 
 
-def with_lone_tests(
+def add_unselected_tests(
     project: SqlProject, con: "duckdb.DuckDBPyConnection", result: BuildResult, wanted: list[Test]
 ) -> BuildResult:
     """Run also the tests that were asked for without their model (an asset check executed alone)."""
@@ -158,18 +158,18 @@ def roll_ups(con: "duckdb.DuckDBPyConnection") -> dict[str, dg.MetadataValue]:
     }
 
 
-def materialized(con: "duckdb.DuckDBPyConnection", model: Model, result: ModelResult) -> dict[str, Any]:
+def model_metadata(con: "duckdb.DuckDBPyConnection", model: Model, result: ModelResult) -> dict[str, Any]:
     """What a build says of a table: its size, the figures worth plotting, its newest rows."""
     return {
-        **shown(con, model.name),
+        **picture_metadata(con, model.name),
         "dagster/row_count": result.row_count,
         "build_seconds": round(result.seconds, 4),
-        **plotted(con, model),
+        **plot_metadata(con, model),
         "preview": preview(con, model.relation),
     }
 
 
-def plotted(con: "duckdb.DuckDBPyConnection", model: Model) -> dict[str, Any]:
+def plot_metadata(con: "duckdb.DuckDBPyConnection", model: Model) -> dict[str, Any]:
     """The model's own `meta: plots:`, metadata key → aggregate over its rows, kept under stable names."""
     plots = model.meta.get("plots", {})
     if not plots:
