@@ -13,6 +13,7 @@ import pytest
 
 from credits_pipeline.assets import sql_models
 from credits_pipeline.sql_project import SqlProject
+from credits_pipeline.warehouse import Warehouse
 from credits_pipeline_tests.test_daily_run import failures, published, spender
 
 RunJob = Callable[..., dg.ExecuteInProcessResult]
@@ -90,6 +91,22 @@ def test_every_table_shows_its_columns_each_with_a_description() -> None:
         columns = spec.metadata["dagster/column_schema"].columns
         assert columns, spec.key
         assert all(column.description for column in columns), spec.key
+
+
+def test_the_raw_tables_have_exactly_the_columns_that_their_descriptions_name(tmp_path: Path) -> None:
+    from credits_pipeline.definitions import project
+
+    with Warehouse(tmp_path / "warehouse.duckdb").reading() as con:
+        made = con.execute(
+            "select schema_name || '.' || table_name, column_name, lower(data_type) from duckdb_columns() "
+            "where database_name = 'warehouse' and schema_name = 'raw' order by table_name, column_index"
+        ).fetchall()
+    named = [
+        (f"{source.schema}.{source.table}", column.name, column.data_type.lower())
+        for _, source in sorted(project.sources.items())
+        for column in source.columns
+    ]
+    assert named == made
 
 
 def test_dg_and_workspace_yaml_lead_to_the_same_definitions() -> None:
