@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import dagster as dg
+import pytest
 
 from credits_pipeline import clock, config, openrouter
 from credits_pipeline.assets.partitions import ask_every_account
@@ -154,6 +155,7 @@ def test_zeros_for_an_account_with_history_are_refused(simulate: Simulate, run_j
     assert [row[0] for row in raw_readings()] == ["acme", "default", "default"]
 
 
+@pytest.mark.slow
 def test_an_absurd_reply_for_one_account_costs_the_others_nothing(
     simulate: Simulate, run_job: RunJob
 ) -> None:
@@ -196,6 +198,7 @@ def test_a_bug_that_one_accounts_reply_brings_to_light_costs_the_others_nothing(
     }
 
 
+@pytest.mark.slow
 def test_words_of_a_server_are_no_markdown_in_the_ui_and_plain_in_the_metadata(
     simulate: Simulate, run_job: RunJob
 ) -> None:
