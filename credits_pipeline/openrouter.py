@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import ssl
+import sys
 import threading
 from base64 import b64encode, urlsafe_b64encode
 from collections import defaultdict, deque
@@ -697,34 +698,36 @@ class _Secrets:
     """Every key that this process has sent, and how to keep them out of text."""
 
     def __init__(self) -> None:
+        self._adding = threading.Lock()
         self._keys: set[str] = set()
-        self._parts: frozenset[str] = (
-            frozenset()
-        )  # of one length each, in lower case, letters and digits only
-        self._lengths: tuple[int, ...] = ()
+        # Length → all parts of that length: lower case, letters and digits only. Replaced whole: readers take no lock.
+        self._parts: dict[int, frozenset[str]] = {}
 
     def add(self, key: str) -> None:
-        if key in self._keys or len(key) < SHORTEST_KEY_TO_HIDE:
-            return
-        self._keys.add(key)
-        parts = set(self._parts)
-        for spelling in map(_letters_and_digits, _spellings(key)):
-            size = min(SHORTEST_PART_TO_HIDE, len(spelling))
-            parts |= {spelling[at : at + size] for at in range(len(spelling) - size + 1)}
-        self._parts, self._lengths = frozenset(parts), tuple(sorted({len(part) for part in parts}))
-        _name.cache_clear()
+        with self._adding:
+            if key in self._keys or len(key) < SHORTEST_KEY_TO_HIDE:
+                return
+            parts = dict(self._parts)
+            for spelling in map(_letters_and_digits, _spellings(key)):
+                if (size := min(SHORTEST_PART_TO_HIDE, len(spelling))) >= SHORTEST_KEY_TO_HIDE:
+                    new = {spelling[at : at + size] for at in range(len(spelling) - size + 1)}
+                    parts[size] = parts.get(size, frozenset()) | new
+            self._parts = parts
+            self._keys.add(key)
+            _name.cache_clear()
 
     def removed_from(self, words: str) -> str:
         """`words` without any part of a key, however it is written, cut into pieces or mixed with other characters."""
-        if not self._lengths or len(words) < self._lengths[0]:
+        parts = self._parts
+        if len(words) < min(parts, default=sys.maxsize):
             return words
         at = [place for place, character in enumerate(words) if character.isalnum()]
         flat = _letters_and_digits(words)
         hits = [
             (at[start], at[start + size - 1] + 1)
-            for size in self._lengths
+            for size, known in parts.items()
             for start in range(len(flat) - size + 1)
-            if flat[start : start + size] in self._parts
+            if flat[start : start + size] in known
         ]
         shown, done = "", 0
         for begin, end in sorted(hits):
@@ -742,7 +745,7 @@ def _letters_and_digits(words: str) -> str:
 _secrets = _Secrets()
 
 
-def _spellings(key: str) -> tuple[str, ...]:
+def _spellings(key: str) -> set[str]:
     """The key as it is, URL-encoded, in hex (which is also the URL encoding of all of it), and as inner base64."""
     raw = key.encode()
     spellings = {key, quote(key), quote(key, safe=""), raw.hex()}
@@ -750,7 +753,7 @@ def _spellings(key: str) -> tuple[str, ...]:
         for shift in range(3):  # base64 looks different depending on how many bytes stand before
             digits = encode(b"\0" * shift + raw).decode()
             spellings.add(digits[-(-shift * 8 // 6) : (shift + len(raw)) * 8 // 6])
-    return tuple(spellings)
+    return spellings
 
 
 def shown(words: str, longest: int = LONGEST_MESSAGE) -> str:

@@ -42,6 +42,7 @@ from credits_pipeline.openrouter import (
     UntrustedServer,
     Usage,
     UsageRow,
+    _Secrets,
 )
 from credits_pipeline.simulator import Fault, SimulatedAccount, SimulatedAPI
 from credits_pipeline_tests.conftest import NOW, TODAY
@@ -1033,6 +1034,22 @@ def test_no_part_of_a_key_is_shown_however_a_server_writes_it(api, openrouter, e
     whole = "".join(c for c in KEY.lower() if c.isalnum())
     for spelled in (whole, KEY.encode().hex()):
         assert not any(spelled[at : at + 16] in letters for at in range(len(spelled) - 15))
+
+
+@pytest.mark.parametrize("key", ["--------", "a-------", "k-" * 20])
+def test_a_made_up_key_of_signs_garbles_no_message(api, openrouter, key):
+    api.misbehave(Fault.status(503, message="a rather ordinary message"), times=None)
+    said = str(failure(lambda: openrouter.get_credits(account=Account("default", key, "OPENROUTER_API_KEY"))))
+    assert "a rather ordinary message" in said
+
+
+def test_keys_that_threads_send_at_once_are_all_hidden():
+    keys = [f"sk-or-v1-{number:064x}" for number in range(0, 10**9, 10**7)]
+    for _ in range(20):
+        secrets = _Secrets()
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(secrets.add, keys))
+        assert {secrets.removed_from(key) for key in keys} == {"[key]"}
 
 
 @pytest.mark.parametrize(
