@@ -18,16 +18,6 @@ def plain(text: str) -> str:
     return "".join("\ufffd" if unicodedata.category(c) in _HIDDEN else c for c in text)
 
 
-def quoted(*parts: str) -> str:
-    """A SQL identifier, such as "marts"."daily_spend"."""
-    return ".".join('"' + part.replace('"', '""') + '"' for part in parts)
-
-
-def literal(text: str) -> str:
-    """A SQL string."""
-    return "'" + text.replace("'", "''") + "'"
-
-
 def one_line(text: str) -> str:
     """`text` with its line breaks and other white space as single blanks, and otherwise as `plain` shows it."""
     return plain(" ".join(text.split()))
@@ -64,3 +54,13 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str
     lines = [[markdown(name) for name in columns], rule]
     lines += [[markdown(shortened(cell(value))) for value in row] for row in rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def quoted(*parts: str) -> str:
+    """A SQL identifier, such as "marts"."daily_spend"."""
+    return ".".join('"' + part.replace('"', '""') + '"' for part in parts)
+
+
+def literal(text: str) -> str:
+    """A SQL string."""
+    return "'" + text.replace("'", "''") + "'"

@@ -54,6 +54,8 @@ class World:
         self.root, self.children, self.has_disk = root, children, has_disk
         self.now = BEGIN
         self.data, self.home = root / "data", root / "home"
+        self.lock = filelock.FileLock(self.data / "warehouse.duckdb.lock", mode=0o600)
+        self.backup = root / "none yet"
         self.home.mkdir(mode=0o700)
         ledger = {BEGIN.date() + timedelta(days=n): {"vendor/model-a": USD_A_DAY} for n in range(-10, 90)}
         bought = datetime.combine(min(ledger), datetime.min.time(), UTC)
@@ -209,16 +211,15 @@ def shifted(name: str, by: timedelta, *, always: bool = False) -> Row:
 
 
 def held(world: World) -> None:
-    world.lock = filelock.FileLock(world.data / "warehouse.duckdb.lock", mode=0o600)  # type: ignore[attr-defined]
-    world.lock.acquire()  # type: ignore[attr-defined]
+    world.lock.acquire()
 
 
 def released(world: World) -> None:
-    world.lock.release()  # type: ignore[attr-defined]
+    world.lock.release()
 
 
 def keep_backup(world: World) -> None:
-    world.backup = world.warehouse.backup(world.root / "backups")  # type: ignore[attr-defined]
+    world.backup = world.warehouse.backup(world.root / "backups")
 
 
 def truncated(world: World) -> None:
@@ -252,7 +253,7 @@ def put_back(world: World) -> None:
 
 
 def restored(world: World) -> None:
-    done = world.run("restore", str(world.backup))  # type: ignore[attr-defined]
+    done = world.run("restore", str(world.backup))
     assert done.returncode == 0, done.stderr
     kept = [path for path in world.data.iterdir() if ".before-restore-" in path.name]
     assert kept, "the damaged file is kept aside"

@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from credits_pipeline import launch
 from credits_pipeline.assets import sql_models
 from credits_pipeline.sql_project import SqlProject
 from credits_pipeline.warehouse import Warehouse
@@ -107,6 +108,13 @@ def test_the_raw_tables_have_exactly_the_columns_that_their_descriptions_name(tm
         for column in source.columns
     ]
     assert named == made
+
+
+def test_every_job_is_known_as_ours_where_projects_share_a_history() -> None:
+    from credits_pipeline.definitions import defs
+
+    named = {job.name for job in defs.get_repository_def().get_all_jobs()}
+    assert {name for name in named if not name.startswith("__")} == launch.JOBS
 
 
 def test_dg_and_workspace_yaml_lead_to_the_same_definitions() -> None:

@@ -119,21 +119,26 @@ JOBS = dg.Definitions(
 Report = Callable[[str], None]
 
 
+def sense(result: dg.ExecuteInProcessResult, instance: dg.DagsterInstance) -> None:
+    """What the daemon does about a run that failed: evaluate the sensor for it."""
+    context = dg.build_run_status_sensor_context(
+        sensor_name="run_failure",
+        dagster_event=result.get_run_failure_event(),
+        dagster_instance=instance,
+        dagster_run=result.dagster_run,
+        repository_def=JOBS.get_repository_def(),
+    )
+    watchdogs.run_failure(context.for_run_failure())
+
+
 @pytest.fixture
 def report(instance: dg.DagsterInstance, told: Told) -> Iterator[Report]:
-    """Run a job, and where it fails do what the daemon does: evaluate the sensor for that run."""
+    """Run a job, and where it fails do what the daemon does."""
 
     def run(job: str) -> None:
         result = JOBS.resolve_job_def(job).execute_in_process(instance=instance, raise_on_error=False)
         if not result.success:
-            context = dg.build_run_status_sensor_context(
-                sensor_name="run_failure",
-                dagster_event=result.get_run_failure_event(),
-                dagster_instance=instance,
-                dagster_run=result.dagster_run,
-                repository_def=JOBS.get_repository_def(),
-            )
-            watchdogs.run_failure(context.for_run_failure())
+            sense(result, instance)
 
     reason = mood["reason"]
     yield run
@@ -378,15 +383,9 @@ def test_failed_runs_of_another_project_in_the_same_history_are_none_of_our_aler
 
     others = dg.Definitions([theirs], jobs=[dg.define_asset_job("their_job", selection=[theirs])])
     for job in ("their_job", "__ASSET_JOB"):
-        result = others.resolve_job_def(job).execute_in_process(instance=instance, raise_on_error=False)
-        context = dg.build_run_status_sensor_context(
-            sensor_name="run_failure",
-            dagster_event=result.get_run_failure_event(),
-            dagster_instance=instance,
-            dagster_run=result.dagster_run,
-            repository_def=JOBS.get_repository_def(),
+        sense(
+            others.resolve_job_def(job).execute_in_process(instance=instance, raise_on_error=False), instance
         )
-        watchdogs.run_failure(context.for_run_failure())
     assert told.titles == []
 
 

@@ -165,8 +165,10 @@ class Fault:
     @classmethod
     def without(cls, *names: str) -> "Fault":
         """Without these fields."""
-        kept = lambda row: {name: value for name, value in row.items() if name not in names}  # noqa: E731
-        return cls._rows("without " + ", ".join(names), kept)
+        return cls._rows(
+            "without " + ", ".join(names),
+            lambda row: {name: value for name, value in row.items() if name not in names},
+        )
 
     @classmethod
     def counts_as_numbers(cls) -> "Fault":
