@@ -69,7 +69,7 @@ def simulated(accounts: int, latency_s: float) -> Iterator[dict[str, str]]:
     keep = {k: v for k, v in os.environ.items() if not k.startswith(("OPENROUTER_", "CREDITS_", "DAGSTER_"))}
     home = folder / "dagster"
     home.mkdir()
-    shutil.copy(ROOT / "credits_pipeline" / "dagster.yaml", home)
+    shutil.copy(ROOT / "credits_pipeline" / "launch" / "dagster.yaml", home)
     try:
         yield {**keep, **settings, "CREDITS_DATA_DIR": str(folder), "DAGSTER_HOME": str(home)}
     finally:

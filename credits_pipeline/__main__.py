@@ -42,8 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def errors() -> tuple[type[Exception], ...]:
     """What says in one sentence what to do; anything else is a bug and shows its traceback."""
-    from credits_pipeline.importing import ImportRefused
-    from credits_pipeline.warehouse import WarehouseError
+    from credits_pipeline.warehouse.file import WarehouseError
+    from credits_pipeline.warehouse.importing import ImportRefused
 
     return config.ConfigError, ImportRefused, WarehouseError
 
@@ -80,12 +80,12 @@ def of_storage(error: Exception) -> str | None:
 
 
 def perform(options: argparse.Namespace) -> int:
-    from credits_pipeline import demonstration
+    from credits_pipeline import demo
 
     if options.name == "demo":
-        return demonstration.run()
+        return demo.run()
     if options.name == "dev" and options.demo:
-        return demonstration.show(options.port)
+        return demo.show(options.port)
     for warning in config.read_dotenv(DOTENV, os.environ):
         print(f"warning: {warning}", file=sys.stderr)
     return with_own_data(options)

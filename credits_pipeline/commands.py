@@ -9,20 +9,22 @@ from pathlib import Path
 
 import dagster as dg
 
-from credits_pipeline import automation, clock, config, launch
-from credits_pipeline.assets import model_usage
-from credits_pipeline.importing import import_readings
-from credits_pipeline.warehouse import Warehouse
+from credits_pipeline import clock, config
+from credits_pipeline.defs import schedules
+from credits_pipeline.defs.assets import model_usage
+from credits_pipeline.launch import runs as launch
+from credits_pipeline.warehouse.file import Warehouse
+from credits_pipeline.warehouse.importing import import_readings
 
 
 def run() -> int:
     """Today's readings, after whatever is missing of the past; then the answer."""
-    settings = config.load(os.environ).require()
+    settings = config.current().require()
     say(settings.alert_problems)
     with launch.instance(settings) as instance:
         ok = True
-        days = automation.unsettled_range(Warehouse(settings.warehouse_path), instance)
-        if days and date.fromisoformat(days[0]) < automation.first_day_of_daily_run():
+        days = schedules.unsettled_range(Warehouse(settings.warehouse_path), instance)
+        if days and date.fromisoformat(days[0]) < schedules.first_day_of_daily_run():
             ok = fetch_history(instance, *days)
         tell("Taking today's readings …")
         ok = launch.run_job(instance, "daily_credits", partition=clock.today().isoformat()) and ok
@@ -32,7 +34,7 @@ def run() -> int:
 
 def backfill(first: date | None, last: date | None) -> int:
     """What was billed from `first` to `last` (UTC days, inclusive); all that the API knows by default."""
-    settings = config.load(os.environ).require()
+    settings = config.current().require()
     first, last = first or model_usage.oldest_day(), last or clock.today()
     if first > last:
         raise config.ConfigError(f"FROM={first} lies after TO={last}: swap them")
@@ -49,19 +51,19 @@ def backfill(first: date | None, last: date | None) -> int:
 
 def fetch_history(instance: dg.DagsterInstance, first: str, last: str) -> bool:
     tell(f"Fetching what was billed from {first} to {last} …")
-    return launch.run_job(instance, "backfill_history", tags=automation.range_tags(first, last))
+    return launch.run_job(instance, "backfill_history", tags=schedules.range_tags(first, last))
 
 
 def import_and_rebuild(file: Path, account: str, tz: str | None) -> int:
     """Append readings that were logged earlier, and rebuild everything from them."""
-    settings = config.load(os.environ).valid()
+    settings = config.current().valid()
     import_readings_of(file, account, tz)
     with launch.instance(settings) as instance:
         return 0 if launch.run_job(instance, "rebuild") else 1
 
 
 def import_readings_of(file: Path, account: str, tz: str | None) -> None:
-    settings = config.load(os.environ).valid()
+    settings = config.current().valid()
     warehouse = Warehouse(settings.warehouse_path)
     known = {config.DEFAULT_ACCOUNT, *(configured.name for configured in settings.accounts)}
     # Readings cannot be taken out again one by one, so a typo must not create an account.
@@ -78,7 +80,7 @@ def import_readings_of(file: Path, account: str, tz: str | None) -> None:
 
 def backup(into: Path | None) -> int:
     """A consistent copy of everything that the API cannot tell again, and Parquet of the tables."""
-    settings = config.load(os.environ).valid()
+    settings = config.current().valid()
     if not settings.warehouse_path.exists():
         raise config.ConfigError(
             f"there is nothing to back up in {settings.data_dir} yet: run `make run` first"
@@ -90,7 +92,7 @@ def backup(into: Path | None) -> int:
 
 def restore(source: Path) -> int:
     """A backup in the warehouse's place; what was derived is built anew. The next run asks the API for the rest."""
-    settings = config.load(os.environ).valid()
+    settings = config.current().valid()
     kept = Warehouse(settings.warehouse_path).restore(source)
     tell(f"Restored {source}." + (f" The earlier file is kept as {kept}." if kept else ""))
     with launch.instance(settings) as instance:
@@ -101,13 +103,13 @@ def restore(source: Path) -> int:
 
 def answer() -> int:
     """The answer as of the newest reading."""
-    print_answer(config.load(os.environ).valid())
+    print_answer(config.current().valid())
     return 0
 
 
 def user_interface(port: int) -> int:
     """The Dagster UI and the daemon that runs the schedules."""
-    settings = config.load(os.environ)
+    settings = config.current()
     say((*settings.problems, *settings.alert_problems, *settings.warnings))
     if not settings.accounts:
         say([f"{config.KEY_VARIABLE} is not set: readings will fail until it is"])
@@ -116,9 +118,9 @@ def user_interface(port: int) -> int:
 
 def alert_test() -> int:
     """One test message to every channel."""
-    from credits_pipeline import alerts
+    from credits_pipeline.alerts import notify as alerts
 
-    settings = config.load(os.environ)
+    settings = config.current()
     say(settings.alert_problems)
     outcomes = alerts.send_test(settings)
     for outcome in outcomes:
@@ -129,7 +131,7 @@ def alert_test() -> int:
 
 
 def print_answer(settings: config.Settings) -> None:
-    from credits_pipeline import answer as summary
+    from credits_pipeline.report import answer as summary
 
     tell(summary.text(settings))
 

@@ -17,6 +17,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from credits_pipeline import clock
+from credits_pipeline.errors import CreditsError
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
@@ -40,7 +41,7 @@ LONGEST_ACCOUNT_NAME = 64
 T = TypeVar("T")
 
 
-class ConfigError(Exception):
+class ConfigError(CreditsError):
     """One line that names the variable and says what to do."""
 
 
@@ -102,6 +103,11 @@ class Settings:
                 " and put it in .env or the environment"
             )
         return self
+
+
+def current() -> Settings:
+    """Settings from the environment of this process, as it is now."""
+    return load(os.environ)
 
 
 def load(env: Mapping[str, str]) -> Settings:

@@ -1,15 +1,24 @@
 """Wiring: which assets, checks, jobs, schedules, sensors and resources there are. Nothing else."""
 
-import os
 from datetime import timedelta
 
 import dagster as dg
 
-from credits_pipeline import automation, config, housekeeping, launch, run_history, watchdogs
-from credits_pipeline.assets import alerts_sent, credits_snapshots, model_usage, published, report, sql_models
-from credits_pipeline.openrouter import OpenRouter
+from credits_pipeline import config
+from credits_pipeline.defs import housekeeping, schedules, sensors
+from credits_pipeline.defs.assets import (
+    alerts_sent,
+    credits_snapshots,
+    model_usage,
+    published,
+    report,
+    sql_models,
+)
+from credits_pipeline.launch import run_history
+from credits_pipeline.launch import runs as launch
+from credits_pipeline.openrouter.client import OpenRouter
 from credits_pipeline.sql_project import Source, SqlProject
-from credits_pipeline.warehouse import Warehouse
+from credits_pipeline.warehouse.file import Warehouse
 
 # A day and a bit: one missed night is a warning, a day and a half without a reading is stale.
 SNAPSHOTS_FRESH = dg.FreshnessPolicy.time_window(
@@ -54,7 +63,7 @@ def warehouse(context: dg.InitResourceContext) -> Warehouse:
     if context.run:
         run_history.keep_open()
         launch.tag_with_process(context)
-    return Warehouse(config.load(os.environ).warehouse_path)
+    return Warehouse(config.current().warehouse_path)
 
 
 ASSETS = [
@@ -69,9 +78,9 @@ ASSETS = [
 defs = dg.Definitions(
     assets=dg.with_source_code_references([asset.map_asset_specs(with_policies) for asset in ASSETS]),
     asset_checks=[credits_snapshots.every_account_was_read, model_usage.every_account_was_fetched],
-    jobs=[automation.daily_credits, automation.backfill_history, automation.rebuild, *housekeeping.JOBS],
-    schedules=[automation.daily_credits_schedule, automation.history_backfill, *housekeeping.SCHEDULES],
-    sensors=[automation.rebuild_after_manual_changes, *watchdogs.SENSORS],
+    jobs=[schedules.daily_credits, schedules.backfill_history, schedules.rebuild, *housekeeping.JOBS],
+    schedules=[schedules.daily_credits_schedule, schedules.history_backfill, *housekeeping.SCHEDULES],
+    sensors=[schedules.rebuild_after_manual_changes, *sensors.SENSORS],
     resources={"openrouter": OpenRouter(), "warehouse": warehouse},
     loggers={"console": launch.console},
     executor=dg.in_process_executor,  # one process per run: each further one would import Dagster again

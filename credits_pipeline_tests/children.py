@@ -133,7 +133,7 @@ def serve() -> None:
     import pandas  # noqa: F401
     import vl_convert  # noqa: F401
 
-    from credits_pipeline import __main__, alerts, commands, definitions, demonstration, report  # noqa: F401
+    from credits_pipeline.report import page as report  # noqa: F401
 
     for line in sys.stdin:
         told = json.loads(line)
@@ -163,10 +163,10 @@ def become(told: dict[str, Any]) -> None:
 
             logging.basicConfig(level=logging.DEBUG, force=True)
         if told["demo"]:
-            from credits_pipeline import demonstration
+            from credits_pipeline import demo
 
-            demonstration.DATA_DIR = Path(told["demo"])
-            demonstration.ANCHOR_FILE = demonstration.DATA_DIR / "anchor"
+            demo.DATA_DIR = Path(told["demo"])
+            demo.ANCHOR_FILE = demo.DATA_DIR / "anchor"
         if told["stage"]:
             arm(told["stage"], told["fate"])
         from credits_pipeline.__main__ import main
@@ -210,8 +210,10 @@ class Pace(clock.SystemClock):
 
 def arm(stage: str, fate: str) -> None:
     """Have this process meet its fate the first time it comes to the stage."""
-    from credits_pipeline import openrouter, report, warehouse
+    from credits_pipeline.openrouter import client as openrouter
+    from credits_pipeline.report import page as report
     from credits_pipeline.sql_project import SqlProject
+    from credits_pipeline.warehouse import file as warehouse
 
     left = [1]
 

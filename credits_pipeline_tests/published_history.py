@@ -6,8 +6,8 @@ from pathlib import Path
 from credits_pipeline.config import PROJECT_ROOT
 from credits_pipeline.simulator import AGENTS, STEADY, SimulatedAccount
 from credits_pipeline.sql_project import SqlProject
-from credits_pipeline.warehouse import Reading, Warehouse
-from credits_pipeline_tests.test_dbt_parity import Billed
+from credits_pipeline.warehouse.file import Reading, Warehouse
+from credits_pipeline_tests.sql.test_dbt_parity import Billed
 
 DAY = timedelta(days=1)
 FIRST_DAY = date(2026, 1, 1)

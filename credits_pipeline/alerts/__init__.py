@@ -1,0 +1,1 @@
+"""What people are told: which alerts are due, and sending them."""

@@ -1,0 +1,55 @@
+"""Which alerts went out when: credits that run out or are used up, and days that cost more than seemed possible.
+
+After each run the newest figures are looked at, and what became due goes to the channels of `CREDITS_ALERT_URLS`
+(without one, to the log). One row per alert and channel in `ops.alerts_sent`; an alert is due once until its cause is
+over, whatever restarts. A channel that does not answer fails no run: it is tried again, by the next run and by the
+sensor `stale_data`. Alerts about runs that fail or never happen come from sensors, which need the Dagster daemon.
+Money is USD, days and instants are UTC.
+"""
+
+import dagster as dg
+
+from credits_pipeline import config
+from credits_pipeline.defs.assets import published
+from credits_pipeline.defs.partitions import description
+from credits_pipeline.defs.preview import table_metadata
+from credits_pipeline.text import markdown_table
+from credits_pipeline.warehouse.file import Warehouse, WarehouseBusy
+
+KEY = dg.AssetKey("alerts_sent")
+
+# As many as a look at the page takes in.
+PREVIEW_ROWS = 7
+
+
+@dg.asset(
+    key=KEY,
+    deps=[published.KEY],
+    description=description(__doc__),
+    group_name="delivery",
+    kinds={"apprise", "duckdb"},
+)
+def alerts_sent(
+    context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Warehouse]
+) -> dg.MaterializeResult[None]:
+    from credits_pipeline.alerts import notify as alerts
+
+    try:
+        sent = alerts.send_due(config.current(), warehouse, run_id=context.run.run_id, log=context.log)
+        columns, rows = alerts.newest(warehouse, PREVIEW_ROWS)
+        with warehouse.reading("describing the alerts") as con:
+            table = table_metadata(con, "ops", "alerts_sent")
+    except (alerts.AlertsBusy, WarehouseBusy) as busy:
+        # What is due stays due: the next run and the sensor `stale_data` look again.
+        context.log.warning(str(busy))
+        return dg.MaterializeResult(metadata={"alerts_due": 0, "alerts_delivered": 0, "channels_failed": 0})
+    return dg.MaterializeResult(
+        metadata={
+            "alerts_due": len(sent.due),
+            "alerts_delivered": sent.delivered,
+            "channels_failed": sum(not outcome.delivered for outcome in sent.outcomes),
+            "dagster/table_name": "ops.alerts_sent",
+            **table,
+            "preview": dg.MetadataValue.md(markdown_table(columns, rows)),
+        }
+    )

@@ -1,0 +1,140 @@
+"""The two lifetime counters of every account, as the credits API shows them right now.
+
+One row per account and reading is appended to `raw.credits_snapshots`: credits ever bought and credits ever used
+(USD), the instant (UTC) and the reply itself. The API knows only the present, so a partition can be filled during
+its own UTC day and never afterwards: a past day that was missed stays missing here. What was *spent* on it is known
+all the same, from `model_usage`, which can be backfilled.
+"""
+
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+
+import dagster as dg
+
+from credits_pipeline import clock
+from credits_pipeline.config import Account
+from credits_pipeline.defs.partitions import (
+    accounts_verdict,
+    ask_every_account,
+    daily_partitions,
+    description,
+    failure_summary,
+    requested_days,
+    required_settings,
+)
+from credits_pipeline.defs.preview import preview
+from credits_pipeline.openrouter.client import Credits, OpenRouter
+from credits_pipeline.warehouse.file import Reading, Warehouse
+
+KEY = dg.AssetKey("credits_snapshots")
+CHECK = "every_account_was_read"
+
+
+def refuse_all_but_today(context: dg.AssetExecutionContext) -> None:
+    """The API reports only the present: today's totals under another day's name would be a lie for ever."""
+    first, last = requested_days(context)
+    today = clock.today()
+    if first == last == today:
+        return
+    asked = f"{first}" if first == last else f"{first} to {last}"
+    raise dg.Failure(
+        f"credits_snapshots was asked for {asked}, but it is {today} (UTC) and the credits API reports only the "
+        f"present, so nothing was written. Materialize the partition {today} instead; for what was spent on past "
+        "days, backfill model_usage.",
+        allow_retries=False,
+    )
+
+
+# Believed, more than this would stop the figures of all accounts: sums and differences would not fit DECIMAL(18,9).
+MOST_USD = 990_000_000
+
+
+def unbelieved(credits: Mapping[str, Credits], warehouse: Warehouse) -> dict[str, str]:
+    """Accounts with history for which the API says 0 and 0, as ordinary keys have been seen to get, and absurd ones."""
+    absurd = {
+        name: f"the API reported more than {MOST_USD:,} USD, so the reading was rejected"
+        for name, reply in credits.items()
+        if max(reply.total_credits, reply.total_usage) > MOST_USD
+    }
+    nothing = [
+        name for name, reply in credits.items() if reply.total_credits == reply.total_usage == Decimal(0)
+    ]
+    return absurd | {
+        name: "the API reported 0 credits and 0 usage for an account that has had both, so the reading was rejected; "
+        "check that its key is still a management key of that account"
+        for name in nothing
+        if warehouse.has_history(name)
+    }
+
+
+def reading(account: Account, reply: Credits, run_id: str) -> Reading:
+    return Reading(
+        account=account.name,
+        snapshot_date=reply.observed_at.date(),
+        observed_at=reply.observed_at,
+        total_credits=reply.total_credits,
+        total_usage=reply.total_usage,
+        key_fingerprint=account.fingerprint,
+        run_id=run_id,
+        source="api",
+        payload=reply.payload,
+    )
+
+
+@dg.asset(
+    key=KEY,
+    description=description(__doc__),
+    partitions_def=daily_partitions,
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    pool="warehouse",
+)
+def credits_snapshots(
+    context: dg.AssetExecutionContext, openrouter: OpenRouter, warehouse: dg.ResourceParam[Warehouse]
+) -> dg.MaterializeResult[None]:
+    settings = required_settings()
+    for warning in settings.warnings:
+        context.log.warning(warning)
+    refuse_all_but_today(context)
+    keys = {account.name: account for account in settings.accounts}
+    credits, failures = ask_every_account(
+        settings.accounts, lambda account: openrouter.get_credits(account=account)
+    )
+    refuse_all_but_today(context)  # the UTC day may have turned while the API was asked
+    failures |= unbelieved(credits, warehouse)
+    credits = {name: reply for name, reply in credits.items() if name not in failures}
+    if not credits:
+        raise dg.Failure(f"no account could be read. {failure_summary(failures)}")
+    written = warehouse.append_readings(
+        reading(keys[name], reply, context.run.run_id) for name, reply in sorted(credits.items())
+    )
+    context.log.info(f"{written} of {len(settings.accounts)} accounts read")
+    with warehouse.reading() as con:
+        newest = preview(con, "raw.credits_snapshots")
+        today = f"select count(*) from raw.credits_snapshots where snapshot_date = '{clock.today()}'"
+        rows = con.execute(today).fetchall()[0][0]
+    # Over some accounts only, the sum would look like spend in the plot.
+    whole = {"balance_usd": float(sum(c.total_credits - c.total_usage for c in credits.values()))}
+    return dg.MaterializeResult(
+        metadata={
+            **({} if failures else whole),
+            "accounts_read": written,
+            "accounts_failed": len(failures),
+            "failed_accounts": dg.MetadataValue.json(failures),
+            "dagster/partition_row_count": rows,
+            "preview": newest,
+        }
+    )
+
+
+@dg.multi_asset_check(
+    specs=[
+        dg.AssetCheckSpec(
+            CHECK,
+            asset=KEY,
+            description="Every account with a key returned a plausible reading. If one fails, the others are still "
+            "stored and published, and the run ends red naming the failed ones.",
+        )
+    ]
+)
+def every_account_was_read(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+    yield from accounts_verdict(context, KEY, CHECK)

@@ -1,0 +1,204 @@
+"""What was billed, per account, UTC day and model (USD), from the analytics API: the only source for the past.
+
+Any of the last 365 days can be (back)filled, a whole range in one run and one request per account. A day is replaced
+as a whole, in one transaction, in `raw.model_usage`; `raw.model_usage_days` says which days are known, a day on which
+nothing was billed included. The running day is partial until it has been read again after its end, which the daily
+run (today and the three days before it) and the schedule `history_backfill` see to.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from datetime import date, timedelta
+from decimal import Decimal
+
+import dagster as dg
+
+from credits_pipeline import clock, config
+from credits_pipeline.config import Account
+from credits_pipeline.defs.assets import credits_snapshots
+from credits_pipeline.defs.partitions import (
+    accounts_verdict,
+    ask_every_account,
+    daily_partitions,
+    description,
+    failure_summary,
+    requested_days,
+    required_settings,
+    stored_json,
+)
+from credits_pipeline.defs.preview import preview
+from credits_pipeline.openrouter.client import Forbidden, OpenRouter, Usage
+from credits_pipeline.warehouse.file import Warehouse
+
+KEY = dg.AssetKey("model_usage")
+CHECK = "every_account_was_fetched"
+
+# How far back the API answers. Source: the vendor's documentation of POST /analytics/query.
+HISTORY_DAYS = 365
+
+# A day's bill still moves after its end (when it becomes final is not documented), so a run that takes the
+# running day takes these days again.
+DAYS_READ_AGAIN = 3
+
+
+def oldest_day() -> date:
+    """The first day that can be asked for: 365 days ago, or CREDITS_START_DATE where that is later."""
+    return max(config.current().start_date, clock.today() - timedelta(days=HISTORY_DAYS))
+
+
+def days_to_fetch(context: dg.AssetExecutionContext) -> tuple[date, date]:
+    """The days asked for; with today among them, the three days before it as well."""
+    first, last = requested_days(context)
+    today = clock.today()
+    if first < oldest_day() or last > today:
+        raise dg.Failure(
+            f"model_usage was asked for {first} to {last}, but the API only covers {oldest_day()} to {today} (UTC), "
+            "so nothing was written. Choose partitions within these days.",
+            allow_retries=False,
+        )
+    if last == today:
+        first = max(min(first, today - timedelta(days=DAYS_READ_AGAIN)), oldest_day())
+    return first, last
+
+
+class Progress:
+    """Says in the log how far a range has come, account by account."""
+
+    def __init__(self, log: dg.DagsterLogManager, days: int) -> None:
+        self._log, self._days, self._done = log, days, dict[str, int]()
+
+    def range_done(self, account: str, first: date, last: date) -> None:
+        self._done[account] = done = self._done.get(account, 0) + (last - first).days + 1
+        self._log.info(f"{account}: {first} to {last} read, {done} of {self._days} days")
+
+
+# Per account and day, the sum billed (USD): before (None where the day was unknown) and after.
+Changes = Mapping[str, Mapping[date, tuple[Decimal | None, Decimal]]]
+
+
+def stored(warehouse: Warehouse, usage: Mapping[str, Usage], run_id: str) -> Changes:
+    """Replace the fetched days of every account, in one transaction."""
+    if not usage:
+        return {}
+    with warehouse.writing("storing what was billed") as con:
+        return {
+            name: warehouse.replace_usage(
+                name, reply.first, reply.last, reply.rows, fetched_at=reply.fetched_at, run_id=run_id, con=con
+            )
+            for name, reply in sorted(usage.items())
+        }
+
+
+def change_in_stored_days(changes: Changes) -> dict[str, str]:
+    """How much each day that had been stored before has moved (USD), those that did only."""
+    return {
+        f"{account} {day}": f"{new - old:+f}"
+        for account, days in sorted(changes.items())
+        for day, (old, new) in sorted(days.items())
+        if old is not None and new != old
+    }
+
+
+@dg.asset(
+    key=KEY,
+    description=description(__doc__),
+    partitions_def=daily_partitions,
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    pool="warehouse",
+)
+def model_usage(
+    context: dg.AssetExecutionContext, openrouter: OpenRouter, warehouse: dg.ResourceParam[Warehouse]
+) -> Iterator[dg.AssetMaterialization | dg.MaterializeResult[None]]:
+    settings = required_settings()
+    first, last = days_to_fetch(context)
+    progress = Progress(context.log, (last - first).days + 1)
+    forbidden: dict[str, str] = {}
+
+    def ask(account: Account) -> Usage | None:
+        try:
+            return openrouter.get_usage(
+                account=account,
+                first=first,
+                last=last,
+                on_progress=lambda a, b: progress.range_done(account.name, a, b),
+            )
+        except Forbidden as error:
+            forbidden[account.name] = str(error)
+            return None
+
+    replies, failures = ask_every_account(settings.accounts, ask)
+    usage = {name: reply for name, reply in replies.items() if reply is not None}
+    changes = stored(warehouse, usage, context.run.run_id)
+    for name, reason in forbidden.items():
+        context.log.warning(
+            f"{name}: no analytics with this key, its spend comes from readings alone. {reason}"
+        )
+    if failures and not replies and is_only_source(context):
+        raise dg.Failure(f"no account's bill could be fetched. {failure_summary(failures)}")
+    moved = change_in_stored_days(changes)
+    with warehouse.reading() as con:
+        newest = preview(con, "raw.model_usage")
+    if usage:
+        yield from of_each_day(context, first, last, usage, is_whole=not failures)
+    context.add_asset_metadata({"preview": newest}, partition_key=last.isoformat())
+    yield dg.MaterializeResult(
+        metadata={
+            "days": (last - first).days + 1,
+            "requests": sum(u.requests_made for u in usage.values()),
+            "days_changed": len(moved),
+            "changed_days_usd": dg.MetadataValue.json(moved),
+            "accounts_read": len(usage),
+            "accounts_without_analytics": dg.MetadataValue.json(forbidden),
+            "failed_accounts": dg.MetadataValue.json(failures),
+        }
+    )
+
+
+def is_only_source(context: dg.AssetExecutionContext) -> bool:
+    """Whether this run takes no readings: then nothing is lost if it ends here, with no day recorded as fetched."""
+    return credits_snapshots.KEY not in context.job_def.asset_layer.executable_asset_keys
+
+
+def of_each_day(
+    context: dg.AssetExecutionContext, first: date, last: date, usage: Mapping[str, Usage], *, is_whole: bool
+) -> Iterator[dg.AssetMaterialization]:
+    """Give each day its own figures; the days read again before those asked for were fetched, so they are recorded.
+
+    No figures unless the replies are the whole: over some accounts only, the sum would look like spend in the plot.
+    """
+    billed: dict[date, Decimal] = defaultdict(Decimal)
+    rows: Counter[date] = Counter()
+    for row in (row for reply in usage.values() for row in reply.rows):
+        billed[row.usage_date] += row.credits_usd
+        rows[row.usage_date] += 1
+    asked = requested_days(context)[0]
+    for day in (first + timedelta(days=n) for n in range((last - first).days + 1)):
+        figures: dict[str, float] = {}
+        if is_whole:
+            figures = {"billed_usd": float(billed[day]), "dagster/partition_row_count": rows[day]}
+        if day < asked:
+            again = "read again with the running day"
+            yield dg.AssetMaterialization(KEY, partition=day.isoformat(), metadata=figures, description=again)
+        else:
+            context.add_asset_metadata(figures, partition_key=day.isoformat())
+
+
+def accounts_without_analytics(instance: dg.DagsterInstance) -> set[str]:
+    """The accounts whose key was refused when the bill was last asked for."""
+    event = instance.get_latest_materialization_event(KEY)
+    metadata = event.asset_materialization.metadata if event and event.asset_materialization else {}
+    return set(stored_json(metadata, "accounts_without_analytics"))
+
+
+@dg.multi_asset_check(
+    specs=[
+        dg.AssetCheckSpec(
+            CHECK,
+            asset=KEY,
+            description="The bill of each account could be read. A key that may not use analytics is a warning: "
+            "the account keeps working from its readings. Any other failure ends the run red, after all else is done.",
+        )
+    ]
+)
+def every_account_was_fetched(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+    yield from accounts_verdict(context, KEY, CHECK)

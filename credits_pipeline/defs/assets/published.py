@@ -1,0 +1,56 @@
+"""`credits.duckdb`, the file that BI tools open: every mart, tables only, all from the same build.
+
+It is replaced atomically after the SQL has been committed, so a reader sees yesterday's file or today's and never
+half of one, and neither side ever waits for the other. `marts.published` in it says which run wrote it, when, as of
+which reading and with which version of this program, and whether the figures are simulated.
+"""
+
+from importlib.metadata import version
+
+import dagster as dg
+
+from credits_pipeline import clock, config
+from credits_pipeline.defs.partitions import description
+from credits_pipeline.defs.pictures import exists
+from credits_pipeline.sql_project import SqlProject
+from credits_pipeline.warehouse.file import Warehouse
+
+KEY = dg.AssetKey("published")
+
+
+def published(project: SqlProject) -> dg.AssetsDefinition:
+    marts = [model.name for model in project.models.values() if model.schema == "marts"]
+
+    @dg.asset(
+        key=KEY,
+        deps=marts,
+        description=description(__doc__),
+        group_name="delivery",
+        kinds={"duckdb"},
+        pool="warehouse",
+    )
+    def publish(
+        context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Warehouse]
+    ) -> dg.MaterializeResult[None]:
+        with warehouse.reading("looking for the tables to publish") as con:
+            missing = [name for name in marts if not exists(con, name)]
+        if missing:
+            raise dg.Failure(
+                f"nothing was published, because these tables were never built: {', '.join(missing)}. Run the job"
+                " rebuild.",
+                allow_retries=False,
+            )
+        settings = config.current()
+        target = settings.published_path
+        warehouse.publish(
+            target,
+            run_id=context.run.run_id,
+            published_at=clock.now(),
+            version=version("credits-pipeline"),
+            is_simulated=settings.is_simulated,
+        )
+        return dg.MaterializeResult(
+            metadata={"dagster/uri": str(target), "tables": len(marts), "size_bytes": target.stat().st_size}
+        )
+
+    return publish

@@ -1,0 +1,1 @@
+"""How our Dagster is run, and what is known of a run."""

@@ -1,0 +1,311 @@
+"""The command line, as a person types it: `python -m credits_pipeline …`."""
+
+import errno
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+import dagster as dg
+import filelock
+import pytest
+
+from credits_pipeline import clock, config
+from credits_pipeline.__main__ import main, of_storage
+from credits_pipeline.launch import runs as launch
+from credits_pipeline.simulator import Fault, SimulatedAPI, readings, write_readings
+from credits_pipeline.warehouse.file import Warehouse
+from credits_pipeline_tests.conftest import TODAY
+from credits_pipeline_tests.defs.test_daily_run import spender
+
+Simulate = Callable[..., SimulatedAPI]
+
+
+@pytest.fixture(autouse=True)
+def _no_dotenv_of_the_developer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("credits_pipeline.__main__.DOTENV", tmp_path / ".env")
+
+
+def billed_days() -> int:
+    with Warehouse(config.load(os.environ).warehouse_path).reading() as con:
+        return con.execute("select count(*) from raw.model_usage_days").fetchall()[0][0]
+
+
+@pytest.mark.slow
+def test_the_first_run_fetches_the_year_before_and_gives_an_answer(
+    simulate: Simulate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api = simulate(spender(days=60))
+    assert main(["run"]) == 0
+    said = capsys.readouterr().out
+    assert "Credits last until about" in said
+    assert "80\u00a0% sure" in said
+    assert "SIMULATED DATA" in said
+    assert billed_days() == 366
+    queries = [request.path for request in api.requests]
+    assert queries == ["/analytics/query", "/credits", "/analytics/query"]
+    assert main(["run"]) == 0  # a day later there is nothing left to fetch but the daily run's own days
+    assert [request.path for request in api.requests].count("/analytics/query") == 3
+    assert (config.load(os.environ).data_dir / "dagster" / "dagster.yaml").exists()
+
+
+def test_a_run_without_a_key_says_what_to_do_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CREDITS_DATA_DIR", str(tmp_path / "data"))
+    assert main(["run"]) == 1
+    assert capsys.readouterr().err.strip().splitlines() == [
+        "error: OPENROUTER_API_KEY is not set: create a management key under "
+        "https://openrouter.ai/settings/management-keys and put it in .env or the environment"
+    ]
+
+
+@pytest.mark.slow
+def test_a_failing_run_names_each_failure_in_a_sentence_and_exits_with_1(
+    simulate: Simulate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api = simulate(spender(), spender("acme"))
+    api.misbehave(Fault.status(401), times=None, account="acme", path="/credits")
+    assert main(["run"]) == 1
+    captured = capsys.readouterr()
+    errors = [line for line in captured.err.splitlines() if line.startswith("failed:")]
+    assert len(errors) == 1
+    assert "acme" in errors[0]
+    assert "OPENROUTER_API_KEY_ACME" in errors[0]
+    assert "Traceback" not in captured.err
+    assert "default, as of" in captured.out
+
+
+def test_a_backfill_of_a_range_fetches_that_range(
+    simulate: Simulate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulate(spender())
+    assert main(["backfill", "--from", "2026-06-01", "--to", "2026-06-10"]) == 0
+    assert billed_days() == 10
+    assert "10 of 10 days" in capsys.readouterr().err
+
+
+def test_a_range_the_wrong_way_round_is_refused(
+    simulate: Simulate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulate(spender())
+    assert main(["backfill", "--from", "2026-06-10", "--to", "2026-06-01"]) == 1
+    assert "swap them" in capsys.readouterr().err
+
+
+def test_readings_logged_earlier_become_history(
+    simulate: Simulate, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    account = spender()
+    simulate(account)
+    file = tmp_path / "readings.csv"
+    written = write_readings(file, readings(account, TODAY.replace(day=1), TODAY))
+    assert main(["import", str(file), "--account", "default"]) == 0
+    assert f"{written} readings appended to default" in capsys.readouterr().out
+    assert main(["answer"]) == 0
+    assert "Credits last until about" in capsys.readouterr().out
+
+
+def test_an_impossible_row_refuses_the_whole_file_with_its_line(
+    simulate: Simulate, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    simulate(spender())
+    file = tmp_path / "readings.csv"
+    file.write_text(
+        "time,total_credits,total_usage\n2026-06-01T00:05:00Z,100,1\n2026-06-02T00:05:00Z,100,lots\n",
+        encoding="utf-8",
+    )
+    assert main(["import", str(file)]) == 1
+    assert "line 3" in capsys.readouterr().err
+    with Warehouse(config.load(os.environ).warehouse_path).reading() as con:
+        assert con.execute("select count(*) from raw.credits_snapshots").fetchall() == [(0,)]
+
+
+def test_the_answer_before_the_first_run_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CREDITS_DATA_DIR", str(tmp_path / "data"))
+    assert main(["answer"]) == 1
+    assert "make run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["answer"], ["backup"], ["restore", "x"], ["import", "x.csv"]])
+def test_a_wrong_data_directory_is_never_replaced_by_the_default_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    monkeypatch.setenv("CREDITS_DATA_DIR", "~nobody-of-that-name/data")
+    assert main(command) == 1
+    assert capsys.readouterr().err.startswith("error: CREDITS_DATA_DIR")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["a closed pipe", "a full disk", "an old terminal"])
+def test_what_stdout_cannot_take_costs_no_reading(simulate: Simulate, how: str) -> None:
+    simulate(spender())
+    environ = {**os.environ, **({"PYTHONIOENCODING": "latin-1"} if how == "an old terminal" else {})}
+    stdout: int | IO[bytes] = subprocess.PIPE
+    if how == "a full disk":
+        if not Path("/dev/full").exists():
+            pytest.skip("NOT TESTED: this machine has no /dev/full")
+        stdout = Path("/dev/full").open("wb")  # noqa: SIM115
+    script = (
+        "import sys; from datetime import datetime, UTC; from credits_pipeline import __main__, clock\n"
+        f"with clock.frozen(datetime.fromisoformat({clock.now().isoformat()!r})): sys.exit(__main__.main(['run']))"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=stdout, stderr=subprocess.PIPE, env=environ
+    )
+    if how == "a closed pipe" and child.stdout:
+        child.stdout.close()
+    _, said = (
+        child.communicate()
+        if how == "an old terminal"
+        else (None, child.stderr.read() if child.stderr else b"")
+    )
+    assert child.wait() == 0, said
+    assert b"Traceback" not in said
+    assert Warehouse(config.load(os.environ).warehouse_path).newest_reading("default") is not None
+
+
+@pytest.mark.parametrize("home", ["what?", "50%20", "~nobody-of-that-name/x"])
+def test_a_folder_that_dagster_cannot_use_is_refused_in_one_line(
+    simulate: Simulate,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    home: str,
+) -> None:
+    simulate(spender())
+    monkeypatch.setenv("DAGSTER_HOME", home if home.startswith("~") else str(tmp_path / home))
+    assert main(["run"]) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("error: D")
+
+
+def test_a_files_name_is_never_run_as_shell(tmp_path: Path) -> None:
+    name = str(tmp_path / "log`touch PWNED`$(touch PWNED)';touch PWNED;'.csv")
+    command = ["make", "-s", "-C", str(config.PROJECT_ROOT), "-o", ".venv/installed", "RUN=printf '%s|'"]
+    for target, variable in (("import", "FILE"), ("restore", "FROM"), ("backup", "TO")):
+        doubled = name.replace("$", "$$")  # for make itself
+        done = subprocess.run(
+            [*command, target, f"{variable}={doubled}"],
+            check=True,
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+        )
+        assert name in done.stdout.split("|")
+    assert not list(tmp_path.glob("PWNED"))
+    assert not (config.PROJECT_ROOT / "PWNED").exists()
+
+
+def test_an_error_that_is_not_about_the_disk_is_not_said_to_be() -> None:
+    assert of_storage(OSError(errno.ENOSPC, "No space left on device")) is not None
+    assert of_storage(BrokenPipeError(errno.EPIPE, "Broken pipe")) is None
+    assert of_storage(FileNotFoundError(errno.ENOENT, "No such file or directory")) is None
+
+
+def test_a_demo_does_not_remove_the_data_of_one_that_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from credits_pipeline import demo
+
+    data = tmp_path / "data" / "demo"
+    data.mkdir(parents=True)
+    (data / "anchor").write_text(clock.today().isoformat(), encoding="utf-8")
+    monkeypatch.setattr(demo, "DATA_DIR", data)
+    monkeypatch.setattr(demo, "ANCHOR_FILE", data / "anchor")
+
+    def while_shown(*_: object) -> int:
+        assert main(["demo"]) == 1
+        return 0
+
+    monkeypatch.setattr("credits_pipeline.launch.runs.user_interface", while_shown)
+    assert main(["dev", "--demo"]) == 0
+    assert "another demo, or its UI, is running" in capsys.readouterr().err
+    assert (data / "anchor").exists()
+
+
+def test_the_demo_leaves_nothing_of_the_users_own_settings_in_its_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from credits_pipeline import demo
+
+    monkeypatch.setattr(demo, "ANCHOR_FILE", tmp_path / "anchor")
+    (tmp_path / "anchor").write_text(clock.today().isoformat(), encoding="utf-8")
+    monkeypatch.setenv("OPENROUTER_API_KEY_ACME", "sk-or-v1-real")
+    monkeypatch.setenv("CREDITS_ALERT_URLS", "json://127.0.0.1:9/real")
+    with demo.simulated_environment():
+        settings = config.load(os.environ)
+        assert "sk-or-v1-real" not in {account.key for account in settings.accounts}
+        assert settings.alert_urls == ()
+        assert settings.is_simulated
+    assert os.environ["OPENROUTER_API_KEY_ACME"] == "sk-or-v1-real"
+
+
+def test_a_range_that_the_api_does_not_know_is_refused_in_one_line(
+    simulate: Simulate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulate(spender())
+    assert main(["backfill", "--from", "2020-01-01", "--to", "2020-01-03"]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "2025-06-17 to 2026-06-17" in error
+
+
+def test_an_import_for_an_account_that_nobody_knows_is_refused(
+    simulate: Simulate, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulate(spender("acme"))
+    file = tmp_path / "readings.csv"
+    file.write_text("time,total_credits,total_usage\n2026-06-01T00:05:00Z,25,5\n", encoding="utf-8")
+    assert main(["import", str(file), "--account", "acmee"]) == 1
+    assert "there is no account 'acmee': name one of acme, default" in capsys.readouterr().err
+    assert Warehouse(config.load(os.environ).warehouse_path).newest_reading("acmee") is None
+
+
+def test_a_second_ui_and_a_taken_port_are_refused_in_one_line(
+    simulate: Simulate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulate(spender())
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert main(["dev", "--port", f"{taken.getsockname()[1]}"]) == 1
+    assert "is taken by another program: name a free one" in capsys.readouterr().err
+    home = launch.dagster_home(config.load(os.environ))
+    with filelock.FileLock(home / "dev.lock"):
+        assert main(["dev"]) == 1
+    assert f"a Dagster UI is already running on {home}" in capsys.readouterr().err
+
+
+def test_a_run_keeps_the_files_of_dagsters_history_open_and_closes_them_at_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    connect = sqlite3.connect
+
+    def counted(path: str, *args: object, **options: object) -> sqlite3.Connection:
+        opened.append(Path(path).name)
+        return connect(path, *args, **options)
+
+    monkeypatch.setattr("sqlite3.dbapi2.connect", counted)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+
+    @dg.asset
+    def small() -> None: ...
+
+    defs = dg.Definitions([small], jobs=[dg.define_asset_job("job")])
+    with launch.instance(config.load({})) as instance:
+        for _ in range(2):
+            assert defs.resolve_job_def("job").execute_in_process(instance=instance).success
+        runs = [run.run_id for run in instance.get_runs()]
+    # Twice, for Dagster looks into a file over a second connection while it makes it; not at every event.
+    for file in ("runs.db", "index.db", *(f"{run}.db" for run in runs)):
+        assert 1 <= opened.count(file) <= 2
+    # SQLite has written its logs back, so that a copy of the files is a copy of the history.
+    assert list((tmp_path / "history").rglob("*-wal")) == []

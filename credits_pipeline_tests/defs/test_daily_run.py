@@ -1,0 +1,301 @@
+"""The daily run, from the API to the published copy, over a simulated API and a real DuckDB file."""
+
+import json
+import os
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from credits_pipeline import clock, config
+from credits_pipeline.config import Account
+from credits_pipeline.defs.partitions import ask_every_account
+from credits_pipeline.openrouter import client as openrouter
+from credits_pipeline.simulator import Fault, SimulatedAccount, SimulatedAPI
+from credits_pipeline.warehouse.file import Warehouse, open_published
+from credits_pipeline_tests.conftest import TODAY
+
+Simulate = Callable[..., SimulatedAPI]
+RunJob = Callable[..., dg.ExecuteInProcessResult]
+
+
+def spender(name: str = "default", usd_a_day: str = "2.5", days: int = 40) -> SimulatedAccount:
+    """An account that bought 500 USD long ago and spends the same every day."""
+    ledger = {
+        TODAY - timedelta(days=n): {"vendor/model-a": Decimal(usd_a_day)} for n in range(days, -days, -1)
+    }
+    bought = datetime.combine(min(ledger), datetime.min.time(), UTC)
+    return SimulatedAccount.from_ledger(
+        name, f"sk-or-v1-simulated-{name}", days=ledger, credits=[(bought, Decimal(500))]
+    )
+
+
+def raw_readings() -> list[tuple[Any, ...]]:
+    with Warehouse(config.load(os.environ).warehouse_path).reading() as con:
+        return con.execute(
+            "select account, snapshot_date, observed_at, total_credits, total_usage, source, payload "
+            "from raw.credits_snapshots order by observed_at, account"
+        ).fetchall()
+
+
+def published(query: str) -> list[tuple[Any, ...]]:
+    with open_published(config.load(os.environ).published_path) as con:
+        return con.execute(query).fetchall()
+
+
+def failures(result: dg.ExecuteInProcessResult) -> dict[str, str]:
+    """The sentence that each failed step ended with."""
+    from credits_pipeline.launch.runs import reason
+
+    return {event.step_key: reason(event) for event in result.all_events if event.is_step_failure}
+
+
+def test_a_daily_run_appends_one_reading_per_account_with_the_reply_kept(
+    simulate: Simulate, run_job: RunJob
+) -> None:
+    simulate(spender(), spender("acme", "0.123456789"))
+    assert run_job("daily_credits").success
+    rows = raw_readings()
+    assert [(account, day, source) for account, day, _, _, _, source, _ in rows] == [
+        ("acme", TODAY, "api"),
+        ("default", TODAY, "api"),
+    ]
+    reply = json.loads(rows[0][-1], parse_float=Decimal, parse_int=Decimal)
+    assert reply["data"] == {"total_credits": rows[0][3], "total_usage": rows[0][4]}
+
+
+def test_a_run_twice_a_day_appends_two_honest_readings(
+    simulate: Simulate, run_job: RunJob, at_five_past_midnight: clock.FrozenClock
+) -> None:
+    simulate(spender())
+    run_job("daily_credits")
+    at_five_past_midnight.advance(timedelta(hours=9))
+    assert run_job("daily_credits").success
+    assert len(raw_readings()) == 2
+    assert published("select sum(readings) from marts.daily_spend") == [(2,)]
+
+
+def test_a_past_day_is_refused_and_nothing_is_written(simulate: Simulate, run_job: RunJob) -> None:
+    simulate(spender())
+    result = run_job("daily_credits", partition_key="2026-06-16")
+    assert not result.success
+    message = failures(result)["credits_snapshots"]
+    assert "2026-06-16" in message
+    assert "backfill model_usage" in message
+    assert raw_readings() == []
+    retried = [event for event in result.all_events if event.is_step_up_for_retry]
+    assert retried == []
+
+
+def test_a_range_with_a_past_day_is_refused_and_nothing_is_written(
+    simulate: Simulate, run_job: RunJob
+) -> None:
+    api = simulate(spender())
+    tags = {
+        "dagster/asset_partition_range_start": "2026-06-15",
+        "dagster/asset_partition_range_end": "2026-06-17",
+    }
+    result = run_job("daily_credits", partition_key=None, tags=tags)
+    assert "2026-06-15 to 2026-06-17" in failures(result)["credits_snapshots"]
+    assert raw_readings() == []
+    assert "/credits" not in {request.path for request in api.requests}
+
+
+def test_a_run_that_crosses_midnight_is_refused_and_the_next_one_heals_it(
+    simulate: Simulate, run_job: RunJob, at_five_past_midnight: clock.FrozenClock
+) -> None:
+    api = simulate(spender())
+    at_five_past_midnight.set(datetime(2026, 6, 17, 23, 59, 59, tzinfo=UTC))
+
+    def slow_server() -> datetime:
+        at_five_past_midnight.advance(timedelta(seconds=2))
+        return clock.now()
+
+    api.now = slow_server
+    result = run_job("daily_credits", partition_key="2026-06-17")
+    assert "it is 2026-06-18" in failures(result)["credits_snapshots"]
+    assert raw_readings() == []
+    api.now = clock.now
+    assert run_job("daily_credits").success
+    assert [row[1] for row in raw_readings()] == [date(2026, 6, 18)]
+
+
+def test_one_account_that_fails_costs_the_others_nothing_and_the_run_ends_red(
+    simulate: Simulate, run_job: RunJob
+) -> None:
+    api = simulate(spender(), spender("acme"))
+    api.misbehave(Fault.status(401), times=None, account="acme")
+    result = run_job("daily_credits")
+    assert not result.success
+    assert [row[0] for row in raw_readings()] == ["default"]
+    assert published("select account from marts.credits_runway") == [("default",)]
+    assert "acme" in failures(result)["every_account_was_read"]
+    assert "report" not in failures(result)
+    # A sum over the accounts that answered would look like spend in the plot.
+    assert "balance_usd" not in result.asset_materializations_for_node("credits_snapshots")[0].metadata
+
+
+def test_when_every_account_fails_the_reading_itself_fails(simulate: Simulate, run_job: RunJob) -> None:
+    api = simulate(spender(), spender("acme"))
+    api.misbehave(Fault.status(500), times=None)
+    message = failures(run_job("daily_credits"))["credits_snapshots"]
+    assert "acme" in message
+    assert "default" in message
+    assert raw_readings() == []
+
+
+def test_zeros_for_an_account_with_history_are_refused(simulate: Simulate, run_job: RunJob) -> None:
+    api = simulate(spender(), spender("acme"))
+    assert run_job("daily_credits").success
+    api.misbehave(Fault.zeros(), times=None, account="acme", path="/credits")
+    result = run_job("daily_credits")
+    assert "acme: the API reported 0 credits and 0 usage" in failures(result)["every_account_was_read"]
+    assert [row[0] for row in raw_readings()] == ["acme", "default", "default"]
+
+
+@pytest.mark.slow
+def test_an_absurd_reply_for_one_account_costs_the_others_nothing(
+    simulate: Simulate, run_job: RunJob
+) -> None:
+    api = simulate(*(spender(name) for name in ("default", "rich", "moved", "chatty", "costly")))
+    api.misbehave(
+        Fault.body(b'{"data":{"total_credits":999999998.5,"total_usage":0.5}}'), times=None, account="rich"
+    )
+    api.misbehave(Fault.redirect("javascript:alert(1)"), times=None, account="moved")
+    for name, row in {
+        "chatty": {"credits_usage": 1, "tokens_prompt": 2**63 - 1},
+        "costly": {"credits_usage": 400_000_000},
+    }.items():
+        rows = [{"date__day": TODAY.isoformat(), "model": "a/b", **row}]
+        body = {"data": {"data": rows, "metadata": {"truncated": False}}}
+        fault = Fault.body(json.dumps(body).encode())
+        api.misbehave(fault, times=None, account=name, path="/analytics/query")
+    said = failures(run_job("daily_credits"))
+    assert "rich: the API reported more than 990,000,000 USD" in said["every_account_was_read"]
+    assert "redirects are not followed" in said["every_account_was_read"]
+    assert "chatty: " in said["every_account_was_fetched"]
+    assert "costly: " in said["every_account_was_fetched"]
+    assert published("select account from marts.credits_runway") == [("chatty",), ("costly",), ("default",)]
+    api.behave()
+    assert run_job("daily_credits").success
+    assert len(published("from marts.credits_runway")) == 5
+
+
+def test_a_bug_that_one_accounts_reply_brings_to_light_costs_the_others_nothing() -> None:
+    def ask(account: Account) -> str:
+        if account.name == "odd":
+            raise ZeroDivisionError(f"with {account.key}")
+        return "read"
+
+    odd, even = (Account(name, f"sk-or-v1-simulated-{name}-of-a-key", "X") for name in ("odd", "even"))
+    openrouter._secrets.add(odd.key)
+    replies, failed = ask_every_account([odd, even], ask)
+    assert replies == {"even": "read"}
+    assert failed == {
+        "odd": "something unforeseen happened (ZeroDivisionError: with [key]): please report it as a bug"
+    }
+
+
+@pytest.mark.slow
+def test_words_of_a_server_are_no_markdown_in_the_ui_and_plain_in_the_metadata(
+    simulate: Simulate, run_job: RunJob
+) -> None:
+    api = simulate(spender(), spender("acme"))
+    words = "![a](http://127.0.0.1:9/track.png) [renew your key](http://127.0.0.1:9/phish)"
+    api.misbehave(Fault.status(401, message=words), times=None, account="acme")
+    checks = run_job("daily_credits").get_asset_check_evaluations()
+    (check,) = [c for c in checks if c.check_name == "every_account_was_read"]
+    assert "](" not in (check.description or "")
+    assert words in str(check.metadata["reason"].value)
+
+
+def test_the_bill_failing_does_not_cost_the_readings(simulate: Simulate, run_job: RunJob) -> None:
+    api = simulate(spender())
+    api.misbehave(Fault.status(500), times=None, path="/analytics/query")
+    result = run_job("daily_credits")
+    assert set(failures(result)) == {"every_account_was_fetched"}
+    assert published("select account, balance_usd is not null from marts.credits_runway") == [
+        ("default", True)
+    ]
+
+
+def test_a_key_without_analytics_keeps_working_from_its_readings_with_a_warning(
+    simulate: Simulate, run_job: RunJob
+) -> None:
+    api = simulate(spender())
+    api.misbehave(Fault.status(403, message="Analytics is off"), times=None, path="/analytics/query")
+    result = run_job("daily_credits")
+    assert result.success
+    (check,) = [
+        c for c in result.get_asset_check_evaluations() if c.check_name == "every_account_was_fetched"
+    ]
+    assert not check.passed
+    assert check.severity == dg.AssetCheckSeverity.WARN
+    assert "Analytics is off" in (check.description or "")
+
+
+def test_the_daily_run_reads_the_bill_of_today_and_the_three_days_before(
+    simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance
+) -> None:
+    simulate(spender())
+    run_job("daily_credits")
+    with Warehouse(config.load(os.environ).warehouse_path).reading() as con:
+        days = con.execute("select distinct usage_date from raw.model_usage_days order by 1").fetchall()
+    assert [day for (day,) in days] == [TODAY - timedelta(days=n) for n in (3, 2, 1, 0)]
+    recorded = instance.get_materialized_partitions(dg.AssetKey("model_usage"))
+    assert recorded == {(TODAY - timedelta(days=n)).isoformat() for n in range(4)}
+
+
+def test_a_bill_that_moved_is_shown_in_the_metadata(simulate: Simulate, run_job: RunJob) -> None:
+    day = TODAY - timedelta(days=1)
+    before = SimulatedAccount.from_ledger(
+        "default", "sk-or-v1-simulated-default", days={day: {"vendor/a": Decimal("1")}}, credits=[]
+    )
+    after = SimulatedAccount.from_ledger(
+        "default", "sk-or-v1-simulated-default", days={day: {"vendor/a": Decimal("1.25")}}, credits=[]
+    )
+    simulate(before)
+    run_job("daily_credits")
+    simulate(after)
+    (event,) = [
+        e
+        for e in run_job("daily_credits").asset_materializations_for_node("model_usage")
+        if "days" in e.metadata
+    ]
+    assert event.metadata["days_changed"].value == 1
+    assert event.metadata["changed_days_usd"].value == {f"default {day}": "+0.250000000"}
+
+
+def test_a_wrong_setting_is_one_clear_line_and_costs_no_request(
+    simulate: Simulate, run_job: RunJob, monkeypatch: Any
+) -> None:
+    api = simulate(spender())
+    monkeypatch.setenv("CREDITS_START_DATE", "yesterday")
+    message = failures(run_job("daily_credits"))["credits_snapshots"]
+    assert message.startswith("CREDITS_START_DATE")
+    assert api.requests == []
+
+
+def test_simulated_figures_say_so_in_the_published_copy(simulate: Simulate, run_job: RunJob) -> None:
+    simulate(spender())
+    result = run_job("daily_credits")
+    assert published("select run_id, is_simulated from marts.published") == [(result.run_id, True)]
+
+
+def test_a_busy_warehouse_costs_the_alerts_a_pass_and_not_the_run(
+    simulate: Simulate, run_job: RunJob, at_five_past_midnight: clock.FrozenClock
+) -> None:
+    simulate(spender())
+    run_job("daily_credits")
+    with Warehouse(config.load(os.environ).warehouse_path).reading("looking for long"):
+        assert run_job("rebuild", asset_selection=[dg.AssetKey("alerts_sent")]).success
+
+
+def test_nothing_is_published_before_every_table_was_built(simulate: Simulate, run_job: RunJob) -> None:
+    simulate(spender())
+    result = run_job("rebuild", asset_selection=[dg.AssetKey("published")])
+    assert "credits_runway" in failures(result)["published"]
+    assert not config.load(os.environ).published_path.exists()

@@ -1,0 +1,201 @@
+"""The definitions: they load anywhere, touch nothing, and everything in them is worth opening in the UI."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from credits_pipeline.defs.assets import sql_models
+from credits_pipeline.launch import runs as launch
+from credits_pipeline.sql_project import SqlProject
+from credits_pipeline.warehouse.file import Warehouse
+from credits_pipeline_tests.defs.test_daily_run import failures, published, spender
+
+RunJob = Callable[..., dg.ExecuteInProcessResult]
+Simulate = Callable[..., Any]
+
+# Refuses whatever loading must not do, wherever it is tried from.
+WATCHED_IMPORT = """
+import sys
+
+def watch(event, arguments):
+    if event == "socket.connect" or (event == "open" and str(arguments[0]).endswith((".duckdb", ".wal"))):
+        raise SystemExit(f"loading did {event} {arguments}")
+
+sys.addaudithook(watch)
+import credits_pipeline.definitions
+print(len(list(credits_pipeline.definitions.defs.resolve_all_asset_specs())))
+heavy = {"pandas", "pyarrow", "altair", "vl_convert", "apprise", "httpx", "duckdb", "sqlalchemy", "alembic"}
+loaded = heavy & set(sys.modules)
+sys.exit(f"heavy libraries were imported: {loaded}" if loaded else 0)
+"""
+
+
+def specs() -> list[dg.AssetSpec]:
+    from credits_pipeline.definitions import defs
+
+    return list(defs.resolve_all_asset_specs())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {
+            "CREDITS_START_DATE": "soon",
+            "CREDITS_SNAPSHOT_CRON": "every night",
+            "OPENROUTER_BASE_URL": "https://opentouter.ai/api/v1",
+            "CREDITS_ALERT_DAYS": "-1",
+            "OPENROUTER_API_KEY": " ",
+        },
+    ],
+    ids=["no settings", "every setting wrong"],
+)
+def test_loading_needs_no_key_reads_no_network_and_no_database(
+    settings: dict[str, str], tmp_path: Path
+) -> None:
+    env = {**os.environ, **settings, "CREDITS_DATA_DIR": str(tmp_path / "data")}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", WATCHED_IMPORT],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert int(done.stdout) > 20
+    assert not (tmp_path / "data").exists()
+
+
+def test_every_asset_says_what_it_means_who_owns_it_where_it_belongs_and_for_whom_it_is() -> None:
+    for spec in specs():
+        assert len(spec.description or "") > 60, spec.key
+        assert spec.owners, spec.key
+        assert spec.group_name in {"raw", "staging", "intermediate", "marts", "delivery"}, spec.key
+        assert spec.kinds, spec.key
+        assert {"audience", "state"} <= set(spec.tags), spec.key
+        assert "dagster/code_references" in spec.metadata, spec.key
+
+
+def test_every_table_shows_its_columns_each_with_a_description() -> None:
+    tables = [spec for spec in specs() if "dagster/table_name" in spec.metadata]
+    assert len(tables) > 15
+    for spec in tables:
+        if str(spec.metadata["dagster/table_name"]).startswith("ops."):
+            continue
+        columns = spec.metadata["dagster/column_schema"].columns
+        assert columns, spec.key
+        assert all(column.description for column in columns), spec.key
+
+
+def test_the_raw_tables_have_exactly_the_columns_that_their_descriptions_name(tmp_path: Path) -> None:
+    from credits_pipeline.definitions import project
+
+    with Warehouse(tmp_path / "warehouse.duckdb").reading() as con:
+        made = con.execute(
+            "select schema_name || '.' || table_name, column_name, lower(data_type) from duckdb_columns() "
+            "where database_name = 'warehouse' and schema_name = 'raw' order by table_name, column_index"
+        ).fetchall()
+    named = [
+        (f"{source.schema}.{source.table}", column.name, column.data_type.lower())
+        for _, source in sorted(project.sources.items())
+        for column in source.columns
+    ]
+    assert named == made
+
+
+def test_every_job_is_known_as_ours_where_projects_share_a_history() -> None:
+    from credits_pipeline.definitions import defs
+
+    named = {job.name for job in defs.get_repository_def().get_all_jobs()}
+    assert {name for name in named if not name.startswith("__")} == launch.JOBS
+
+
+def test_dg_and_workspace_yaml_lead_to_the_same_definitions() -> None:
+    import tomllib
+
+    import yaml
+
+    from credits_pipeline.config import PROJECT_ROOT
+
+    dg_project = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["dg"][
+        "project"
+    ]
+    (location,) = yaml.safe_load((PROJECT_ROOT / "workspace.yaml").read_text(encoding="utf-8"))["load_from"]
+    assert location["python_module"]["module_name"] == dg_project["code_location_target_module"]
+    assert location["python_module"]["location_name"] == dg_project["code_location_name"]
+
+
+def materialize(
+    instance: dg.DagsterInstance, selection: list[str], project: SqlProject | None = None
+) -> dg.ExecuteInProcessResult:
+    """Build some models on their own, as a person does in the UI."""
+    from credits_pipeline import definitions
+
+    models = sql_models.sql_models(project or definitions.project)
+    resources = {"warehouse": definitions.warehouse}
+    job = dg.Definitions(assets=[models], resources=resources).resolve_implicit_global_asset_job_def()
+    return job.execute_in_process(
+        instance=instance,
+        asset_selection=[dg.AssetKey(name) for name in selection],
+        raise_on_error=False,
+    )
+
+
+def test_selecting_one_model_builds_that_one(
+    simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance
+) -> None:
+    simulate(spender())
+    run_job("daily_credits")
+    result = materialize(instance, ["daily_spend"])
+    assert result.success
+    built = [event.asset_key for event in result.get_asset_materialization_events()]
+    assert built == [dg.AssetKey("daily_spend")]
+
+
+def test_a_failing_blocking_test_changes_nothing_and_says_which_test_and_which_rows(
+    simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    simulate(spender())
+    run_job("daily_credits")
+    before = published("select * from marts.daily_spend order by all")
+    shutil.copytree(sql_models.PROJECT_DIR, tmp_path / "project")
+    (tmp_path / "project" / "tests" / "nobody_spends.sql").write_text(
+        "-- Nobody spends anything.\nselect account, spend_usd from {{ ref('daily_spend') }} where spend_usd > 0\n",
+        encoding="utf-8",
+    )
+    broken = SqlProject.load(tmp_path / "project")
+    result = materialize(instance, list(broken.models), broken)
+    assert not result.success
+    message = failures(result)["sql_models"]
+    assert "nobody_spends" in message
+    assert "default" in message
+    assert list(result.get_asset_materialization_events()) == []
+    failed = [check.check_name for check in result.get_asset_check_evaluations() if not check.passed]
+    assert failed == ["nobody_spends"]
+    assert published("select * from marts.daily_spend order by all") == before
+
+
+def test_an_asset_check_can_be_run_without_building_its_model(
+    simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance
+) -> None:
+    from credits_pipeline.definitions import defs
+
+    simulate(spender())
+    run_job("daily_credits")
+    check = dg.AssetCheckKey(dg.AssetKey("daily_spend"), "daily_spend_sums_to_the_counter")
+    job = dg.Definitions(
+        assets=defs.assets,
+        resources=defs.resources,
+        jobs=[dg.define_asset_job("one_check", selection=dg.AssetSelection.checks(check))],
+    ).resolve_job_def("one_check")
+    result = job.execute_in_process(instance=instance, raise_on_error=False)
+    assert result.success
+    assert [c.check_name for c in result.get_asset_check_evaluations()] == ["daily_spend_sums_to_the_counter"]
+    assert list(result.get_asset_materialization_events()) == []

@@ -1,0 +1,476 @@
+"""The past: what was billed, by range, by schedule and by hand; gaps that heal; the SQL that follows."""
+
+import os
+import random
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from credits_pipeline import clock, config
+from credits_pipeline.defs import schedules
+from credits_pipeline.defs.assets import model_usage
+from credits_pipeline.simulator import AGENTS, Fault, SimulatedAccount, SimulatedAPI
+from credits_pipeline.warehouse.file import Warehouse
+from credits_pipeline_tests.conftest import TODAY
+from credits_pipeline_tests.defs.test_daily_run import failures, published, spender
+
+Simulate = Callable[..., SimulatedAPI]
+RunJob = Callable[..., dg.ExecuteInProcessResult]
+
+# The SQL is rebuilt from what is there, so a story of many days needs it once, at its end.
+RAW = [dg.AssetKey("credits_snapshots"), dg.AssetKey("model_usage")]
+BILL = RAW[1:]
+YEAR_AGO, YESTERDAY = TODAY - timedelta(days=365), TODAY - timedelta(days=1)
+
+
+def unsettled(instance: dg.DagsterInstance) -> tuple[str, str] | None:
+    return schedules.unsettled_range(Warehouse(config.load(os.environ).warehouse_path), instance)
+
+
+def a_year() -> dict[str, str]:
+    return schedules.range_tags(YEAR_AGO.isoformat(), YESTERDAY.isoformat())
+
+
+def raw(query: str) -> list[tuple[Any, ...]]:
+    with Warehouse(config.load(os.environ).warehouse_path).reading() as con:
+        return con.execute(query).fetchall()
+
+
+def usage_rows() -> list[tuple[Any, ...]]:
+    return raw("select * from raw.model_usage order by all")
+
+
+def marts() -> dict[str, list[tuple[Any, ...]]]:
+    """Every row of every mart, without the publisher's own."""
+    tables = published(
+        "select table_name from information_schema.tables where table_schema = 'marts' and table_name <> 'published'"
+    )
+    return {name: published(f"select * from marts.{name} order by all") for (name,) in tables}
+
+
+def test_a_year_of_one_account_is_one_request_and_one_run(simulate: Simulate, run_job: RunJob) -> None:
+    account = SimulatedAccount("default", "sk-or-v1-simulated-default", anchor=TODAY)
+    api = simulate(account)
+    assert run_job("backfill_history", tags=a_year(), asset_selection=BILL).success
+    assert [request.path for request in api.requests] == ["/analytics/query"]
+    billed = dict(raw("select usage_date, credits_usd from raw.model_usage_days"))
+    days = [YEAR_AGO + timedelta(days=n) for n in range(365)]
+    assert billed == {day: account.spend(day) for day in days}
+
+
+def test_every_day_fetched_is_recorded_as_materialized(
+    simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance
+) -> None:
+    simulate(spender())
+    run_job("backfill_history", tags=schedules.range_tags("2026-06-01", "2026-06-10"), asset_selection=BILL)
+    recorded = instance.get_materialized_partitions(dg.AssetKey("model_usage"))
+    assert recorded == {f"2026-06-{day:02}" for day in range(1, 11)}
+
+
+def test_every_day_of_a_range_shows_its_own_bill(
+    simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance
+) -> None:
+    account = SimulatedAccount("default", "sk-or-v1-simulated-default", anchor=TODAY, profile=AGENTS)
+    simulate(account)
+    run_job("daily_credits", asset_selection=BILL)
+    run_job("backfill_history", tags=schedules.range_tags("2026-06-01", "2026-06-03"), asset_selection=BILL)
+    shown = {
+        record.partition_key: record.asset_materialization.metadata["billed_usd"].value
+        for record in instance.fetch_materializations(BILL[0], limit=10).records
+    }
+    assert len(shown) == 7
+    for day, usd in shown.items():
+        if day != TODAY.isoformat():
+            assert usd == pytest.approx(float(account.spend(date.fromisoformat(day))))
+
+
+def test_a_backfill_that_no_account_answers_is_red_and_records_no_day(
+    simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance
+) -> None:
+    api = simulate(spender(), spender("acme"))
+    api.misbehave(Fault.status(401), times=None)
+    result = run_job("backfill_history", tags=schedules.range_tags("2026-06-01", "2026-06-10"))
+    assert "acme" in failures(result)["model_usage"]
+    assert instance.get_materialized_partitions(BILL[0]) == set()
+
+
+@pytest.mark.slow
+def test_an_account_without_analytics_does_not_have_the_year_fetched_every_night(
+    simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance
+) -> None:
+    api = simulate(spender(), spender("acme"))
+    api.misbehave(Fault.status(403, message="Analytics is off"), times=None, account="acme")
+    run_job("backfill_history", tags=a_year(), asset_selection=BILL)
+    assert unsettled(instance) == ("2026-06-15", "2026-06-16")
+    api.behave()  # the key was mended: the daily run notices, for it asks every account
+    run_job("daily_credits", asset_selection=BILL)
+    assert unsettled(instance) == (YEAR_AGO.isoformat(), YESTERDAY.isoformat())
+
+
+def test_a_day_billed_nothing_is_a_day_known_to_be_zero(simulate: Simulate, run_job: RunJob) -> None:
+    simulate(spender(days=5))
+    run_job("backfill_history", tags=schedules.range_tags("2026-06-01", "2026-06-10"), asset_selection=BILL)
+    assert raw("select count(*), sum(credits_usd) from raw.model_usage_days") == [(10, Decimal(0))]
+    assert usage_rows() == []
+
+
+@pytest.mark.parametrize(
+    "variation",
+    [
+        [(Fault.truncate(50), None)],
+        [(Fault.status(408), 2)],
+        [(Fault.counts_as_numbers(), None)],
+        [(Fault.iso_days(), None)],
+        [(Fault.created_at_day(), None)],
+        [(Fault.days_with_time(), None)],
+    ],
+    ids=["truncates at 50 rows", "408 twice", "counts as numbers", "ISO days", "created_at", "day and time"],
+)
+def test_every_variation_of_the_reply_gives_the_same_table(
+    simulate: Simulate, run_job: RunJob, variation: list[tuple[Fault, int | None]]
+) -> None:
+    account = SimulatedAccount("default", "sk-or-v1-simulated-default", anchor=TODAY, profile=AGENTS)
+    tags = schedules.range_tags("2026-04-01", "2026-06-10")
+    api = simulate(account)
+    run_job("backfill_history", tags=tags, asset_selection=BILL)
+    plain = usage_rows()
+    assert len(plain) > 100
+    Warehouse(config.load(os.environ).warehouse_path).path.unlink()
+    for fault, times in variation:
+        api.misbehave(fault, times=times, path="/analytics/query")
+    assert run_job("backfill_history", tags=tags, asset_selection=BILL).success
+    assert usage_rows() == plain
+
+
+def test_a_day_beyond_the_row_limit_is_a_clear_error_and_stores_nothing(
+    simulate: Simulate, run_job: RunJob
+) -> None:
+    account = SimulatedAccount("default", "sk-or-v1-simulated-default", anchor=TODAY, profile=AGENTS)
+    api = simulate(account)
+    api.misbehave(Fault.truncate(1), times=None, path="/analytics/query")
+    result = run_job("backfill_history", tags=schedules.range_tags("2026-06-09", "2026-06-10"))
+    assert not result.success
+    assert "rows" in failures(result)["model_usage"]
+    assert usage_rows() == []
+
+
+@pytest.mark.slow
+def test_a_backfill_run_twice_changes_no_row_of_any_mart(simulate: Simulate, run_job: RunJob) -> None:
+    simulate(SimulatedAccount("default", "sk-or-v1-simulated-default", anchor=TODAY), spender("acme"))
+    run_job("daily_credits")
+    run_job("backfill_history", tags=a_year())
+    once = marts()
+    run_job("backfill_history", tags=a_year())
+    assert marts() == once
+    assert sum(map(len, once.values())) > 1000
+
+
+@pytest.mark.slow
+def test_the_reconciliation_names_account_day_and_both_figures_and_rolls_up_by_month(
+    simulate: Simulate, run_job: RunJob, at_five_past_midnight: clock.FrozenClock
+) -> None:
+    day = TODAY
+    midnight = datetime.combine(day, datetime.min.time(), UTC)
+    account = SimulatedAccount.from_ledger(
+        "default",
+        "sk-or-v1-simulated-default",
+        days={day: {"vendor/a": Decimal(10)}},
+        credits=[(midnight - timedelta(days=9), Decimal(100))],
+        corrections=[(midnight + timedelta(hours=12), Decimal("-3"))],
+    )
+    simulate(account)
+    for hours in (0, 24, 48):
+        at_five_past_midnight.set(midnight + timedelta(hours=hours))
+        result = run_job("daily_credits")
+    (check,) = [
+        c for c in result.get_asset_check_evaluations() if c.check_name == "spend_agrees_with_the_bill"
+    ]
+    assert not check.passed
+    assert check.severity == dg.AssetCheckSeverity.WARN
+    assert result.success
+    for part in ("default", "2026-06-17", "7.000000000", "10.000000000"):
+        assert part in str(check.metadata["reason"].value)
+    assert "3" in str(check.metadata["by_month"].value)
+
+
+def test_days_that_the_api_has_forgotten_are_refused(simulate: Simulate, run_job: RunJob) -> None:
+    api = simulate(spender())
+    tags = schedules.range_tags("2025-01-01", "2025-01-31")
+    result = run_job("backfill_history", tags=tags, asset_selection=BILL)
+    assert "2025-01-01 to 2025-01-31" in failures(result)["model_usage"]
+    assert api.requests == []
+
+
+@pytest.mark.slow
+def test_a_day_read_at_noon_before_a_week_of_sleep_does_not_stay_half_a_day(
+    simulate: Simulate,
+    run_job: RunJob,
+    at_five_past_midnight: clock.FrozenClock,
+    instance: dg.DagsterInstance,
+) -> None:
+    account = spender(usd_a_day="24")
+    simulate(account)
+    at_five_past_midnight.set(datetime(2026, 6, 17, 12, tzinfo=UTC))
+    run_job("daily_credits", asset_selection=RAW)
+    assert raw("select credits_usd from raw.model_usage_days where usage_date = '2026-06-17'") == [
+        (Decimal(12),)
+    ]
+    at_five_past_midnight.set(datetime(2026, 6, 25, 0, 5, tzinfo=UTC))
+    run_job("daily_credits", asset_selection=RAW)
+    at_five_past_midnight.set(datetime(2026, 6, 25, 1, 30, tzinfo=UTC))
+    days = unsettled(instance)
+    assert days is not None
+    assert days[0] < "2026-06-17"
+    assert run_job("backfill_history", tags=schedules.range_tags(*days)).success
+    assert raw("select credits_usd from raw.model_usage_days where usage_date = '2026-06-17'") == [
+        (Decimal(24),)
+    ]
+    assert published("select method from marts.daily_spend where spend_date = '2026-06-20'") == [("billed",)]
+
+
+def test_the_schedule_asks_for_the_whole_year_of_an_account_added_later(
+    simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance
+) -> None:
+    simulate(spender())
+    run_job("backfill_history", tags=a_year(), asset_selection=BILL)
+    settled_but_two = unsettled(instance)
+    assert settled_but_two == ("2026-06-15", "2026-06-16")
+    simulate(spender(), spender("acme"))
+    everything = unsettled(instance)
+    assert everything == (YEAR_AGO.isoformat(), YESTERDAY.isoformat())
+
+
+@pytest.mark.slow
+def test_install_on_day_200_backfill_lose_a_week_and_heal(
+    simulate: Simulate,
+    run_job: RunJob,
+    at_five_past_midnight: clock.FrozenClock,
+    instance: dg.DagsterInstance,
+) -> None:
+    """The whole story, against the simulator's own ledger, to the last digit for billed days."""
+    first = TODAY - timedelta(days=200)
+    account = SimulatedAccount("default", "sk-or-v1-simulated-default", anchor=TODAY, profile=AGENTS)
+    simulate(account)
+    lost = range(30, 37)
+    for day in (0, 1, 2, 27, 28, 29, 37, 38, 39):  # of the nights between, too, most were slept through
+        at_five_past_midnight.set(datetime(2026, 6, 17, 0, 5, tzinfo=UTC) + timedelta(days=day))
+        if day == 0:
+            run_job("backfill_history", tags=a_year(), asset_selection=BILL)
+        assert run_job("daily_credits", asset_selection=RAW).success
+    days = unsettled(instance)
+    assert days is not None
+    run_job("backfill_history", tags=schedules.range_tags(*days))
+    rows = published("select spend_date, spend_usd, method, is_complete from marts.daily_spend")
+    billed = {day: usd for day, usd, method, complete in rows if method == "billed" and complete}
+    observed = {day: usd for day, usd, method, complete in rows if method == "observed" and complete}
+    assert billed == {day: account.spend(day) for day in billed}
+    assert {TODAY + timedelta(days=n) for n in lost} - set(billed) == set()
+    assert first in billed
+    # A reading at 00:05 instead of midnight moves five minutes of spend to the neighbouring day; the simulator's
+    # busiest hours run at under four times the average.
+    five_minutes = Decimal(4 * 5) / Decimal(24 * 60)
+    for day, usd in observed.items():
+        around = [account.spend(day + timedelta(days=n)) for n in (-1, 0, 1)]
+        assert abs(usd - account.spend(day)) <= five_minutes * max(around)
+    assert not [row for row in rows if row[2] == "interpolated"]
+
+
+def test_both_schedules_run_by_default_and_take_the_day_from_the_clock(
+    simulate: Simulate,
+    run_job: RunJob,
+    at_five_past_midnight: clock.FrozenClock,
+    instance: dg.DagsterInstance,
+    tmp_path: Path,
+) -> None:
+    from credits_pipeline.definitions import defs
+
+    simulate(spender())
+    daily = defs.resolve_schedule_def("daily_credits")
+    history = defs.resolve_schedule_def("history_backfill")
+    assert {daily.default_status, history.default_status} == {dg.DefaultScheduleStatus.RUNNING}
+    at_five_past_midnight.set(datetime(2026, 6, 20, 13, tzinfo=UTC))
+    late_tick = dg.build_schedule_context(
+        instance,
+        scheduled_execution_time=datetime(2026, 6, 19, 0, 5, tzinfo=UTC),
+        repository_def=defs.get_repository_def(),
+    )
+    (request,) = daily.evaluate_tick(late_tick).run_requests or []
+    assert request.tags["dagster/asset_partition_range_start"] == "2026-06-20"
+    assert request.tags["dagster/asset_partition_range_end"] == "2026-06-20"
+    assert run_job("daily_credits", partition_key=None, tags=dict(request.tags), asset_selection=RAW).success
+    repository = defs.get_repository_def()
+    with (
+        dg.DagsterInstance.local_temp(str(tmp_path)) as kept,  # schedules see no ephemeral one
+        dg.build_schedule_context(kept, resources=defs.resources, repository_def=repository) as context,
+    ):
+        (request,) = history.evaluate_tick(context).run_requests or []
+    assert request.tags["dagster/asset_partition_range_start"] == "2025-06-20"
+    assert request.tags["dagster/asset_partition_range_end"] == "2026-06-19"
+
+
+@pytest.fixture
+def tick(instance: dg.DagsterInstance) -> Callable[..., Any]:
+    """Evaluate the sensor that rebuilds after changes by hand; its cursor lives on between ticks."""
+    from credits_pipeline.definitions import defs
+
+    sensor = defs.resolve_sensor_def("rebuild_after_manual_changes")
+    state: dict[str, str | None] = {"cursor": None}
+
+    def evaluate() -> list[dg.RunRequest]:
+        with dg.build_sensor_context(instance, cursor=state["cursor"], definitions=defs) as context:
+            data = sensor.evaluate_tick(context)
+            state["cursor"] = data.cursor or state["cursor"]
+        return list(data.run_requests or [])
+
+    return evaluate
+
+
+def by_hand(instance: dg.DagsterInstance, first: str, last: str) -> dg.ExecuteInProcessResult:
+    """Materialize `model_usage` for some days as a backfill from the UI does."""
+    from credits_pipeline.definitions import defs
+
+    job = defs.resolve_implicit_global_asset_job_def()
+    return job.execute_in_process(
+        instance=instance,
+        asset_selection=[dg.AssetKey("model_usage")],
+        tags=schedules.range_tags(first, last),
+        raise_on_error=False,
+    )
+
+
+@pytest.mark.slow
+def test_a_backfill_from_the_ui_is_followed_by_one_rebuild_and_the_jobs_by_none(
+    simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance, tick: Callable[..., Any]
+) -> None:
+    simulate(spender())
+    run_job("daily_credits")
+    run_job("backfill_history", tags=schedules.range_tags("2026-06-01", "2026-06-05"))
+    assert tick() == []
+    assert by_hand(instance, "2026-05-20", "2026-05-25").success
+    assert by_hand(instance, "2026-05-01", "2026-05-02").success
+    assert len(tick()) == 1
+    assert tick() == []
+    assert run_job("rebuild").success
+    assert tick() == []
+    assert ("2026-05-20",) in published("select spend_date::varchar from marts.daily_spend")
+
+
+def test_a_rebuild_that_fails_is_tried_three_times_an_hour_apart(
+    simulate: Simulate,
+    run_job: RunJob,
+    instance: dg.DagsterInstance,
+    tick: Callable[..., Any],
+    at_five_past_midnight: clock.FrozenClock,
+) -> None:
+    simulate(spender())
+    run_job("daily_credits")
+    assert by_hand(instance, "2026-05-20", "2026-05-25").success
+    for _ in range(3):
+        assert len(tick()) == 1  # and the run that was asked for fails
+        assert tick() == []
+        at_five_past_midnight.advance(timedelta(hours=1))
+    assert tick() == []
+    assert by_hand(instance, "2026-05-01", "2026-05-02").success
+    assert len(tick()) == 1
+
+
+def test_what_a_job_of_ours_fetched_before_it_failed_is_rebuilt_too(
+    simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance, tick: Callable[..., Any]
+) -> None:
+    simulate(spender())
+    run_job("daily_credits")
+    tags = schedules.range_tags("2026-06-01", "2026-06-05")
+    run_job("backfill_history", tags=tags, asset_selection=BILL)  # as if it had ended there
+    assert len(tick()) == 1
+
+
+@pytest.mark.slow
+def test_tables_of_two_builds_in_the_published_copy_are_built_anew(
+    simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance, tick: Callable[..., Any]
+) -> None:
+    from credits_pipeline.definitions import defs
+
+    simulate(spender())
+    run_job("daily_credits")
+    assert by_hand(instance, "2026-05-20", "2026-05-25").success
+    some = [dg.AssetKey("daily_spend"), dg.AssetKey("published")]
+    job = defs.resolve_implicit_global_asset_job_def()
+    assert job.execute_in_process(instance=instance, asset_selection=some).success
+    assert len(tick()) == 1
+    assert run_job("rebuild").success
+    assert tick() == []
+
+
+def test_a_bill_that_not_every_account_told_gives_the_days_no_figure(
+    simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance
+) -> None:
+    def figures() -> list[dict[str, Any]]:
+        newest = instance.fetch_materializations(dg.AssetKey("model_usage"), limit=4).records
+        return [
+            dict(record.asset_materialization.metadata) for record in newest if record.asset_materialization
+        ]
+
+    api = simulate(spender(), spender("second"))
+    run_job("daily_credits", asset_selection=RAW)
+    assert all("billed_usd" in day for day in figures())
+    api.misbehave(Fault.status(401), times=1, path="/analytics/query")
+    run_job("daily_credits", asset_selection=RAW)
+    days = [day for day in figures() if "days" not in day]
+    assert len(days) == 3, "the other account's days were read again, and are recorded"
+    assert not any("billed_usd" in day for day in figures())
+    before = len(instance.fetch_materializations(dg.AssetKey("model_usage"), limit=100).records)
+    api.misbehave(Fault.status(401), times=None, path="/analytics/query")
+    run_job("daily_credits", asset_selection=RAW)
+    after = len(instance.fetch_materializations(dg.AssetKey("model_usage"), limit=100).records)
+    assert after == before + 1, "days that nobody read are not recorded, but for the day that the run is of"
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_a_backfill_is_whole_after_the_next_run(
+    simulate: Simulate, run_job: RunJob, tmp_path: Any
+) -> None:
+    import signal
+    import subprocess
+    import sys
+
+    account = SimulatedAccount("default", "sk-or-v1-simulated-default", anchor=clock.today(), profile=AGENTS)
+    simulate(account)
+    script = (
+        "import os, sys; from datetime import date, datetime, UTC; from credits_pipeline import clock, config;"
+        "from credits_pipeline.openrouter import OpenRouter; from credits_pipeline.warehouse import Warehouse;"
+        "from credits_pipeline.defs.assets.model_usage import stored;"
+        "s = config.load(os.environ); w = Warehouse(s.warehouse_path)\n"
+        "with clock.frozen(datetime(2026, 6, 17, tzinfo=UTC)):\n"
+        "    usage = OpenRouter().get_usage(account=s.accounts[0], first=date(2025, 6, 17), last=date(2026, 6, 16))\n"
+        "    print('writing', flush=True)\n"
+        "    for _ in range(100): stored(w, {'default': usage}, 'killed')\n"
+    )
+    luck = random.Random(7)
+    for _ in range(10):
+        child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+        assert child.stdout is not None
+        child.stdout.readline()
+        try:
+            child.wait(timeout=luck.random() * 0.3)
+        except subprocess.TimeoutExpired:
+            child.send_signal(signal.SIGKILL)
+        child.wait()
+        child.stdout.close()
+        days = raw("select count(*) from raw.model_usage_days")[0][0]
+        assert days in (0, 365)
+    assert run_job("backfill_history", tags=a_year(), asset_selection=BILL).success
+    billed = dict(raw("select usage_date, credits_usd from raw.model_usage_days"))
+    assert billed == {day: account.spend(day) for day in billed}
+    assert len(billed) == 365
+
+
+def test_the_oldest_day_follows_the_start_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    with clock.frozen(datetime(2026, 6, 17, tzinfo=UTC)):
+        assert model_usage.oldest_day() == date(2025, 6, 17)
+        monkeypatch.setenv("CREDITS_START_DATE", "2026-01-01")
+        assert model_usage.oldest_day() == date(2026, 1, 1)

@@ -1,0 +1,295 @@
+"""A year unattended: Dagster's history, the warehouse and the memory of the process stay within bounds."""
+
+import logging
+import os
+import sqlite3
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, time, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster._core.remote_origin import InProcessCodeLocationOrigin
+from dagster._core.scheduler.instigation import TickStatus
+from dagster._core.test_utils import create_test_daemon_workspace_context
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget
+from dagster._daemon.sensor import execute_sensor_iteration
+from dagster._scheduler.scheduler import launch_scheduled_runs
+
+from credits_pipeline import clock, config
+from credits_pipeline.defs import housekeeping, sensors
+from credits_pipeline.launch import runs as launch
+from credits_pipeline.simulator import Fault, SimulatedAccount, SimulatedAPI
+from credits_pipeline.warehouse.file import Warehouse
+
+BEGIN = datetime(2025, 3, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("CREDITS_DATA_DIR", str(tmp_path / "data"))
+    return tmp_path / "home"
+
+
+@dg.asset(partitions_def=dg.DailyPartitionsDefinition("2025-01-01"))
+def small() -> None:
+    print("said")
+
+
+def happened(home: Path, run_id: str, at: datetime) -> None:
+    """Dagster stamps a run with the machine's clock; here it is to have happened at another time."""
+    with sqlite3.connect(home / "history" / "runs.db") as con:
+        con.execute(
+            "update runs set create_timestamp = ? where run_id = ?", (f"{at:%Y-%m-%d %H:%M:%S.%f}", run_id)
+        )
+    con.close()
+
+
+def events(file: Path, run_id: str) -> int:
+    if not file.exists():
+        return -1
+    with closing(sqlite3.connect(file)) as con:
+        count = con.execute("select count(*) from event_logs where run_id = ?", (run_id,)).fetchall()[0][0]
+    return int(count)
+
+
+def traces(home: Path, run_id: str) -> dict[str, bool]:
+    """What is left of a run."""
+    history = home / "history" / "runs"
+    return {
+        "file": (history / f"{run_id}.db").exists(),
+        "events": events(history / f"{run_id}.db", run_id) > 0,
+        "output": (home / "storage" / run_id).exists(),
+        "materialized": events(history / "index.db", run_id) > 0,
+    }
+
+
+def test_logs_go_after_two_months_runs_after_more_than_the_api_remembers_and_no_day_is_forgotten_before(
+    home: Path,
+) -> None:
+    ages = {"yesterday": 1, "59 days": 59, "61 days": 61, "a year": 366, "401 days": 401}
+    now = datetime(2026, 6, 17, 3, 0, tzinfo=UTC)
+    with launch.instance(config.load(os.environ)) as instance, clock.frozen(now):
+        runs = {}
+        for name, days in ages.items():
+            at = now - timedelta(days=days)
+            runs[name] = dg.materialize(
+                [small],
+                partition_key=f"{at:%Y-%m-%d}",
+                instance=instance,
+                tags={launch.PROCESS_TAG: "here/1"},
+            ).run_id
+            happened(home, runs[name], at)
+        assert housekeeping.sweep(instance) == housekeeping.Swept(runs=1, logs=2)
+        assert housekeeping.sweep(instance) == housekeeping.Swept(runs=0, logs=0)
+        assert instance.all_logs(runs["61 days"]) == [], "the page of a run that was seen before still opens"
+        kept = instance.get_materialized_partitions(dg.AssetKey("small"))
+        assert {run.run_id for run in instance.get_runs()} == set(runs.values()) - {runs["401 days"]}
+    whole = {"file": True, "events": True, "output": True, "materialized": True}
+    assert traces(home, runs["yesterday"]) == traces(home, runs["59 days"]) == whole
+    only_known = {"file": True, "events": False, "output": False, "materialized": True}
+    assert traces(home, runs["61 days"]) == traces(home, runs["a year"]) == only_known
+    assert not any(traces(home, runs["401 days"]).values())
+    assert {"2026-06-16", "2026-04-17", "2025-06-16"} <= kept
+
+
+def test_a_run_that_goes_on_is_left_alone_however_old(home: Path) -> None:
+    now = datetime(2026, 6, 17, 3, 0, tzinfo=UTC)
+    with launch.instance(config.load(os.environ)) as instance, clock.frozen(now):
+        job = dg.define_asset_job("rebuild").resolve(
+            asset_graph=dg.Definitions([small]).resolve_asset_graph()
+        )
+        run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+        happened(home, run.run_id, now - timedelta(days=500))
+        assert housekeeping.sweep(instance) == housekeeping.Swept(runs=0, logs=0)
+        assert instance.has_run(run.run_id)
+
+
+def test_runs_of_another_project_in_the_same_history_are_left_alone(home: Path) -> None:
+    now = datetime(2026, 6, 17, 3, 0, tzinfo=UTC)
+    with launch.instance(config.load(os.environ)) as instance, clock.frozen(now):
+        theirs = dg.materialize([small], partition_key="2025-01-02", instance=instance).run_id
+        happened(home, theirs, now - timedelta(days=500))
+        assert housekeeping.sweep(instance) == housekeeping.Swept(runs=0, logs=0)
+        assert instance.has_run(theirs)
+    assert all(traces(home, theirs).values())
+
+
+def test_the_job_does_it_by_schedule_every_night(home: Path) -> None:
+    with launch.instance(config.load(os.environ)) as instance:
+        assert housekeeping.housekeeping.execute_in_process(instance=instance).success
+    assert housekeeping.housekeeping_schedule.default_status == dg.DefaultScheduleStatus.RUNNING
+
+
+def size_mb(folder: Path) -> float:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+
+
+def memory_mb() -> float:
+    """What this process holds in memory now; unlike its peak this can fall again."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+DAEMON = """
+# The daemon works off what it finds in this process: Dagster's launcher for tests, everything else as installed.
+run_launcher: {module: dagster._core.launcher.sync_in_memory_run_launcher, class: SyncInMemoryRunLauncher}
+run_coordinator: {module: dagster._core.run_coordinator, class: DefaultRunCoordinator}
+"""
+
+SCHEDULED = (time(0, 5, 30), time(1, 30, 30), time(2, 45, 30))
+"""When the daemon looks at the schedules each night (UTC): half a minute after the time of each."""
+
+SENSED = time(12)
+"""When it looks at the sensors. Once a day: 400 days of a look every 30 s would be a million looks, of 0.3 s each."""
+
+GROWTH = {"dagster_home_mb": 1.2, "data_mb": 1.5, "temporary_mb": 1.0, "memory_mb": 1.15}
+"""At most, from the middle to the end. The data may grow: they are a year longer."""
+
+OUTAGE_EVERY = 25
+"""Nights from one on which the API fails to the next."""
+
+
+class Daemon:
+    """Dagster's own evaluation of all schedules and sensors, and of the purge of their ticks, by our clock."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        target = InProcessWorkspaceLoadTarget(
+            InProcessCodeLocationOrigin(
+                LoadableTargetOrigin(
+                    executable_path=sys.executable,
+                    module_name="credits_pipeline.definitions",
+                    attribute="defs",
+                ),
+                location_name="credits_pipeline",
+            )
+        )
+        self._context = create_test_daemon_workspace_context(target, instance)
+        self._due: dict[str, Any] = {}
+        self._log = logging.getLogger("daemon")
+
+    def __enter__(self) -> "Daemon":
+        self._process = self._context.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._context.__exit__(*error)
+
+    def look_at_schedules(self) -> None:
+        for error in launch_scheduled_runs(self._process, self._log, clock.now(), self._due):
+            assert error is None, error
+
+    def look_at_sensors(self) -> None:
+        for error in execute_sensor_iteration(self._process, self._log, None, None):
+            assert error is None, error
+
+
+@pytest.fixture
+def days() -> int:
+    """400, of 8 s each on two free cores; or fewer for a quick look: YEAR_DAYS=40."""
+    return int(os.environ.get("YEAR_DAYS", "400"))
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[clock.FrozenClock]:
+    """A clock that stands before the first night, for Dagster as well."""
+    with clock.frozen(BEGIN) as held:
+        monkeypatch.setattr("dagster._time._mockable_get_current_datetime", clock.now)
+        monkeypatch.setattr("dagster._time._mockable_get_current_timestamp", lambda: clock.now().timestamp())
+        yield held
+
+
+@pytest.fixture
+def api(held: clock.FrozenClock, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatedAPI]:
+    """Two months of history and two years to come: two models every day, a top-up every five months."""
+    first = BEGIN.date() - timedelta(days=60)
+    ledger = {
+        first + timedelta(days=n): {"vendor/a": Decimal("2.5") + n % 7, "vendor/b": Decimal("0.123456789")}
+        for n in range(800)
+    }
+    credits = [
+        (datetime.combine(first, time(), UTC) + timedelta(days=150 * n), Decimal(900)) for n in range(5)
+    ]
+    account = SimulatedAccount.from_ledger(
+        "default", "sk-or-v1-simulated-default", days=ledger, credits=credits
+    )
+    with SimulatedAPI([account]) as answering:
+        for name, value in answering.environment().items():
+            monkeypatch.setenv(name, value)
+        yield answering
+
+
+@pytest.mark.heavy
+def test_a_year_of_schedules_and_sensors_leaves_bounded_files_and_memory(
+    home: Path,
+    tmp_path: Path,
+    held: clock.FrozenClock,
+    api: SimulatedAPI,
+    days: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    settings = config.load(os.environ)
+    launch.dagster_home(settings)
+    with (home / "dagster.yaml").open("a", encoding="utf-8") as file:
+        file.write(DAEMON)
+    # Half of the days are to lie behind each limit, however few days there are: else nothing were seen of a bound.
+    monkeypatch.setattr(housekeeping, "LOGS_KEPT", timedelta(days=60 * days / 400))
+    monkeypatch.setattr(housekeeping, "RUNS_KEPT", timedelta(days=days / 2))
+    figures: list[dict[str, float]] = []
+    with launch.instance(settings) as instance, Daemon(instance) as daemon:
+        daemon.look_at_schedules()  # they count from when they are first seen
+        for number in range(days):
+            night = BEGIN.date() + timedelta(days=number + 1)
+            if number % OUTAGE_EVERY == OUTAGE_EVERY - 1:
+                api.misbehave(Fault.status(500), times=None)
+            for at in SCHEDULED:
+                held.set(max(clock.now(), datetime.combine(night, at, UTC)))
+                daemon.look_at_schedules()
+                api.behave()
+            held.set(datetime.combine(night, SENSED, UTC))
+            daemon.look_at_sensors()
+            if (number + 1) % max(days // 40, 1) == 0:
+                figures.append(
+                    {
+                        "days": number + 1,
+                        "dagster_home_mb": size_mb(home),
+                        "data_mb": size_mb(settings.data_dir),
+                        "temporary_mb": size_mb(temporary),
+                        "memory_mb": memory_mb(),
+                        "runs": instance.get_runs_count(),
+                    }
+                )
+                print({name: round(value, 1) for name, value in figures[-1].items()}, flush=True)
+        ticks = Counter(
+            tick.status
+            for state in instance.all_instigator_state()
+            for tick in instance.get_ticks(state.instigator_origin_id, state.selector_id)
+        )
+        outages = days // OUTAGE_EVERY
+        ran = Counter((run.job_name, run.is_success) for run in instance.get_runs())
+    print(dict(ran), {status.value: count for status, count in ticks.items()}, flush=True)
+    assert {job for job, _ in ran} == {"daily_credits", "backfill_history", "housekeeping"}
+    assert TickStatus.FAILURE not in ticks, "no schedule and no sensor failed"
+    watching = 1 + len(sensors.SENSORS)
+    assert ticks[TickStatus.SKIPPED] <= 3 * watching, "ticks that found nothing to do are kept for two days"
+    half, last = figures[len(figures) // 2 - 1], figures[-1]
+    for name, growth in GROWTH.items():
+        assert last[name] < growth * half[name] + 1, name
+    with Warehouse(settings.warehouse_path).reading() as con:
+        assert con.execute("select count(*) from raw.credits_snapshots").fetchall() == [(days - outages,)]
+        assert con.execute(
+            "select count(*), count(distinct usage_date) from raw.model_usage_days where usage_date >= ?",
+            [BEGIN.date()],
+        ).fetchall() == [(days + 1, days + 1)]

@@ -1,0 +1,424 @@
+"""The two sensors: a run that failed is reported once per reason, data that stop coming once until they come again."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster._core.remote_origin import ManagedGrpcPythonEnvCodeLocationOrigin
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+
+from credits_pipeline import clock
+from credits_pipeline.defs import sensors
+from credits_pipeline.launch import runs as launch
+from credits_pipeline.warehouse.file import Reading, Warehouse
+from credits_pipeline_tests.receiver import Receiver
+
+KEY = "sk-or-v1-of-a-test"
+NOW = datetime(2026, 6, 17, 0, 5, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What went out, as `ops.alerts_sent` has it."""
+
+    warehouse: Warehouse
+
+    def _column(self, name: str) -> list[str]:
+        with self.warehouse.reading() as con:
+            return [
+                text
+                for (text,) in con.execute(f"select {name} from ops.alerts_sent order by rowid").fetchall()
+            ]
+
+    @property
+    def titles(self) -> list[str]:
+        return self._column("title")
+
+    @property
+    def bodies(self) -> list[str]:
+        return self._column("body")
+
+
+@pytest.fixture
+def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Told:
+    """An environment with one account, and no channel but the log."""
+    monkeypatch.setenv("OPENROUTER_API_KEY", KEY)
+    monkeypatch.setenv("CREDITS_DATA_DIR", str(tmp_path / "data"))
+    return Told(Warehouse(tmp_path / "data" / "warehouse.duckdb", lock_timeout_s=5))
+
+
+@pytest.fixture
+def receiver(told: Told, monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    """The same environment with a channel."""
+    with Receiver() as running:
+        monkeypatch.setenv("CREDITS_ALERT_URLS", running.url("/a"))
+        yield running
+
+
+@pytest.fixture
+def now() -> Iterator[clock.FrozenClock]:
+    with clock.frozen(NOW) as held:
+        yield held
+
+
+# -- runs that failed --------------------------------------------------------------------------------------------
+
+mood = {"reason": "the key of acme was rejected (401): make a new one"}
+
+
+@dg.asset
+def readings() -> None:
+    if mood["reason"]:
+        raise dg.Failure(mood["reason"], allow_retries=False)
+
+
+@dg.asset(check_specs=[dg.AssetCheckSpec("sums_up", asset="spend", blocking=True)])
+def spend() -> Iterator[Any]:
+    yield dg.AssetCheckResult(
+        asset_key="spend",
+        check_name="sums_up",
+        passed=False,
+        description="2 days of <b>acme</b> do not sum up",
+        metadata={"failing_rows": 2},
+    )
+    raise dg.Failure("the tables were not rebuilt", allow_retries=False)
+
+
+@dg.asset(check_specs=[dg.AssetCheckSpec("agrees", asset="told_twice", blocking=True)])
+def told_twice() -> Iterator[Any]:
+    yield dg.AssetCheckResult(
+        asset_key="told_twice", check_name="agrees", passed=False, description="3 is not 4"
+    )
+    raise dg.Failure("nothing was changed, because 3 is not 4", allow_retries=False)
+
+
+@dg.asset
+def careless() -> None:
+    raise ValueError("no such day: 2026-02-30\nsecond line")
+
+
+JOBS = dg.Definitions(
+    assets=[readings, spend, told_twice, careless],
+    jobs=[
+        dg.define_asset_job("daily", selection=[readings]),
+        dg.define_asset_job("weekly", selection=[readings]),
+        dg.define_asset_job("sql", selection=[spend]),
+        dg.define_asset_job("twice", selection=[told_twice]),
+        dg.define_asset_job("careless_job", selection=[careless]),
+    ],
+)
+
+Report = Callable[[str], None]
+
+
+def sense(result: dg.ExecuteInProcessResult, instance: dg.DagsterInstance) -> None:
+    """What the daemon does about a run that failed: evaluate the sensor for it."""
+    context = dg.build_run_status_sensor_context(
+        sensor_name="run_failure",
+        dagster_event=result.get_run_failure_event(),
+        dagster_instance=instance,
+        dagster_run=result.dagster_run,
+        repository_def=JOBS.get_repository_def(),
+    )
+    sensors.run_failure(context.for_run_failure())
+
+
+@pytest.fixture
+def report(instance: dg.DagsterInstance, told: Told) -> Iterator[Report]:
+    """Run a job, and where it fails do what the daemon does."""
+
+    def run(job: str) -> None:
+        result = JOBS.resolve_job_def(job).execute_in_process(instance=instance, raise_on_error=False)
+        if not result.success:
+            sense(result, instance)
+
+    reason = mood["reason"]
+    yield run
+    mood["reason"] = reason
+
+
+def test_a_failed_run_is_reported_with_the_job_and_the_sentence_of_the_failed_step(
+    report: Report, told: Told
+) -> None:
+    report("daily")
+    assert told.titles == ["The run of daily failed"]
+    assert "- readings: the key of acme was rejected (401): make a new one" in told.bodies[0]
+
+
+def test_a_failed_blocking_check_is_reported_with_how_many_rows_it_found(report: Report, told: Told) -> None:
+    report("sql")
+    (said,) = told.bodies
+    assert "- spend: the tables were not rebuilt" in said
+    assert "- check sums_up of spend failed (2 rows): 2 days of ‹b›acme‹/b› do not sum up" in said
+
+
+def test_what_a_step_and_its_check_both_say_is_told_once(report: Report, told: Told) -> None:
+    report("twice")
+    (said,) = told.bodies
+    assert said.count("3 is not 4") == 1
+
+
+def test_of_an_exception_the_first_line_is_told_and_no_traceback(report: Report, told: Told) -> None:
+    report("careless_job")
+    (said,) = told.bodies
+    assert "- careless: ValueError: no such day: 2026-02-30" in said
+    assert "Traceback" not in said
+    assert "second line" not in said
+
+
+def test_assets_materialized_by_hand_are_named(instance: dg.DagsterInstance) -> None:
+    run = instance.create_run_for_job(
+        JOBS.resolve_implicit_global_asset_job_def(), asset_selection=frozenset([dg.AssetKey("readings")])
+    )
+    assert sensors.what_ran(run) == "readings"
+
+
+def test_the_same_failure_of_a_job_is_not_told_at_every_run(report: Report, told: Told) -> None:
+    for day in range(3):
+        mood["reason"] = f"the key was rejected on 2026-06-1{day}"
+        report("daily")
+    assert len(told.titles) == 1
+    report("weekly")
+    mood["reason"] = "the API answers 503"
+    report("daily")
+    assert told.titles == [
+        "The run of daily failed",
+        "The run of weekly failed",
+        "The run of daily failed",
+    ]
+
+
+def test_a_failure_is_told_again_after_a_success_in_between(report: Report, told: Told) -> None:
+    reason = mood["reason"]
+    for outcome in (reason, reason, "", reason):
+        mood["reason"] = outcome
+        report("daily")
+    assert len(told.titles) == 2
+
+
+def test_a_failure_that_lasts_is_told_once_a_day(report: Report, told: Told) -> None:
+    with clock.frozen(datetime.now(UTC)) as now:
+        for _ in range(5):
+            report("daily")
+            now.advance(timedelta(hours=10))
+    assert len(told.titles) == 2
+
+
+def test_a_failure_is_told_also_when_the_warehouse_is_what_fails(
+    report: Report, receiver: Receiver, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "warehouse.duckdb").write_bytes(b"junk" * 10_000)
+    report("daily")
+    assert receiver.titles == ["The run of daily failed"]
+
+
+def test_a_failure_is_told_also_when_the_data_directory_cannot_be_made(
+    report: Report, receiver: Receiver, tmp_path: Path
+) -> None:
+    (tmp_path / "data").write_text("a file is in the way")
+    report("daily")
+    assert receiver.titles == ["The run of daily failed"]
+
+
+# -- data that do not come ---------------------------------------------------------------------------------------
+
+
+class Watch:
+    """The sensor as the daemon ticks it: with its cursor kept, and a program that forgets everything else."""
+
+    def __init__(self, instance: dg.DagsterInstance, data_dir: Path) -> None:
+        self.instance, self.cursor = instance, None
+        self.warehouse = Warehouse(data_dir / "warehouse.duckdb", lock_timeout_s=5)
+
+    def tick(self) -> str:
+        context = dg.build_sensor_context(instance=self.instance, cursor=self.cursor)
+        result = sensors.stale_data(context)
+        self.cursor = context.cursor
+        assert isinstance(result, dg.SkipReason)
+        return result.skip_message or ""
+
+    def read(self, account: str = "default") -> None:
+        now = clock.now()
+        self.warehouse.append_readings(
+            [Reading(account, now.date(), now, Decimal(100), Decimal(50), "0123456789ab", "run")]
+        )
+
+
+@pytest.fixture
+def watch(instance: dg.DagsterInstance, tmp_path: Path, told: Told, now: clock.FrozenClock) -> Watch:
+    return Watch(instance, tmp_path / "data")
+
+
+def test_data_older_than_36_hours_are_reported_once_until_there_is_a_new_reading(
+    watch: Watch, told: Told, now: clock.FrozenClock
+) -> None:
+    watch.read()
+    for hours, times in [(36, 0), (1, 1), (1, 1), (40, 1)]:
+        now.advance(timedelta(hours=hours))
+        watch.tick()
+        assert len(told.titles) == times
+    watch.read()
+    assert watch.tick() == "every account with a key was read within the last 36 hours"
+    now.advance(timedelta(hours=37))
+    assert watch.tick() == "no new reading for 36 hours: default"
+    assert told.titles == ["default: no new reading for 37 hours"] * 2
+
+
+def test_it_says_to_look_at_the_daemon_the_schedule_and_the_machine_when_nothing_is_read(
+    watch: Watch, told: Told, now: clock.FrozenClock
+) -> None:
+    watch.read()
+    now.advance(timedelta(hours=37))
+    watch.tick()
+    (said,) = told.bodies
+    assert "latest reading of default is from 17 Jun 2026 00:05 UTC, 37 hours ago" in said
+    assert "Check that the Dagster daemon is running, that the schedule daily_credits is on" in said
+
+
+def test_it_says_to_look_at_the_key_when_the_other_accounts_are_read(
+    watch: Watch, told: Told, now: clock.FrozenClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENROUTER_API_KEY_ACME", KEY + "-acme")
+    watch.read("acme")
+    now.advance(timedelta(hours=37))
+    watch.read()
+    watch.tick()
+    assert told.titles == ["acme: no new reading for 37 hours"]
+    assert "check this account's key first" in told.bodies[0]
+
+
+def test_an_account_that_was_never_read_is_reported_36_hours_after_it_was_first_seen(
+    watch: Watch, told: Told, now: clock.FrozenClock
+) -> None:
+    watch.tick()
+    assert json.loads(watch.cursor or "") == {"default": NOW.isoformat()}
+    now.advance(timedelta(hours=37))
+    watch.tick()
+    watch.tick()
+    assert told.titles == ["default: no new reading for 37 hours"]
+    assert "default has never been read since it was set up 37 hours ago" in told.bodies[0]
+
+
+def test_a_tick_delivers_what_a_channel_had_not_taken(
+    watch: Watch, receiver: Receiver, now: clock.FrozenClock
+) -> None:
+    receiver.refusing.add("/a")
+    watch.read()
+    now.advance(timedelta(hours=37))
+    watch.tick()
+    receiver.refusing.clear()
+    now.advance(timedelta(minutes=10))
+    watch.tick()
+    watch.tick()
+    assert len(receiver.messages) == 1
+
+
+def test_a_tick_over_a_damaged_warehouse_says_why_it_could_not_look(watch: Watch, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "warehouse.duckdb").write_bytes(b"junk" * 10_000)
+    assert watch.tick().startswith("could not look: ")
+
+
+def test_a_tick_without_any_account_tells_nothing(
+    watch: Watch, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENROUTER_API_KEY")
+    watch.tick()
+    assert told.titles == []
+
+
+# -- both --------------------------------------------------------------------------------------------------------
+
+
+def test_every_sensor_runs_by_default() -> None:
+    assert {sensor.name: sensor.default_status for sensor in sensors.SENSORS} == {
+        "run_failure": dg.DefaultSensorStatus.RUNNING,
+        "stale_data": dg.DefaultSensorStatus.RUNNING,
+        "dead_runs": dg.DefaultSensorStatus.RUNNING,
+    }
+
+
+def test_a_run_from_the_command_line_that_fails_is_reported_by_the_daemon(
+    instance: dg.DagsterInstance, told: Told, now: clock.FrozenClock
+) -> None:
+    mood["reason"] = "the key of acme was rejected (401): make a new one"
+    daemons_place = ManagedGrpcPythonEnvCodeLocationOrigin(
+        LoadableTargetOrigin(module_name="credits_pipeline.definitions"), location_name="credits_pipeline"
+    )
+
+    def tick(cursor: str | None) -> str | None:
+        context = dg.SensorEvaluationContext(
+            instance_ref=None,
+            instance=instance,
+            cursor=cursor,
+            repository_def=JOBS.get_repository_def(),
+            repository_name="__repository__",
+            sensor_name="run_failure",
+            code_location_origin=daemons_place,
+        )
+        sensors.run_failure.evaluate_tick(context)
+        return context.cursor
+
+    cursor = tick(None)
+    JOBS.resolve_job_def("daily").execute_in_process(instance=instance, raise_on_error=False)
+    tick(cursor)
+    assert told.titles == ["The run of daily failed"]
+
+
+def test_failed_runs_of_another_project_in_the_same_history_are_none_of_our_alerts(
+    instance: dg.DagsterInstance, told: Told
+) -> None:
+    @dg.asset
+    def theirs() -> None:
+        raise dg.Failure("no")
+
+    others = dg.Definitions([theirs], jobs=[dg.define_asset_job("their_job", selection=[theirs])])
+    for job in ("their_job", "__ASSET_JOB"):
+        sense(
+            others.resolve_job_def(job).execute_in_process(instance=instance, raise_on_error=False), instance
+        )
+    assert told.titles == []
+
+
+# -- runs whose process died -------------------------------------------------------------------------------------
+
+
+def test_a_run_whose_process_died_is_ended_and_one_that_lives_or_is_elsewhere_is_not(
+    instance: dg.DagsterInstance,
+) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    here = socket.gethostname()
+    signed = {
+        "dead": f"{here}/{gone.pid}",
+        "alive": f"{here}/{os.getpid()}",
+        "elsewhere": f"another-{here}/{gone.pid}",
+    }
+    runs = {
+        name: instance.create_run_for_job(JOBS.resolve_job_def("daily"), tags={launch.PROCESS_TAG: process})
+        for name, process in signed.items()
+    }
+    for run in runs.values():
+        instance.report_dagster_event(
+            dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, job_name="daily"), run.run_id
+        )
+    with dg.build_sensor_context(instance) as context:
+        said = sensors.dead_runs(context)
+    assert runs["dead"].run_id in said.skip_message
+    states = {name: instance.get_run_by_id(run.run_id).status for name, run in runs.items()}
+    assert states == {
+        "dead": dg.DagsterRunStatus.FAILURE,
+        "alive": dg.DagsterRunStatus.STARTED,
+        "elsewhere": dg.DagsterRunStatus.STARTED,
+    }

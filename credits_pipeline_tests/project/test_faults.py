@@ -1,0 +1,113 @@
+"""Every fault at every stage, over real processes, files and disks: nothing is lost, and the next run heals it."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+
+from credits_pipeline.warehouse.file import open_published
+from credits_pipeline_tests.chaos import Row, World, strike, table, world
+from credits_pipeline_tests.children import Children
+
+
+@pytest.fixture(scope="module")
+def children() -> Iterator[Children]:
+    with Children() as warm:
+        yield warm
+
+
+@pytest.fixture(scope="module")
+def shared(children: Children) -> Iterator[World]:
+    with world(children) as made:
+        yield made
+
+
+@pytest.mark.parametrize(
+    "row",
+    [pytest.param(row, id=str(row), marks=[] if row.always else pytest.mark.heavy) for row in table()],
+)
+def test_a_fault_loses_nothing_shows_nothing_half_done_and_the_next_run_heals_it(
+    shared: World, row: Row
+) -> None:
+    if row.needs_disk and not shared.has_disk:
+        pytest.skip("NOT TESTED: a disk of its own to fill or to lock takes root and the right to mount")
+    strike(shared, row)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("other", [["run"], ["backfill"]], ids=["two daily runs", "a run and a backfill"])
+def test_two_at_once_take_turns(shared: World, other: list[str]) -> None:
+    shared.now += timedelta(hours=1)
+    before = shared.readings()
+    first, second = shared.start(waits=True), shared.start(*other, waits=True)
+    for ended in (first.wait(), second.wait()):
+        assert ended.returncode == 0, ended.stderr
+    after = shared.readings()
+    assert after[: len(before)] == before
+    assert len(after) - len(before) == 1 + (other == ["run"])
+    shared.bills_are_right()
+    assert shared.published() == after[-1][2]
+
+
+@pytest.mark.heavy
+def test_two_homes_of_dagster_that_know_nothing_of_each_other_take_turns_at_one_warehouse(
+    shared: World,
+) -> None:
+    shared.now += timedelta(hours=1)
+    before = shared.readings()
+    homes = [shared.home, shared.root / "another home"]
+    both = [shared.start(waits=True, environ={"DAGSTER_HOME": str(home)}) for home in homes]
+    for ended in [child.wait() for child in both]:
+        assert ended.returncode == 0, ended.stderr
+    after = shared.readings()
+    assert after[: len(before)] == before
+    assert len(after) - len(before) == 2
+    assert len({run_id for *_, run_id, _ in after}) == len(after)
+    shared.bills_are_right()
+    assert shared.published() == after[-1][2]
+
+
+@pytest.mark.heavy
+def test_a_run_beside_the_demo_shares_no_data_no_history_no_server_and_no_key_with_it(shared: World) -> None:
+    shared.now += timedelta(hours=1)
+    before, asked = shared.readings(), len(shared.api.requests)
+    demo_data = shared.root / "demo"
+    demo = shared.start("demo", waits=True, demo=demo_data)
+    run = shared.start(waits=True)
+    ended = run.wait()
+    assert ended.returncode == 0, ended.stderr
+    asked_by_the_run = len(shared.api.requests) - asked
+    ended = demo.wait()
+    assert ended.returncode == 0, ended.stderr
+    assert "SIMULATED DATA" in ended.stdout
+    assert len(shared.api.requests) - asked == asked_by_the_run <= 4
+    after = shared.readings()
+    assert after[: len(before)] == before
+    assert len(after) - len(before) == 1
+    assert shared.published() == after[-1][2]
+    with open_published(demo_data / "credits.duckdb") as con:
+        runs = con.execute("select run_id from marts.published").fetchall()
+        fingerprints = con.execute("select distinct account from marts.credits_readings").fetchall()
+    assert fingerprints
+    assert not {(run_id,) for *_, run_id, _ in after} & set(runs)
+    assert {path.name for path in shared.home.iterdir()} >= {"history"}
+    assert (demo_data / "dagster" / "history").is_dir()
+    assert shared.account.key.encode() not in b"".join(
+        path.read_bytes() for path in demo_data.rglob("*") if path.is_file()
+    )
+
+
+@pytest.mark.heavy
+def test_two_hosts_whose_clocks_differ_by_minutes_both_append_and_one_beyond_that_is_refused(
+    shared: World,
+) -> None:
+    shared.now += timedelta(hours=1)
+    before = shared.readings()
+    behind = shared.start(waits=True, now=shared.now - timedelta(minutes=5))
+    ahead = shared.start(waits=True, now=shared.now + timedelta(minutes=5))
+    far = shared.start(waits=True, now=shared.now + timedelta(hours=3))
+    assert [child.wait().returncode for child in (behind, ahead, far)] == [0, 0, 1]
+    after = shared.readings()
+    assert [row for row in after if row in before] == before
+    assert len(after) - len(before) == 2
+    assert shared.published() == after[-1][2]

@@ -1,0 +1,293 @@
+"""Readers of the published copy beside daily runs: nothing waits, nothing fails, nothing is torn.
+
+The readers are processes of their own over the real marts. Each asks every table that says how new it is, in
+statements of its own, as the charts of a dashboard do, and compares what they say with `marts.published`.
+"""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from credits_pipeline import clock, config
+from credits_pipeline.defs import schedules
+from credits_pipeline.simulator import AGENTS, STEADY, SimulatedAccount
+from credits_pipeline.warehouse.file import open_published
+from credits_pipeline_tests.conftest import NOW, TODAY
+from credits_pipeline_tests.defs.test_daily_run import RunJob, Simulate, failures
+from credits_pipeline_tests.published_history import DAY, History
+
+GENERATION = '''
+def generation(ask):
+    """The run whose figures `ask` sees; asserts that every table is of that same run."""
+    ((run, as_of, published_at),) = ask("select run_id, as_of, published_at from marts.published")
+    # Who published, when: never seen before its tables are.
+    assert published_at >= as_of
+    for newest in (
+        "select max(observed_at) from marts.credits_readings",
+        "select max(as_of) from marts.credits_runway",
+        "select max(as_of) from marts.runway_curve",
+    ):
+        assert ask(newest) == [(as_of,)], (run, as_of, newest)
+    ((first_forecast,),) = ask("select min(forecast_date) from marts.balance_forecast")
+    ((last_day, spend),) = ask("select max(spend_date), sum(spend_usd) from marts.daily_spend")
+    assert last_day == as_of.date() and first_forecast <= last_day, (run, last_day, first_forecast)
+    assert ask("select sum(EffectiveCost) from marts.focus_cost_and_usage") == [(spend,)], run
+    ((long_spend,),) = ask("select sum(value_usd) from marts.daily_metrics_long where metric = 'spend'")
+    assert long_spend == spend, run
+    return run
+'''
+
+READER = (
+    GENERATION
+    + '''
+import json, select, sys
+import duckdb
+
+path, manner = sys.argv[1:]
+
+def asking(con):
+    return lambda sql: con.execute(sql).fetchall()
+
+def connect():
+    return duckdb.connect(path, read_only=True)
+
+def once():
+    """One visit; the run it saw."""
+    if manner == "through the package":
+        from pathlib import Path
+        from credits_pipeline.warehouse.file import open_published
+        with open_published(Path(path)) as con:
+            return generation(asking(con))
+    with connect() as con:
+        if manner == "in a transaction":
+            con.execute("begin")
+        seen = generation(asking(con))
+        wait(0.1)  # a person looks at the chart
+        assert generation(asking(con)) == seen, "it changed under an open connection"
+        return seen
+
+def wait(seconds):
+    """Until told to stop, at most this long; whether told."""
+    return bool(select.select([sys.stdin], [], [], seconds)[0])
+
+if manner == "holding on":
+    # A tool that pools: one connection from before the first run until after the last one.
+    with connect() as con:
+        seen = [generation(asking(con))]
+        print("reading", flush=True)
+        while not wait(0.2):
+            seen.append(generation(asking(con)))
+    reads = len(seen)
+    assert len(set(seen)) == 1, set(seen)
+    seen.append(once())  # and a new connection gets the newest
+else:
+    seen = [once()]
+    print("reading", flush=True)
+    while not wait(0.2):
+        seen.append(once())
+    seen.append(once())  # after the last run
+    reads = len(seen)
+print(json.dumps({"reads": reads, "runs": sorted(set(seen)), "last": seen[-1]}))
+'''
+)
+
+MANNERS = ("in a transaction", "holding on", "through the package")
+
+
+def start(code: str, *arguments: object) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(config.PROJECT_ROOT)},
+    )
+
+
+def first_line(process: "subprocess.Popen[str]") -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+@contextmanager
+def three_readers(path: Path) -> Iterator[dict[str, "subprocess.Popen[str]"]]:
+    readers = {manner: start(READER, path, manner) for manner in MANNERS}
+    try:
+        for reader in readers.values():
+            assert first_line(reader) == "reading", reader.communicate()[1]
+        yield readers
+    finally:
+        for reader in readers.values():
+            reader.kill()
+            reader.communicate()
+
+
+def stop(readers: "dict[str, subprocess.Popen[str]]") -> dict[str, dict[str, object]]:
+    """What each reader saw; no read failed, and none saw two runs at once, or it would have died saying so."""
+    told = {}
+    for manner, reader in readers.items():
+        out, errors = reader.communicate("stop\n", timeout=120)
+        assert (reader.returncode, errors) == (0, ""), f"{manner}: {errors}"
+        told[manner] = json.loads(out)
+    return told
+
+
+def generation_of(path: Path) -> str:
+    """The same question from this process, on a connection of its own."""
+    scope: dict[str, Callable[..., str]] = {}
+    exec(GENERATION, scope)  # our own text, which the readers run too
+    with duckdb.connect(str(path), read_only=True) as con:
+        return scope["generation"](lambda sql: con.execute(sql).fetchall())
+
+
+def run_of(day: date) -> str:
+    return f"run {day}"
+
+
+def a_log_is_left_beside_it(path: Path) -> None:
+    path.with_name("credits.duckdb.wal").write_bytes(b"left behind by another generation " * 100)
+
+
+def a_reader_dies(path: Path) -> None:
+    dying = start(
+        """
+        import os, sys, duckdb
+        con = duckdb.connect(sys.argv[1], read_only=True)
+        con.execute("begin").execute("from marts.daily_spend").fetchone()
+        os.kill(os.getpid(), 9)
+        """,
+        path,
+    )
+    assert dying.wait(timeout=60) == -9
+    dying.communicate()
+
+
+def nothing(path: Path) -> None:
+    pass
+
+
+MISDEEDS = (nothing, a_log_is_left_beside_it, a_reader_dies)
+
+
+def run_beside_readers(
+    path: Path, runs: int, daily_run: Callable[[], str], backfill: Callable[[], str]
+) -> None:
+    """Daily runs with a backfill half way, each of which returns its run's id once it has succeeded.
+
+    Whatever was done to the file before a run, it is published whole, and every reader sees one run at a time.
+    """
+    first = last = daily_run()
+    with three_readers(path) as readers:
+        for number in range(1, runs + 1):
+            MISDEEDS[number % len(MISDEEDS)](path)
+            last = backfill() if number == runs // 2 else daily_run()
+            assert generation_of(path) == last
+            assert stat.S_IMODE(path.stat().st_mode) == 0o444
+            assert not path.with_name("credits.duckdb.wal").exists()
+        told = stop(readers)
+    print({manner: (seen["reads"], len(seen["runs"])) for manner, seen in told.items()})
+    assert told["holding on"]["runs"] == sorted({first, last})
+    assert {manner: seen["last"] for manner, seen in told.items()} == dict.fromkeys(MANNERS, last)
+    seen = {manner: len(told[manner]["runs"]) for manner in ("in a transaction", "through the package")}
+    assert min(seen.values()) >= min(runs // 2, 20), (
+        f"they hardly saw a new file, which proves nothing: {seen}"
+    )
+
+
+def test_daily_runs_and_a_backfill_go_through_beside_three_readers(tmp_path: Path) -> None:
+    history = History(tmp_path, lock_timeout_s=0)
+    history.read(days=20)
+
+    def daily_run() -> str:
+        history.run()
+        return run_of(history.last_run)
+
+    def backfill() -> str:
+        history.read()
+        history.backfill(days=200)
+        return run_of(history.last_run)
+
+    run_beside_readers(history.path, 4, daily_run, backfill)
+
+
+@pytest.mark.heavy
+def test_two_hundred_daily_runs_of_the_job_and_a_backfill_go_through_beside_three_readers(
+    simulate: Simulate, run_job: RunJob, at_five_past_midnight: clock.FrozenClock
+) -> None:
+    """The jobs themselves, from the API's replies to the report: two accounts with top-ups, a refund, a correction."""
+    runs = 201  # one of them is the backfill
+    at_five_past_midnight.set(NOW - runs * DAY)
+    simulate(
+        SimulatedAccount("default", "sk-or-v1-simulated-default", anchor=TODAY, profile=STEADY),
+        SimulatedAccount("agents", "sk-or-v1-simulated-agents", anchor=TODAY, profile=AGENTS),
+    )
+
+    def succeed(job: str, **options: object) -> str:
+        done = run_job(job, **options)
+        assert done.success, failures(done)
+        return done.run_id
+
+    def daily_run() -> str:
+        at_five_past_midnight.advance(DAY)
+        return succeed("daily_credits")
+
+    def backfill() -> str:
+        year = schedules.range_tags(str(clock.today() - 300 * DAY), str(clock.today()))
+        return succeed("backfill_history", tags=year)
+
+    run_beside_readers(config.load(os.environ).published_path, runs, daily_run, backfill)
+
+
+def test_a_reader_that_opened_it_for_writing_changes_nothing_for_the_next_run(tmp_path: Path) -> None:
+    """Its mode forbids that, but not to root. Others cannot open the file that it holds, until the next run."""
+    history = History(tmp_path, lock_timeout_s=0)
+    history.run(days=3)
+    history.path.chmod(0o644)
+    sloppy = start(
+        """
+        import sys, duckdb
+        con = duckdb.connect(sys.argv[1])
+        con.execute("delete from marts.daily_spend")
+        print("held", flush=True)
+        sys.stdin.read()
+        """,
+        history.path,
+    )
+    assert first_line(sloppy) == "held"
+    history.read()
+    history.publish()
+    assert generation_of(history.path) == run_of(history.last_run)
+    assert stat.S_IMODE(history.path.stat().st_mode) == 0o444
+    sloppy.communicate("stop\n", timeout=60)
+    assert generation_of(history.path) == run_of(history.last_run)
+
+
+def test_a_process_sees_the_next_run_once_it_has_closed_its_connections(tmp_path: Path) -> None:
+    """DuckDB shares one open file among the connections of a process: the first one decides which."""
+    history = History(tmp_path)
+    history.run(days=3)
+    before = run_of(history.last_run)
+    question = "select run_id from marts.published"
+    with duckdb.connect(str(history.path), read_only=True) as held:
+        history.read()
+        history.publish()
+        with duckdb.connect(str(history.path), read_only=True) as second:
+            assert second.execute(question).fetchall() == [(before,)]
+        with open_published(
+            history.path
+        ) as own:  # ours attaches to a database of its own, and shares nothing
+            assert own.execute(question).fetchall() == [(run_of(history.last_run),)]
+        assert held.execute(question).fetchall() == [(before,)]
+    with duckdb.connect(str(history.path), read_only=True) as later:
+        assert later.execute(question).fetchall() == [(run_of(history.last_run),)]

@@ -1,0 +1,178 @@
+"""From a damaged warehouse back to every figure: backup, restore, what the API still knows, and the SQL built anew."""
+
+import os
+import random
+from collections.abc import Callable
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from credits_pipeline import clock, config
+from credits_pipeline.__main__ import main
+from credits_pipeline.launch import runs as launch
+from credits_pipeline.simulator import SimulatedAPI
+from credits_pipeline.warehouse.file import Warehouse, WarehouseCorrupt
+from credits_pipeline_tests.conftest import TODAY
+from credits_pipeline_tests.defs.test_daily_run import failures, published, raw_readings, spender
+
+Simulate = Callable[..., SimulatedAPI]
+RunJob = Callable[..., dg.ExecuteInProcessResult]
+
+
+@pytest.fixture(autouse=True)
+def _only_the_last_week(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CREDITS_START_DATE", (TODAY - timedelta(days=7)).isoformat())
+    monkeypatch.setattr("credits_pipeline.__main__.DOTENV", tmp_path / ".env")
+
+
+def warehouse() -> Warehouse:
+    return Warehouse(config.load(os.environ).warehouse_path)
+
+
+def rows(*schemas: str) -> dict[str, list[tuple[Any, ...]]]:
+    """Every row of every table of the schemas, in the order in which they lie there."""
+    with warehouse().reading() as con:
+        names = con.execute(
+            "select schema_name || '.' || table_name from duckdb_tables() "
+            "where database_name = 'warehouse' and list_contains(?, schema_name) order by all",
+            [list(schemas)],
+        ).fetchall()
+        return {name: con.execute(f"from {name}").fetchall() for (name,) in names}
+
+
+def test_every_derived_table_can_be_dropped_and_is_built_to_equal_rows_from_raw(
+    simulate: Simulate, run_job: RunJob, at_five_past_midnight: clock.FrozenClock
+) -> None:
+    simulate(spender(), spender("acme", "0.123456789"))
+    for _ in range(2):
+        assert run_job("daily_credits").success
+        at_five_past_midnight.advance(timedelta(hours=11))
+    marts, derived = rows("marts"), rows("staging", "intermediate", "forecast")
+    assert len(marts) > 8
+    with warehouse().writing("dropping what is derived") as con:
+        for name in (*marts, *derived):
+            con.execute(f"drop table {name}")
+    assert rows("marts") == {}
+    assert run_job("rebuild").success
+    assert rows("marts") == marts
+    assert {name: sorted(map(repr, found)) for name, found in rows(*SCHEMAS).items()} == {
+        name: sorted(map(repr, found)) for name, found in derived.items()
+    }
+
+
+SCHEMAS = ("staging", "intermediate", "forecast")
+
+
+def test_a_damaged_warehouse_is_named_kept_aside_and_rebuilt_from_the_backup_and_the_api(
+    simulate: Simulate,
+    run_job: RunJob,
+    at_five_past_midnight: clock.FrozenClock,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    instance: dg.DagsterInstance,
+) -> None:
+    """A backup, damage two days later, and the next run: what was spent in between is known all the same."""
+    simulate(spender())
+    assert main(["run"]) == 0
+    assert main(["backup", str(tmp_path / "backups")]) == 0
+    (backup,) = (tmp_path / "backups").iterdir()
+    assert f"make restore FROM={backup}" in capsys.readouterr().out
+    monday = raw_readings()
+
+    seen = published("from marts.daily_spend")
+    at_five_past_midnight.advance(timedelta(days=2))
+    junk = random.Random(7).randbytes(50_000)
+    path = config.load(os.environ).warehouse_path
+    path.write_bytes(junk)
+    capsys.readouterr()
+    assert main(["run"]) == 1
+    said = capsys.readouterr().err
+    assert "is damaged: run `make restore`" in said
+    assert "Traceback" not in said
+    assert published("from marts.daily_spend") == seen, "readers keep what they had"
+    assert path.read_bytes() == junk, "nothing was written over it"
+    with pytest.raises(WarehouseCorrupt):
+        warehouse().newest_reading("default")
+
+    assert main(["restore", str(backup)]) == 0
+    (kept,) = path.parent.glob("warehouse.duckdb.before-restore-*")
+    assert kept.read_bytes() == junk
+    assert str(kept) in capsys.readouterr().out
+    assert raw_readings() == monday
+    assert published("select count(*) from marts.credits_readings") == [(1,)]
+
+    assert main(["run"]) == 0
+    assert raw_readings()[:-1] == monday
+    assert published(
+        "select count(*), min(spend_usd), max(spend_usd) from marts.daily_spend where is_complete"
+    ) == [(9, Decimal("2.5"), Decimal("2.5"))]
+
+
+def test_a_backup_of_nothing_and_a_restore_from_nowhere_say_what_to_do(
+    simulate: Simulate, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    simulate(spender())
+    assert main(["backup"]) == 1
+    assert capsys.readouterr().err.startswith("error: there is nothing to back up in")
+    assert main(["restore", str(tmp_path / "nowhere")]) == 1
+    assert "name a directory that `make backup` has made" in capsys.readouterr().err
+
+
+def test_a_run_without_room_in_dagsters_own_history_ends_with_one_sentence(
+    simulate: Simulate, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulate(spender())
+    (tmp_path / "no folder").write_text("a file where the folder was to be", encoding="utf-8")
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "no folder" / "home"))
+    assert main(["run"]) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("error: ")
+    assert "cannot be written" in said
+
+
+def test_a_damaged_history_of_dagster_is_named_and_once_moved_away_the_next_run_goes_on(
+    simulate: Simulate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulate(spender())
+    home = launch.dagster_home(config.load(os.environ))
+    assert main(["run"]) == 0
+    before = raw_readings()
+    (home / "history" / "runs.db").write_bytes(b"what a failing disk left" * 1000)
+    capsys.readouterr()
+    assert main(["run"]) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"error: Dagster's history in {home} is damaged")
+    assert raw_readings() == before
+    home.rename(home.with_name("moved away"))
+    assert main(["run"]) == 0
+    assert raw_readings()[:-1] == before
+
+
+@pytest.mark.parametrize(
+    "settings", [b"telemetry: [", b"tellemetry: {}", b"\xff\xfe", b"telemetry"], ids=repr
+)
+def test_a_dagster_yaml_that_cannot_be_read_is_one_line_that_names_it(
+    simulate: Simulate, capsys: pytest.CaptureFixture[str], settings: bytes
+) -> None:
+    simulate(spender())
+    file = launch.dagster_home(config.load(os.environ)) / "dagster.yaml"
+    file.write_bytes(settings)
+    assert main(["run"]) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"error: {file} cannot be read")
+    assert len(said) < 500
+
+
+def test_a_failing_step_is_told_by_its_own_sentence_and_not_by_what_caused_it(
+    simulate: Simulate, run_job: RunJob
+) -> None:
+    simulate(spender())
+    path = config.load(os.environ).warehouse_path
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"junk" * 5000)
+    said = failures(run_job("daily_credits"))
+    assert said["credits_snapshots"].startswith(f"{path} is damaged: run `make restore`")
