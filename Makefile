@@ -79,7 +79,7 @@ pictures: $(VENV)/installed-dev ## retake the README's pictures
 	@$(PY) -m credits_pipeline_tests.pictures
 
 lint: $(VENV)/installed-dev ## ruff: rules and format; import-linter: who may import whom
-	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(VENV)/bin/lint-imports
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(VENV)/bin/lint-imports --no-cache
 
 types: $(VENV)/installed-dev ## mypy, strict
 	@$(PY) -m mypy
