@@ -204,5 +204,6 @@ def _top_up(runway: Row) -> str:
 
 
 def _month(runway: Row) -> str:
-    month = runway["expected_30d_usd"]
-    return f" {wording.usd(month)} would last about 30 days at the expected rate." if month else ""
+    """In Python, whose decimals have no limit: in the query, one account's figure could fail those of all."""
+    rate = runway["expected_daily_spend_usd"]
+    return f" {wording.usd(30 * rate)} would last about 30 days at the expected rate." if rate else ""

@@ -269,7 +269,6 @@ def _one_at_a_time(data_dir: Path) -> Iterator[None]:
 _RUNWAY = """
     select r.*,
         date_diff('day', cast(as_of as date), run_out_p50) as days_left,
-        cast(30 * expected_daily_spend_usd as decimal(18, 2)) as expected_30d_usd,
         (
             select max(e.event_at_latest) from marts.credit_events e
             where e.account = r.account and e.kind = 'top_up'

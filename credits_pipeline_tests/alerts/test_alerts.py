@@ -283,6 +283,21 @@ def test_accounts_do_not_arm_or_silence_each_other(world: World, now: clock.Froz
     assert world.due() == ["run_out/acme/7"]
 
 
+@pytest.mark.parametrize("status", ["ok", "accumulating", "idle", "exhausted"])
+@pytest.mark.parametrize("figure", [Decimal("999999999.999999999"), Decimal("-999999999.999999999"), None])
+def test_no_figure_of_one_account_stops_the_alerts_of_another(
+    world: World, figure: Decimal | None, status: str
+) -> None:
+    world.runway(2)
+    money = ("balance_usd", "spend_7d_usd", "spend_30d_usd", "expected_daily_spend_usd")
+    world.runway(
+        1 if status in {"ok", "exhausted"} else None, "acme", status=status, **dict.fromkeys(money, figure)
+    )
+    world.spend(DAY - timedelta(days=1), "999999999.999999999", possible="999999999", account="acme")
+    world.model(DAY - timedelta(days=1), "vendor/absurd", "999999999.999999999", account="acme")
+    assert "run_out/default/3" in world.due()
+
+
 def test_an_account_without_a_key_is_no_news(world: World) -> None:
     world.runway(2, "imported_long_ago")
     assert world.due() == []
