@@ -107,7 +107,7 @@ from totals
 def build(job: dict[str, Any]) -> None:
     """Load and build what the job says; print seconds and peak memory as JSON. Runs in a process of its own."""
     from credits_pipeline.sql_project import SqlProject
-    from credits_pipeline.warehouse.file import Warehouse
+    from credits_pipeline.warehouse import Warehouse
 
     warehouse = Warehouse(Path(job["folder"]) / "warehouse.duckdb")
     project = SqlProject.load(ROOT / "dbt_like_sql")

@@ -6,7 +6,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from credits_pipeline.warehouse.file import read_mart
+    from credits_pipeline.warehouse import read_mart
 
 __all__ = ["read_mart"]
 
@@ -14,7 +14,7 @@ __all__ = ["read_mart"]
 def __getattr__(name: str) -> Any:
     # Loaded when asked for: importing the package must stay free of DuckDB and pandas.
     if name == "read_mart":
-        from credits_pipeline.warehouse.file import read_mart
+        from credits_pipeline.warehouse import read_mart
 
         return read_mart
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def errors() -> tuple[type[Exception], ...]:
     """What says in one sentence what to do; anything else is a bug and shows its traceback."""
-    from credits_pipeline.warehouse.file import WarehouseError
+    from credits_pipeline.warehouse import WarehouseError
     from credits_pipeline.warehouse.importing import ImportRefused
 
     return config.ConfigError, ImportRefused, WarehouseError

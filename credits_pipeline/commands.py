@@ -13,7 +13,7 @@ from credits_pipeline import clock, config
 from credits_pipeline.defs import schedules
 from credits_pipeline.defs.assets import model_usage
 from credits_pipeline.launch import runs as launch
-from credits_pipeline.warehouse.file import Warehouse
+from credits_pipeline.warehouse import Warehouse
 from credits_pipeline.warehouse.importing import import_readings
 
 

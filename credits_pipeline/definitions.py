@@ -18,7 +18,7 @@ from credits_pipeline.launch import run_history
 from credits_pipeline.launch import runs as launch
 from credits_pipeline.openrouter.client import OpenRouter
 from credits_pipeline.sql_project import Source, SqlProject
-from credits_pipeline.warehouse.file import Warehouse
+from credits_pipeline.warehouse import Warehouse
 
 # A day and a bit: one missed night is a warning, a day and a half without a reading is stale.
 SNAPSHOTS_FRESH = dg.FreshnessPolicy.time_window(

@@ -30,7 +30,7 @@ import filelock
 
 from credits_pipeline.simulator import Fault as Misbehaviour
 from credits_pipeline.simulator import SimulatedAccount, SimulatedAPI
-from credits_pipeline.warehouse.file import Warehouse, open_published
+from credits_pipeline.warehouse import Warehouse, open_published
 from credits_pipeline_tests.children import Children, Ended
 
 BEGIN = datetime(2025, 6, 17, 0, 5, tzinfo=UTC)  # a year before a day that is past as well

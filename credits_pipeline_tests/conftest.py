@@ -11,7 +11,7 @@ import pytest
 
 from credits_pipeline import clock
 from credits_pipeline.simulator import SimulatedAccount, SimulatedAPI
-from credits_pipeline.warehouse.file import Warehouse
+from credits_pipeline.warehouse import Warehouse
 
 # A Wednesday whose whole year before it lies after the default CREDITS_START_DATE.
 TODAY = date(2026, 6, 17)

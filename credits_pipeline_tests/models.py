@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 
 from credits_pipeline.sql_project import BuildResult, SqlProject
-from credits_pipeline.warehouse.file import MIGRATIONS
+from credits_pipeline.warehouse import MIGRATIONS
 
 PROJECT = Path(__file__).parent.parent / "dbt_like_sql"
 CORE = (

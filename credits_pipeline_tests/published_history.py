@@ -6,7 +6,7 @@ from pathlib import Path
 from credits_pipeline.config import PROJECT_ROOT
 from credits_pipeline.simulator import AGENTS, STEADY, SimulatedAccount
 from credits_pipeline.sql_project import SqlProject
-from credits_pipeline.warehouse.file import Reading, Warehouse
+from credits_pipeline.warehouse import Reading, Warehouse
 from credits_pipeline_tests.sql.test_dbt_parity import Billed
 
 DAY = timedelta(days=1)

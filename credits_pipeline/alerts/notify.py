@@ -20,7 +20,7 @@ from credits_pipeline import clock
 from credits_pipeline.alerts import channels, messages
 from credits_pipeline.alerts.channels import Channel, Outcome
 from credits_pipeline.config import Settings
-from credits_pipeline.warehouse.file import Warehouse, fetch_dicts
+from credits_pipeline.warehouse import Warehouse, fetch_dicts
 
 if TYPE_CHECKING:
     import duckdb

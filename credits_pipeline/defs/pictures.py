@@ -9,7 +9,7 @@ import dagster as dg
 
 from credits_pipeline import wording
 from credits_pipeline.text import markdown
-from credits_pipeline.warehouse.file import fetch_dicts
+from credits_pipeline.warehouse import fetch_dicts
 
 if TYPE_CHECKING:
     import duckdb

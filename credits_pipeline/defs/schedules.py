@@ -11,7 +11,7 @@ from credits_pipeline import clock, config
 from credits_pipeline.defs.assets import alerts_sent, credits_snapshots, model_usage, published
 from credits_pipeline.defs.partitions import today_key
 from credits_pipeline.launch import runs as launch
-from credits_pipeline.warehouse.file import Warehouse
+from credits_pipeline.warehouse import Warehouse
 
 RAW = dg.AssetSelection.assets(credits_snapshots.KEY, model_usage.KEY)
 EVERYTHING = dg.AssetSelection.all()

@@ -14,7 +14,7 @@ import dagster as dg
 
 from credits_pipeline import clock, config, wording
 from credits_pipeline.launch.runs import end_dead_runs, reason
-from credits_pipeline.warehouse.file import Warehouse, WarehouseError
+from credits_pipeline.warehouse import Warehouse, WarehouseError
 
 if TYPE_CHECKING:
     import duckdb

@@ -21,9 +21,9 @@ from dagster_shared.check import CheckError
 from dagster_shared.error import SerializableErrorInfo
 
 from credits_pipeline import config
+from credits_pipeline.files import is_alive
 from credits_pipeline.launch import run_history
 from credits_pipeline.text import one_line, plain
-from credits_pipeline.warehouse.file import is_alive
 
 # On a run: which process does it, as host/pid.
 PROCESS_TAG = "credits_pipeline/process"

@@ -5,7 +5,7 @@ from typing import Any
 
 from credits_pipeline import clock, config, wording
 from credits_pipeline.text import plain
-from credits_pipeline.warehouse.file import fetch_dicts, open_published
+from credits_pipeline.warehouse import fetch_dicts, open_published
 
 QUERY = "select * from marts.credits_runway order by run_out_p50 nulls last, account"
 

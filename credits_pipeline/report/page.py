@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from credits_pipeline import clock, wording
+from credits_pipeline import clock, warehouse, wording
 from credits_pipeline.report import charts
-from credits_pipeline.warehouse import file as warehouse
 
 if TYPE_CHECKING:
     import duckdb

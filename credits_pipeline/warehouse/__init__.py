@@ -1,9 +1,12 @@
-"""Who opens DuckDB: `Warehouse`, and `read_mart` for the published copy."""
+"""Who opens DuckDB: `Warehouse`, and `open_published` and `read_mart` for the published copy."""
 
 from credits_pipeline.warehouse.file import (
+    MIGRATIONS,
+    NotPublished,
     Reading,
     Warehouse,
     WarehouseBusy,
+    WarehouseCorrupt,
     WarehouseError,
     fetch_dicts,
     open_published,
@@ -11,9 +14,12 @@ from credits_pipeline.warehouse.file import (
 )
 
 __all__ = [
+    "MIGRATIONS",
+    "NotPublished",
     "Reading",
     "Warehouse",
     "WarehouseBusy",
+    "WarehouseCorrupt",
     "WarehouseError",
     "fetch_dicts",
     "open_published",

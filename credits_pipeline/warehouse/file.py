@@ -27,6 +27,7 @@ import filelock
 
 from credits_pipeline import clock
 from credits_pipeline.errors import CreditsError
+from credits_pipeline.files import is_alive
 from credits_pipeline.text import literal, quoted
 
 if TYPE_CHECKING:
@@ -980,17 +981,6 @@ def _holder(path: Path) -> str:
         return f"process {pid} on {host} ({told['purpose']}) since {told['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process of this machine goes on; one that we may not ask about does."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def _busy(path: Path, who: str) -> str:

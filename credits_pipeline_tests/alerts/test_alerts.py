@@ -18,7 +18,7 @@ from credits_pipeline import clock, config
 from credits_pipeline.alerts import channels, messages
 from credits_pipeline.alerts import notify as alerts
 from credits_pipeline.simulator import SimulatedAccount, SimulatedAPI
-from credits_pipeline.warehouse.file import Warehouse
+from credits_pipeline.warehouse import Warehouse
 from credits_pipeline_tests.receiver import Receiver
 
 DAY = date(2026, 6, 17)

@@ -18,7 +18,7 @@ from credits_pipeline import clock, config
 from credits_pipeline.__main__ import main, of_storage
 from credits_pipeline.launch import runs as launch
 from credits_pipeline.simulator import Fault, SimulatedAPI, readings, write_readings
-from credits_pipeline.warehouse.file import Warehouse
+from credits_pipeline.warehouse import Warehouse
 from credits_pipeline_tests.conftest import TODAY
 from credits_pipeline_tests.defs.test_daily_run import spender
 

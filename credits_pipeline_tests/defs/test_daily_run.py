@@ -15,7 +15,7 @@ from credits_pipeline.config import Account
 from credits_pipeline.defs.partitions import ask_every_account
 from credits_pipeline.openrouter import client as openrouter
 from credits_pipeline.simulator import Fault, SimulatedAccount, SimulatedAPI
-from credits_pipeline.warehouse.file import Warehouse, open_published
+from credits_pipeline.warehouse import Warehouse, open_published
 from credits_pipeline_tests.conftest import TODAY
 
 Simulate = Callable[..., SimulatedAPI]

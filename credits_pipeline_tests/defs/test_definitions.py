@@ -14,7 +14,7 @@ import pytest
 from credits_pipeline.defs.assets import sql_models
 from credits_pipeline.launch import runs as launch
 from credits_pipeline.sql_project import SqlProject
-from credits_pipeline.warehouse.file import Warehouse
+from credits_pipeline.warehouse import Warehouse
 from credits_pipeline_tests.defs.test_daily_run import failures, published, spender
 
 RunJob = Callable[..., dg.ExecuteInProcessResult]

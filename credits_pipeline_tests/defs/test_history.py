@@ -15,7 +15,7 @@ from credits_pipeline import clock, config
 from credits_pipeline.defs import schedules
 from credits_pipeline.defs.assets import model_usage
 from credits_pipeline.simulator import AGENTS, Fault, SimulatedAccount, SimulatedAPI
-from credits_pipeline.warehouse.file import Warehouse
+from credits_pipeline.warehouse import Warehouse
 from credits_pipeline_tests.conftest import TODAY
 from credits_pipeline_tests.defs.test_daily_run import failures, published, spender
 

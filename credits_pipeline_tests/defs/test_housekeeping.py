@@ -27,7 +27,7 @@ from credits_pipeline import clock, config
 from credits_pipeline.defs import housekeeping, sensors
 from credits_pipeline.launch import runs as launch
 from credits_pipeline.simulator import Fault, SimulatedAccount, SimulatedAPI
-from credits_pipeline.warehouse.file import Warehouse
+from credits_pipeline.warehouse import Warehouse
 
 BEGIN = datetime(2025, 3, 1, 12, tzinfo=UTC)
 

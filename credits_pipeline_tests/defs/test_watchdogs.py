@@ -20,7 +20,7 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from credits_pipeline import clock
 from credits_pipeline.defs import sensors
 from credits_pipeline.launch import runs as launch
-from credits_pipeline.warehouse.file import Reading, Warehouse
+from credits_pipeline.warehouse import Reading, Warehouse
 from credits_pipeline_tests.receiver import Receiver
 
 KEY = "sk-or-v1-of-a-test"

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from credits_pipeline.warehouse.file import open_published
+from credits_pipeline.warehouse import open_published
 from credits_pipeline_tests.chaos import Row, World, strike, table, world
 from credits_pipeline_tests.children import Children
 

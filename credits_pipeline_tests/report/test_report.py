@@ -16,9 +16,8 @@ from typing import Any
 import duckdb
 import pytest
 
-from credits_pipeline import clock, wording
+from credits_pipeline import clock, warehouse, wording
 from credits_pipeline.report import page as report
-from credits_pipeline.warehouse import file as warehouse
 from credits_pipeline_tests.sample_marts import NOW, Sample, create, publish
 
 WRITTEN = NOW.replace(tzinfo=UTC) + timedelta(minutes=2)

@@ -18,7 +18,7 @@ import duckdb
 
 from credits_pipeline.config import PROJECT_ROOT
 from credits_pipeline.sql_project import Model, SqlProject
-from credits_pipeline.warehouse.file import Reading, Warehouse
+from credits_pipeline.warehouse import Reading, Warehouse
 
 ROOT = PROJECT_ROOT / "dbt_like_sql"
 FIRST_DAY = date(2026, 1, 5)

@@ -14,7 +14,7 @@ from credits_pipeline.defs.assets import published
 from credits_pipeline.defs.partitions import description
 from credits_pipeline.defs.preview import table_metadata
 from credits_pipeline.text import markdown_table
-from credits_pipeline.warehouse.file import Warehouse, WarehouseBusy
+from credits_pipeline.warehouse import Warehouse, WarehouseBusy
 
 KEY = dg.AssetKey("alerts_sent")
 

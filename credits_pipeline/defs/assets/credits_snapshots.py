@@ -24,7 +24,7 @@ from credits_pipeline.defs.partitions import (
 )
 from credits_pipeline.defs.preview import preview
 from credits_pipeline.openrouter.client import Credits, OpenRouter
-from credits_pipeline.warehouse.file import Reading, Warehouse
+from credits_pipeline.warehouse import Reading, Warehouse
 
 KEY = dg.AssetKey("credits_snapshots")
 CHECK = "every_account_was_read"

@@ -28,7 +28,7 @@ from credits_pipeline.defs.partitions import (
 )
 from credits_pipeline.defs.preview import preview
 from credits_pipeline.openrouter.client import Forbidden, OpenRouter, Usage
-from credits_pipeline.warehouse.file import Warehouse
+from credits_pipeline.warehouse import Warehouse
 
 KEY = dg.AssetKey("model_usage")
 CHECK = "every_account_was_fetched"

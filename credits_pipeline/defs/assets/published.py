@@ -13,7 +13,7 @@ from credits_pipeline import clock, config
 from credits_pipeline.defs.partitions import description
 from credits_pipeline.defs.pictures import exists
 from credits_pipeline.sql_project import SqlProject
-from credits_pipeline.warehouse.file import Warehouse
+from credits_pipeline.warehouse import Warehouse
 
 KEY = dg.AssetKey("published")
 

@@ -14,7 +14,7 @@ from credits_pipeline.defs.pictures import exists, picture_metadata
 from credits_pipeline.defs.preview import preview
 from credits_pipeline.sql_project import BuildResult, Model, ModelResult, SqlProject, Test, TestResult
 from credits_pipeline.text import markdown
-from credits_pipeline.warehouse.file import Warehouse
+from credits_pipeline.warehouse import Warehouse
 
 if TYPE_CHECKING:
     import duckdb
