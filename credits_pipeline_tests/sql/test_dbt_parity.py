@@ -57,6 +57,8 @@ def history(account: str, first: int, last: int, mean: float) -> tuple[list[Read
                 readings.append(Reading(account, day, at, credits, usage, "c0ffee", f"run-{n}", "api", "{}"))
         for model in ("alpha/one", "beta/two"):
             spend = Decimal(round(chance.gammavariate(0.8, mean) * 10**8)) / 10**8
+            if n == last - 2:
+                spend += 500  # an unusual day
             if chance.random() < 0.7 and n < last:
                 usage += spend
                 billed.append(Billed(day, model, spend))

@@ -64,15 +64,7 @@ history as (
         count(*) filter (where spend.is_complete and spend.method = 'interpolated') as imputed_days,
         count(*) filter (where spend.is_complete and spend.spend_usd > 0) as days_with_spend,
         coalesce(bool_or(spend.spend_usd > 0 and spend.spend_date > balances.close_date - {{ var('idle_days') }}), false)
-            as has_spent_lately,
-        {%- for days in [7, 30] %}
-        -- Null beyond DECIMAL(18,9): one account's absurd figures must not stop those of the others.
-        try_cast(
-            sum(spend.spend_usd) filter (
-                where spend.is_complete and spend.spend_date > balances.last_complete_date - {{ days }}
-            ) as decimal(18, 9)
-        ) as spend_{{ days }}d_usd{{ ',' if not loop.last }}
-        {%- endfor %}
+            as has_spent_lately
     from balances
     left join {{ ref('daily_spend') }} as spend using (account)
     group by balances.account
@@ -88,8 +80,6 @@ select
     history_days,
     imputed_days,
     days_with_spend,
-    spend_7d_usd,
-    spend_30d_usd,
     case
         when balance_usd <= 0 then 'exhausted'
         -- The last 30 days cannot be judged before one whole day is known.

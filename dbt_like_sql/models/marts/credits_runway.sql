@@ -34,8 +34,8 @@ answers as (
         place.status,
         place.is_early,
         place.balance_usd,
-        place.spend_7d_usd,
-        place.spend_30d_usd,
+        summary.spend_7d_usd,
+        summary.spend_30d_usd,
         case
             when place.history_days >= {{ var('runway_min_days') }}
                 then cast(least(forecast.level_usd, 999999999.0) as decimal(18, 9))
@@ -58,6 +58,7 @@ answers as (
         place.days_with_spend,
         records.calibration_80
     from {{ ref('int_runway_position') }} as place
+    inner join {{ ref('spend_summary') }} as summary using (account)
     left join curve_points using (account)
     left join records using (account)
     left join {{ ref('int_spend_forecast') }} as forecast
