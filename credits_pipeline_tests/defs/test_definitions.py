@@ -1,5 +1,6 @@
 """The definitions: they load anywhere, touch nothing, and everything in them is worth opening in the UI."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -35,6 +36,46 @@ heavy = {"pandas", "pyarrow", "altair", "vl_convert", "apprise", "httpx", "duckd
 loaded = heavy & set(sys.modules)
 sys.exit(f"heavy libraries were imported: {loaded}" if loaded else 0)
 """
+
+
+SPECS = Path(__file__).parents[1] / "fixtures" / "definitions.txt"
+
+
+def pinned() -> str:
+    """All that hangs on names: the assets and how they hang together, jobs, schedules and sensors."""
+    from credits_pipeline.definitions import defs
+
+    repository = defs.get_repository_def()
+    graph = repository.asset_graph
+    assets = {
+        spec.key.to_user_string(): {
+            "group": spec.group_name,
+            "kinds": sorted(spec.kinds),
+            "owners": sorted(spec.owners),
+            "tags": {name: tag for name, tag in sorted(spec.tags.items()) if "/kind/" not in name},
+            "deps": sorted(dep.asset_key.to_user_string() for dep in spec.deps),
+            "checks": sorted(key.name for key in graph.get_check_keys_for_assets({spec.key})),
+            "metadata": sorted(spec.metadata),
+            "is_partitioned": spec.partitions_def is not None,
+        }
+        for spec in sorted(specs(), key=lambda spec: spec.key)
+    }
+    jobs = {
+        job.name: sorted(key.to_user_string() for key in job.asset_layer.executable_asset_keys)
+        for job in repository.get_all_jobs()
+        if not job.name.startswith("__")
+    }
+    schedules = {s.name: [s.cron_schedule, s.default_status.value] for s in repository.schedule_defs}
+    sensors = {s.name: s.default_status.value for s in repository.sensor_defs}
+    told = {"asset": assets, "job": jobs, "schedule": schedules, "sensor": sensors}
+    return "".join(
+        f"{kind} {name}: {json.dumps(of[name])}\n" for kind, of in told.items() for name in sorted(of)
+    )
+
+
+def test_nothing_of_what_the_ui_shows_changes_unseen() -> None:
+    """If the change was meant: python -m credits_pipeline_tests.defs.test_definitions"""
+    assert pinned() == SPECS.read_text(encoding="utf-8")
 
 
 def specs() -> list[dg.AssetSpec]:
@@ -199,3 +240,7 @@ def test_an_asset_check_can_be_run_without_building_its_model(
     assert result.success
     assert [c.check_name for c in result.get_asset_check_evaluations()] == ["daily_spend_sums_to_the_counter"]
     assert list(result.get_asset_materialization_events()) == []
+
+
+if __name__ == "__main__":
+    SPECS.write_text(pinned(), encoding="utf-8")
