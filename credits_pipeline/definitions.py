@@ -17,7 +17,7 @@ from credits_pipeline.defs.assets import (
 from credits_pipeline.launch import run_history
 from credits_pipeline.launch import runs as launch
 from credits_pipeline.openrouter.client import OpenRouter
-from credits_pipeline.sql_project import Source, SqlProject
+from credits_pipeline.sql_project import SqlProject, Table
 from credits_pipeline.warehouse import Warehouse
 
 # A day and a bit: one missed night is a warning, a day and a half without a reading is stale.
@@ -35,11 +35,11 @@ project = SqlProject.load(sql_models.PROJECT_DIR)
 RAW_TABLES = {credits_snapshots.KEY: "raw.credits_snapshots", model_usage.KEY: "raw.model_usage"}
 
 
-def table_of(source: Source) -> dict[str, object]:
+def table_of(source: Table) -> dict[str, object]:
     """What the catalogue shows of a raw table: its name and its columns, as sources.yml describes them."""
     columns = [dg.TableColumn(c.name, c.data_type, c.description) for c in source.columns]
     return {
-        "dagster/table_name": f"{source.schema}.{source.table}",
+        "dagster/table_name": f"{source.schema_name}.{source.name}",
         "dagster/column_schema": dg.TableSchema(columns),
     }
 

@@ -1,38 +1,156 @@
-"""Builds the SQL models of a dbt project with DuckDB alone: needs no dbt and knows no Dagster.
+"""Builds the models of a dbt project with DuckDB alone: needs no dbt and knows no Dagster.
 
-Every model is a table. What of dbt is understood: dbt_files.py (files) and sql_template.py (Jinja) say.
+Every model is a table. Of dbt it knows ref, source, var, config, doc, macros, generic and singular tests. Contracts,
+exposures and unit tests are left to dbt; whatever else a .yml says is refused.
 """
 
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from credits_pipeline import clock, dbt_files, sql_template
-from credits_pipeline.dbt_files import Column, Model, Source, Test
-from credits_pipeline.sql_template import SqlProjectError
+import jinja2
+import yaml
+from jinja2.sandbox import SandboxedEnvironment
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+)
+
+from credits_pipeline import clock
+from credits_pipeline.errors import CreditsError
 from credits_pipeline.text import literal, quoted
 
 if TYPE_CHECKING:
-    import duckdb
+    from duckdb import DuckDBPyConnection as Connection
 
-__all__ = [
-    "BuildResult",
-    "Column",
-    "Model",
-    "ModelResult",
-    "Source",
-    "SqlProject",
-    "SqlProjectError",
-    "Test",
-    "TestResult",
-]
-
+RAW_SCHEMAS = {"raw", "ops"}  # written by Python; a model's schema is emptied of what no model makes
 SAMPLE_ROWS = 5  # failing rows that a test shows: enough to see the pattern
 SAMPLE_CHARACTERS = 300  # of one such row: a whole reply in JSON would drown the rest
+GENERIC_TESTS = """
+{% macro test_unique(model, column_name) -%} select {{ column_name }}, count(*) as n_records from {{ model }}
+where {{ column_name }} is not null group by {{ column_name }} having count(*) > 1 {%- endmacro %}
+{% macro test_not_null(model, column_name) -%} select * from {{ model }} where {{ column_name }} is null {%- endmacro %}
+{% macro test_accepted_values(model, column_name, values) -%} select {{ column_name }}, count(*) as n_records from
+{{ model }} where {{ column_name }} not in ('{{ values | join("', '") }}') group by {{ column_name }} {%- endmacro %}
+"""  # dbt's own, as dbt's macros would write them
 
-_SQL_LINE = re.compile(r"^LINE (\d+):", re.MULTILINE)
+
+_Value = TypeVar("_Value")
+
+
+class SqlProjectError(CreditsError):
+    """The SQL project is wrong or cannot be built; the message begins with file and, where known, line."""
+
+    def __init__(self, file: Path, line: int | None, problem: str) -> None:
+        super().__init__(f"{file}{f':{line}' if line else ''}: {problem}")
+
+
+def _described(text: str, info: ValidationInfo) -> str:
+    """On one line, with its doc blocks in place."""
+    words = re.sub(r"{{ doc\('(\w+)'\) }}", lambda found: (info.context or {}).get(found[1], found[0]), text)
+    if not text or "{{" in words:
+        raise ValueError(f"{words!r} is no text, or names a doc block that no .md of models/ has")
+    return " ".join(words.split())
+
+
+class _Yml(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Config(_Yml):
+    materialized: Literal["table"] = "table"
+    severity: Literal["error", "warn"] = "error"
+    where: str | None = None
+    meta: dict[str, Any] = {}
+    tags: tuple[str, ...] = ()
+
+
+class GenericTest(_Yml):
+    name: str = ""
+    description: str = ""
+    arguments: dict[str, Any] = {}
+    config: Config = Config()
+
+
+_OneTest = Annotated[
+    dict[str, GenericTest],
+    BeforeValidator(lambda test: {test: {}} if isinstance(test, str) else test),
+    Field(min_length=1, max_length=1),
+]
+
+
+class _Described(_Yml):
+    name: str
+    description: Annotated[str, AfterValidator(_described)]
+    data_tests: list[_OneTest] = []
+
+
+class Column(_Described):
+    """A described column; `data_type` is DuckDB's name for it, such as DECIMAL(18,9)."""
+
+    data_type: str
+
+
+class Table(_Described):
+    """A described table: a source, or the entry of a model."""
+
+    columns: list[Column]
+    config: Config = Config()
+    schema_name: str = ""  # filled in by the loader
+
+    @property
+    def relation(self) -> str:
+        """As SQL names it."""
+        return quoted(self.schema_name, self.name)
+
+
+class SourceGroup(_Yml):
+    name: str
+    description: str = ""
+    schema_name: str = Field(alias="schema")
+    tables: list[Table]
+
+
+class YmlFile(_Yml):
+    version: int = 2
+    models: list[Table] = []
+    sources: list[SourceGroup] = []
+    exposures: list[Any] = []
+    unit_tests: list[Any] = []
+
+
+@dataclass(frozen=True)
+class Test:
+    """A query that must find no row, named as dbt names it. The `sql` of a singular test is a template."""
+
+    name: str
+    model: str
+    kind: str  # 'singular', or which generic test
+    severity: str  # 'error' or 'warn'
+    sql: str
+    description: str
+    path: Path
+
+
+class Model(Table):
+    """A `.sql` file and its description. Paths begin with the name of the project's folder."""
+
+    path: Path
+    yml_path: Path
+    sql: str  # a template
+    depends_on: tuple[str, ...] = ()  # names of models
+    sources: tuple[str, ...] = ()  # such as 'raw.model_usage'
+    tests: tuple[Test, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,10 +175,6 @@ class TestResult:
         return self.failing_rows == 0
 
     @property
-    def severity(self) -> str:
-        return self.test.severity
-
-    @property
     def message(self) -> str:
         """One line: which test of which model, which rows."""
         count = f"{self.failing_rows} failing row{'s' if self.failing_rows > 1 else ''}"
@@ -80,7 +194,7 @@ class BuildResult:
     @property
     def blocking(self) -> tuple[TestResult, ...]:
         """The failed tests that forbid a commit."""
-        return tuple(result for result in self.tests if not result.passed and result.severity == "error")
+        return tuple(r for r in self.tests if not r.passed and r.test.severity == "error")
 
     @property
     def blocked(self) -> bool:
@@ -93,183 +207,276 @@ class SqlProject:
 
     root: Path
     models: Mapping[str, Model]
-    sources: Mapping[str, Source]
+    sources: Mapping[str, Table]
     schemas: tuple[str, ...]
     variables: Mapping[str, Any]
+    macros: Mapping[Path, str]
 
     @classmethod
     def load(cls, root: Path) -> "SqlProject":
-        """Read and check the project in `root`: reads files, renders nothing. Raises SqlProjectError."""
-        files = dbt_files.read(root)
-        return cls(root, files.models, files.sources, files.schemas, files.variables)
+        """Read and check the project in `root`, opening no database. Raises SqlProjectError."""
+        root = root.resolve()
+        settings = yaml.safe_load((root / "dbt_project.yml").read_text("utf-8"))
+        docs = "".join(_files(root, "models/**/*.md").values())
+        blocks = dict(re.findall(r"{% docs (\w+) %}(.*?){% enddocs %}", docs, re.DOTALL))
+        ymls = {path: _yml(path, text, blocks) for path, text in _files(root, "models/**/*.yml").items()}
+        groups = [group for yml in ymls.values() for group in yml.sources]
+        sources = {
+            f"{group.name}.{table.name}": table.model_copy(update={"schema_name": group.schema_name})
+            for group in groups
+            for table in group.tables
+        }
+        entries = {entry.name: (path, entry) for path, yml in ymls.items() for entry in yml.models}
+        folders = settings["models"][settings["name"]]
+        schemas = {folder: part["+schema"] for folder, part in folders.items() if folder[0] != "+"}
+        if RAW_SCHEMAS & {*schemas.values()}:
+            problem = (
+                f"{' and '.join(sorted(RAW_SCHEMAS))} hold what cannot be built again: take another schema"
+            )
+            raise SqlProjectError(Path(root.name, "dbt_project.yml"), None, problem)
+        models = {}
+        for path, sql in _files(root, "models/**/*.sql").items():
+            if path.stem not in entries:
+                raise SqlProjectError(path, None, f"is not described: write {path.stem}.yml beside it")
+            yml_path, entry = entries.pop(path.stem)
+            if path.parts[2] not in schemas:
+                raise SqlProjectError(path, None, f"models/{path.parts[2]} has no +schema in dbt_project.yml")
+            fields = {**dict(entry), "schema_name": schemas[path.parts[2]]}
+            models[path.stem] = Model(**fields, path=path, yml_path=yml_path, sql=sql)
+        for name, (path, _) in entries.items():
+            raise SqlProjectError(path, None, f"{name} is described, but models/ holds no {name}.sql")
+        macros = {Path("dbt"): GENERIC_TESTS, **_files(root, "macros/*.sql")}
+        return cls(
+            root, models, sources, tuple(schemas.values()), settings.get("vars", {}), macros
+        )._connected()
+
+    def _connected(self) -> "SqlProject":
+        """The models in order, each with what it reads, found by rendering it, and with its tests."""
+        models = {}
+        for name, model in self.models.items():
+            _, refs, sources, config = self._render(model.path, model.sql)
+            config = model.config.model_copy(update=config.model_dump(exclude_unset=True))
+            models[name] = model.model_copy(update={"depends_on": refs, "sources": sources, "config": config})
+        try:
+            order = [*TopologicalSorter({name: m.depends_on for name, m in models.items()}).static_order()]
+        except CycleError as error:
+            circle = [*reversed(error.args[1])]
+            problem = f"models read each other in a circle: {' <- '.join(circle)}"
+            raise SqlProjectError(models[circle[0]].path, None, problem) from None
+        tests = [*self._generic_tests(), *self._singular_tests(order)]
+        ours = {name: tuple(test for test in tests if test.model == name) for name in order}
+        return replace(self, models={n: models[n].model_copy(update={"tests": ours[n]}) for n in order})
+
+    def _generic_tests(self) -> Iterator[Test]:
+        for model in self.models.values():
+            for part in (model, *model.columns):
+                for kind, test in (pair for item in part.data_tests for pair in item.items()):
+                    column = {"column_name": part.name} if isinstance(part, Column) else {}
+                    arguments, where = {**test.arguments, **column}, test.config.where
+                    tested = f"(select * from {model.relation} where {where})" if where else model.relation
+                    given = ", ".join(
+                        f"{key}={value!r}" for key, value in {"model": tested, **arguments}.items()
+                    )
+                    sql = self._render(model.yml_path, f"{{{{ test_{kind}({given}) }}}}")[0]
+                    about = test.description or f"Column {part.name}: {kind.replace('_', ' ')}."
+                    name = test.name or _test_name(kind, model.name, arguments)
+                    yield Test(name, model.name, kind, test.config.severity, sql, about, model.yml_path)
+
+    def _singular_tests(self, order: list[str]) -> Iterator[Test]:
+        for path, sql in _files(self.root, "tests/*.sql").items():
+            _, refs, _, config = self._render(path, sql)
+            if not refs:
+                raise SqlProjectError(path, None, "a test reads at least one model by ref()")
+            # The last model it reads is the one that makes it fail: the others were there before.
+            model = max(refs, key=order.index)
+            about = " ".join(line[3:] for line in takewhile(lambda line: line[:2] == "--", sql.splitlines()))
+            yield Test(path.stem, model, "singular", config.severity, sql, about, path)
+
+    def compile(self, item: Model | Test, variables: Mapping[str, Any] | None = None) -> str:
+        """The SQL that DuckDB is given for a model or a test."""
+        is_template = isinstance(item, Model) or item.kind == "singular"
+        return self._render(item.path, item.sql, variables)[0] if is_template else item.sql
+
+    def _render(
+        self, path: Path, template: str, variables: Mapping[str, Any] | None = None
+    ) -> tuple[str, tuple[str, ...], tuple[str, ...], Config]:
+        """A template's SQL, the models and sources that it asked for, and its config()."""
+        known = {**self.variables, **(variables or {})}
+        refs, sources, config = dict[str, None](), dict[str, None](), dict[str, Any]()
+
+        def ref(name: str) -> str:
+            refs[name] = None
+            return _known(self.models, name, "model").relation
+
+        def source(group: str, table: str) -> str:
+            sources[f"{group}.{table}"] = None
+            return _known(self.sources, f"{group}.{table}", "source").relation
+
+        def var(name: str, *default: Any) -> Any:
+            return known.get(name, *default) if default else _known(known, name, "var")
+
+        context = {
+            "ref": ref,
+            "source": source,
+            "var": var,
+            "config": lambda **given: config.update(given) or "",
+        }
+        try:
+            for file, macro in self.macros.items():
+                module = vars(_template(file, macro).make_module(context))
+                context |= {name: value for name, value in module.items() if name[0] != "_"}
+            sql = _template(path, template).render(context)
+            return sql, tuple(refs), tuple(sources), Config(**config)
+        except Exception as error:  # whatever an expression in a template may raise
+            # Jinja gives its generated code the names and line numbers of the templates: the innermost counts.
+            line, trace = getattr(error, "lineno", None), error.__traceback__
+            while trace:
+                if trace.tb_frame.f_code.co_filename.endswith(".sql"):
+                    path, line = Path(trace.tb_frame.f_code.co_filename), trace.tb_lineno
+                trace = trace.tb_next
+            raise SqlProjectError(path, line, str(error)) from error
 
     def build(
         self,
-        con: "duckdb.DuckDBPyConnection",
+        con: "Connection",
         select: Collection[str] | None = None,
         variables: Mapping[str, Any] | None = None,
     ) -> BuildResult:
-        """Build, comment and test the selected models (default: all) inside the caller's transaction.
+        """Build, describe and test the selected models (default: all) inside the caller's transaction.
 
         A build of all models also empties the project's schemas of what neither is a model nor a source.
         A failing test raises nothing: see BuildResult.blocked. What cannot be built raises SqlProjectError.
         """
-        chosen = self._chosen(select)
-        existing = _existing(con)
-        self._check_upstream(chosen, set(existing))
-        for schema in dict.fromkeys(model.schema for model in chosen):
+        for name in sorted(set(select or ()) - set(self.models)):
+            raise SqlProjectError(Path(self.root.name), None, f"there is no model named {name!r}")
+        chosen = [model for name, model in self.models.items() if select is None or name in select]
+        for schema in dict.fromkeys(model.schema_name for model in chosen):
             con.execute(f"create schema if not exists {quoted(schema)}")
-        dropped = self._drop_leftovers(con, existing) if select is None else ()
+        dropped = self._drop_leftovers(con) if select is None else ()
         built = tuple(self._build_model(con, model, variables) for model in chosen)
-        tests = tuple(result for model in chosen for result in self.test(con, model.tests, variables))
+        _describe(con, [*self.sources.values(), *chosen])
+        tests = self.test(con, [test for model in chosen for test in model.tests], variables)
         return BuildResult(built, tests, dropped)
 
     def test(
-        self,
-        con: "duckdb.DuckDBPyConnection",
-        tests: Collection[Test],
-        variables: Mapping[str, Any] | None = None,
+        self, con: "Connection", tests: Collection[Test], variables: Mapping[str, Any] | None = None
     ) -> tuple[TestResult, ...]:
-        """Run tests on tables that are there already."""
-        compiled = {test.name: self.compile(test, variables) for test in tests}
+        """Run tests on tables that are there already: those of one file in one query."""
+        sql = {test.name: self.compile(test, variables) for test in tests}
         counts: dict[str, int] = {}
-        for model in dict.fromkeys(test.model for test in tests):
-            # These cannot fail to run, so one query counts for all of them; the others name their own file.
-            plain = (test for test in tests if test.model == model and not test.where)
-            simple = [test for test in plain if test.kind in ("unique", "not_null")]
-            if simple:
-                found = ", ".join(_count(test) for test in simple)
-                query = f"select count(*), {found} from {self.models[model].relation}"
-                [(_, *row)] = _run(con, query, simple[0], "")
-                counts |= zip((test.name for test in simple), row, strict=True)
-        for test in (test for test in tests if test.name not in counts):
-            sql = compiled[test.name]
-            [(counts[test.name],)] = _run(con, f"select count(*) from ({sql}\n)", test, sql)
-        samples = {name: _sample(con, compiled[name]) for name, count in counts.items() if count}
+        for path in dict.fromkeys(test.path for test in tests):
+            of_file = [test for test in tests if test.path == path]
+            counted = ", ".join(f"(select count(*) from ({sql[test.name]}\n))" for test in of_file)
+            [row] = _run(con, f"select {counted}", path, of_file[0].sql, sql[of_file[0].name])
+            counts |= zip((test.name for test in of_file), row, strict=True)
+        samples = {name: _sample(con, sql[name]) for name, count in counts.items() if count}
         return tuple(TestResult(test, counts[test.name], samples.get(test.name, ())) for test in tests)
 
-    def compile(self, item: Model | Test, variables: Mapping[str, Any] | None = None) -> str:
-        """The SQL that DuckDB is given for a model or a test."""
-        if isinstance(item, Test) and item.kind != "singular":
-            return item.sql
-        return sql_template.render(
-            _raw(item),
-            item.path,
-            ref=lambda name: self.models[name].relation,
-            source=lambda name, table: _table(self.sources[f"{name}.{table}"]),
-            variables={**self.variables, **(variables or {})},
-        )
-
-    def _chosen(self, select: Collection[str] | None) -> list[Model]:
-        for name in sorted(set(select or ()) - set(self.models)):
-            raise SqlProjectError(Path(self.root.name), None, f"no model is named {name!r}")
-        return [model for name, model in self.models.items() if select is None or name in select]
-
-    def _check_upstream(self, chosen: list[Model], existing: set[tuple[str, str]]) -> None:
-        selected = {model.name for model in chosen}
-        readers: list[Model | Test] = [*chosen, *(test for model in chosen for test in model.tests)]
-        for reader in readers:
-            needed = [(self.models[name].schema, name) for name in reader.depends_on if name not in selected]
-            needed += [(self.sources[key].schema, self.sources[key].table) for key in reader.sources]
-            for schema, table in needed:
-                if (schema, table) not in existing:
-                    problem = f"reads {schema}.{table}, which this database does not have: build that first"
-                    raise SqlProjectError(reader.path, None, problem)
-
-    def _drop_leftovers(
-        self, con: "duckdb.DuckDBPyConnection", existing: Mapping[tuple[str, str], str]
-    ) -> tuple[str, ...]:
+    def _drop_leftovers(self, con: "Connection") -> tuple[str, ...]:
         """A model that left the project must not live on as a table that nobody refreshes."""
-        sources = {(source.schema, source.table) for source in self.sources.values()}
-        tables = {(model.schema, model.name) for model in self.models.values()}
-        dropped = []
-        for name, kind in existing.items():
-            is_ours = name[0] in self.schemas and name not in sources
-            if is_ours and (name not in tables or kind == "view"):
-                con.execute(f"drop {kind} {quoted(*name)}")
-                dropped.append(".".join(name))
-        return tuple(dropped)
+        kept = {("table", t.schema_name, t.name) for t in (*self.models.values(), *self.sources.values())}
+        rows = con.execute(
+            "select 'table', schema_name, table_name from duckdb_tables() where database_name = current_database()"
+            " union all select 'view', schema_name, view_name from duckdb_views()"
+            " where database_name = current_database() order by all"
+        ).fetchall()
+        left = [row for row in rows if row[1] in self.schemas and row not in kept]
+        for kind, *name in left:
+            con.execute(f"drop {kind} {quoted(*name)}")
+        return tuple(f"{schema}.{name}" for _, schema, name in left)
 
     def _build_model(
-        self, con: "duckdb.DuckDBPyConnection", model: Model, variables: Mapping[str, Any] | None
+        self, con: "Connection", model: Model, variables: Mapping[str, Any] | None
     ) -> ModelResult:
         started = clock.monotonic()
         sql = self.compile(model, variables)
         # Brackets refuse a second statement; no line break before the model keeps DuckDB's line numbers.
-        [(row_count,)] = _run(con, f"create or replace table {model.relation} as ({sql}\n)", model, sql)
-        _check_columns(con, model)
-        con.execute(";".join(_comments(model)))
-        return ModelResult(model.name, row_count, clock.monotonic() - started)
+        query = f"create or replace table {model.relation} as ({sql}\n)"
+        [(rows,)] = _run(con, query, model.path, model.sql, sql)
+        made = {name: kind for name, kind, *_ in con.execute(f"describe {model.relation}").fetchall()}
+        said = {column.name: re.sub(r"\s", "", column.data_type).upper() for column in model.columns}
+        for name in (name for name in {**made, **said} if made.get(name) != said.get(name)):
+            before, found, _ = (
+                (self.root.parent / model.yml_path).read_text("utf-8").partition(f"name: {name}\n")
+            )
+            kinds = (
+                f"{said.get(name, 'missing')} here and {made.get(name, 'missing')} in what {model.path} makes"
+            )
+            line = before.count("\n") + 1 if found else None
+            raise SqlProjectError(model.yml_path, line, f"the column {name} is {kinds}")
+        return ModelResult(model.name, rows, clock.monotonic() - started)
 
 
-def _raw(item: Model | Test) -> str:
-    return item.raw_sql if isinstance(item, Model) else item.sql
-
-
-def _table(source: Source) -> str:
-    return quoted(source.schema, source.table)
-
-
-def _count(test: Test) -> str:
-    """The failing rows of a `unique` or `not_null`, counted in a query of its model."""
-    column = quoted(test.column or "")
-    return (
-        f"count(*) - count({column})" if test.kind == "not_null" else f"(select count(*) from ({test.sql}))"
-    )
-
-
-def _existing(con: "duckdb.DuckDBPyConnection") -> dict[tuple[str, str], str]:
-    """'table' or 'view' by (schema, name)."""
+def _describe(con: "Connection", tables: Collection[Table]) -> None:
+    """Comment on the tables and columns that are there and do not say this yet."""
+    words = {(table.schema_name, table.name, ""): table.description for table in tables}
+    words |= {
+        (t.schema_name, t.name, column.name): column.description for t in tables for column in t.columns
+    }
     rows = con.execute(
-        "select schema_name, table_name, 'table' from duckdb_tables()"
-        " where database_name = current_database() and not temporary and not internal"
-        " union all select schema_name, view_name, 'view' from duckdb_views()"
-        " where database_name = current_database() and not temporary and not internal order by all"
+        "select schema_name, table_name, column_name, comment from duckdb_columns()"
+        " where database_name = current_database() union all"
+        " select schema_name, table_name, '', comment from duckdb_tables() where database_name = current_database()"
     ).fetchall()
-    return {(schema, name): kind for schema, name, kind in rows}
+    for *key, comment in rows:
+        if (text := words.get(tuple(key), comment)) != comment:
+            what = f"column {quoted(*key)}" if key[2] else f"table {quoted(*key[:2])}"
+            con.execute(f"comment on {what} is {literal(text)}")
 
 
-def _run(con: "duckdb.DuckDBPyConnection", query: str, item: Model | Test, sql: str) -> list[Any]:
+def _run(con: "Connection", query: str, path: Path, template: str, sql: str) -> list[Any]:
     import duckdb
 
     try:
         return con.execute(query).fetchall()
     except duckdb.Error as error:
-        found = _SQL_LINE.search(str(error))
+        found = re.search(r"^LINE (\d+):", str(error), re.MULTILINE)
         # A template that renders to as many lines as it has keeps its numbering.
-        has_same_lines = len(sql.splitlines()) == len(_raw(item).splitlines())
+        has_same_lines = path.suffix == ".sql" and sql.rstrip().count("\n") == template.rstrip().count("\n")
         line = int(found[1]) if found and has_same_lines else None
-        raise SqlProjectError(item.path, line, f"DuckDB refuses this SQL: {error}") from error
+        raise SqlProjectError(path, line, f"DuckDB refuses this SQL: {error}") from error
 
 
-def _check_columns(con: "duckdb.DuckDBPyConnection", model: Model) -> None:
-    """Every column is described and everything described exists, in the type that it is said to have."""
-    produced = {row[0]: row[1] for row in con.execute(f"describe {model.relation}").fetchall()}
-    described = {column.name: column for column in model.columns}
-    if unknown := [f"{name} {kind}" for name, kind in produced.items() if name not in described]:
-        problem = f"produces {', '.join(unknown)}, which {model.yml_path} does not describe"
-        raise SqlProjectError(model.path, None, problem)
-    for name, column in described.items():
-        if name not in produced:
-            problem = f"{model.path} does not produce the column {name}"
-            raise SqlProjectError(model.yml_path, column.line, problem)
-        if _plain_type(column.data_type) != _plain_type(produced[name]):
-            problem = f"{name} is said to be {column.data_type}, but {model.path} makes it {produced[name]}"
-            raise SqlProjectError(model.yml_path, column.line, problem)
-
-
-def _plain_type(data_type: str) -> str:
-    return "".join(data_type.split()).upper()
-
-
-def _comments(model: Model) -> Iterator[str]:
-    yield f"comment on table {model.relation} is {literal(model.description)}"
-    for column in model.columns:
-        yield f"comment on column {model.relation}.{quoted(column.name)} is {literal(column.description)}"
-
-
-def _sample(con: "duckdb.DuckDBPyConnection", sql: str) -> tuple[str, ...]:
+def _sample(con: "Connection", sql: str) -> tuple[str, ...]:
     rows = con.execute(f"select * from ({sql}\n) limit {SAMPLE_ROWS}")
     names = [column[0] for column in rows.description or []]
     shown = [", ".join(f"{n}={v}" for n, v in zip(names, row, strict=True)) for row in rows.fetchall()]
     return tuple(text[:SAMPLE_CHARACTERS] for text in shown)
+
+
+def _files(root: Path, pattern: str) -> dict[Path, str]:
+    """Text by path, in order, without what an editor leaves beside a file."""
+    paths = [path for path in sorted(root.glob(pattern)) if path.name[0] != "."]
+    return {path.relative_to(root.parent): path.read_text("utf-8") for path in paths}
+
+
+def _yml(path: Path, text: str, docs: Mapping[str, str]) -> YmlFile:
+    try:
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
+        return YmlFile.model_validate(loader.get_single_data(), context=docs)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else None
+        raise SqlProjectError(path, line, f"is no valid YAML: {error.problem}") from error
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors()]
+        raise SqlProjectError(path, None, "; ".join(problems)) from error
+
+
+def _known(among: Mapping[str, _Value], name: str, what: str) -> _Value:
+    if name not in among:
+        raise LookupError(f"there is no {what} named {name!r}")
+    return among[name]
+
+
+@cache
+def _template(path: Path, text: str) -> jinja2.Template:
+    jinja = SandboxedEnvironment(undefined=jinja2.StrictUndefined)
+    # To dbt, too, a generic test is a macro.
+    text = re.sub(r"{% test (\w+)", r"{% macro test_\1", text).replace("{% endtest", "{% endmacro")
+    return jinja.template_class.from_code(jinja, jinja.compile(text, str(path), str(path)), jinja.globals)
+
+
+def _test_name(kind: str, model: str, arguments: Mapping[str, Any]) -> str:
+    """As dbt names it: kind, model, then all arguments in the order of their names, the column among them."""
+    lists = [value if isinstance(value, list) else [value] for _, value in sorted(arguments.items())]
+    return f"{kind}_{model}_" + "__".join(re.sub(r"\W+", "_", str(part)) for parts in lists for part in parts)

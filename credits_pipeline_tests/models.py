@@ -110,9 +110,9 @@ class World:
         for name in self.project.models:
             if name in models:
                 model = self.project.models[name]
-                self.con.execute(f"create schema if not exists {model.schema}")
+                self.con.execute(f"create schema if not exists {model.schema_name}")
                 self.con.execute(
-                    f"create or replace table {model.schema}.{name} as {self.project.compile(model)}"
+                    f"create or replace table {model.schema_name}.{name} as {self.project.compile(model)}"
                 )
 
     def build_and_test(self, models: Collection[str] = CORE) -> BuildResult:
@@ -123,7 +123,7 @@ class World:
 
     def table(self, name: str, account: str | None = "a") -> list[Row]:
         """The rows of a mart in their order, of one account or (None) of all."""
-        relation = f"{self.project.models[name].schema}.{name}"
+        relation = f"{self.project.models[name].schema_name}.{name}"
         where = "" if account is None else "where account = $account"
         cursor = self.con.execute(
             f"select * from {relation} {where}", {} if account is None else {"account": account}

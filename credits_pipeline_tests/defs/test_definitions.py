@@ -144,7 +144,7 @@ def test_the_raw_tables_have_exactly_the_columns_that_their_descriptions_name(tm
             "where database_name = 'warehouse' and schema_name = 'raw' order by table_name, column_index"
         ).fetchall()
     named = [
-        (f"{source.schema}.{source.table}", column.name, column.data_type.lower())
+        (f"{source.schema_name}.{source.name}", column.name, column.data_type.lower())
         for _, source in sorted(project.sources.items())
         for column in source.columns
     ]

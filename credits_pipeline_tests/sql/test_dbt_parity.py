@@ -137,7 +137,7 @@ def same(mine: Any, theirs: Any) -> bool:
 
 def difference(con: duckdb.DuckDBPyConnection, model: Model) -> str | None:
     """The first row in which the two files disagree. Marts promise an order of rows, other tables do not."""
-    order = "" if model.schema == "marts" else "order by all"
+    order = "" if model.schema_name == "marts" else "order by all"
     ours, theirs = (
         con.execute(f"from {name}.{model.relation} {order}").fetchall() for name in ("ours", "dbt")
     )

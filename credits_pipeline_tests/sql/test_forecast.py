@@ -32,7 +32,7 @@ class Forecasts(World):
     def __init__(self) -> None:
         super().__init__()
         self.statements = [
-            (f"{model.schema}.{name}", self.project.compile(model))
+            (f"{model.schema_name}.{name}", self.project.compile(model))
             for name, model in self.project.models.items()
             if name not in ("focus_cost_and_usage", "daily_metrics_long")
         ]
@@ -652,7 +652,7 @@ def test_the_check_warns_when_the_interval_was_right_too_rarely_or_too_often_and
     tests = world.project.models["int_forecast_replays"].tests
     [check] = [test for test in tests if test.name == "forecast_coverage_is_near_80_percent"]
     [found] = world.project.test(world.con, [check])
-    assert found.severity == "warn"
+    assert found.test.severity == "warn"
     assert found.passed == (said is None)
     assert (said or "passed") in found.message
     assert "itself" in found.message or said is None  # and that nothing needs doing

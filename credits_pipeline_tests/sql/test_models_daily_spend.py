@@ -376,7 +376,7 @@ def test_a_residual_beyond_tolerance_warns_with_account_day_and_both_figures(wor
     world.bill("2026-01-02", "5.01")  # 0.01 off, 0.0501 allowed
     result = world.build_and_test()
     [warning] = [test for test in result.tests if not test.passed]
-    assert warning.severity == "warn"
+    assert warning.test.severity == "warn"
     assert warning.failing_rows == 1
     assert "spend_agrees_with_the_bill" in warning.message
     for part in ("account=a", "2026-01-01", "observed_usd=5.0", "billed_usd=4.9"):

@@ -19,7 +19,7 @@ KEY = dg.AssetKey("published")
 
 
 def published(project: SqlProject) -> dg.AssetsDefinition:
-    marts = [model.name for model in project.models.values() if model.schema == "marts"]
+    marts = [model.name for model in project.models.values() if model.schema_name == "marts"]
 
     @dg.asset(
         key=KEY,

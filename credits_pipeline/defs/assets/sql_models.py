@@ -95,16 +95,16 @@ def asset_spec(project: SqlProject, model: Model) -> dg.AssetSpec:
         model.name,
         deps=[*model.depends_on, *{RAW_ASSETS[source] for source in model.sources}],
         description=model.description,
-        group_name=model.schema,
+        group_name=model.schema_name,
         kinds={"duckdb", "sql"},
-        owners=[str(model.meta["owner"])] if "owner" in model.meta else None,
-        tags={tag: "" for tag in model.tags},
+        owners=[str(model.config.meta["owner"])] if "owner" in model.config.meta else None,
+        tags={tag: "" for tag in model.config.tags},
         metadata={
-            "dagster/table_name": f"{model.schema}.{model.name}",
+            "dagster/table_name": f"{model.schema_name}.{model.name}",
             "dagster/column_schema": dg.TableSchema(
                 [dg.TableColumn(c.name, c.data_type, c.description) for c in model.columns]
             ),
-            "sql": dg.MetadataValue.md(f"```sql\n{model.raw_sql.strip()}\n```"),
+            "sql": dg.MetadataValue.md(f"```sql\n{model.sql.strip()}\n```"),
             "dagster/code_references": dg.CodeReferencesMetadataValue(
                 code_references=[
                     dg.LocalFileCodeReference(file_path=str(project.root.parent / path))
@@ -119,7 +119,7 @@ def check_spec(test: Test) -> dg.AssetCheckSpec:
     return dg.AssetCheckSpec(
         test.name,
         asset=test.model,
-        description=test.description or f"Column {test.column}: {test.kind.replace('_', ' ')}.",
+        description=test.description,
         blocking=test.severity == "error",
     )
 
@@ -133,7 +133,7 @@ def check_results(
 
 
 def check_result(result: TestResult, roll_up: dg.MetadataValue | None = None) -> dg.AssetCheckResult:
-    error = result.severity == "error"
+    error = result.test.severity == "error"
     return dg.AssetCheckResult(
         asset_key=result.test.model,
         check_name=result.test.name,
@@ -171,7 +171,7 @@ def model_metadata(con: "duckdb.DuckDBPyConnection", model: Model, result: Model
 
 def plot_metadata(con: "duckdb.DuckDBPyConnection", model: Model) -> dict[str, Any]:
     """The model's own `meta: plots:`, metadata key → aggregate over its rows, kept under stable names."""
-    plots = model.meta.get("plots", {})
+    plots = model.config.meta.get("plots", {})
     if not plots:
         return {}
     row = con.execute(f"select {', '.join(plots.values())} from {model.relation}").fetchone() or ()
