@@ -9,10 +9,8 @@ from datetime import date
 from pathlib import Path
 
 from credits_pipeline import config
+from credits_pipeline.environment import export_others
 from credits_pipeline.text import one_line
-
-# Beside workspace.yaml, where Dagster looks for it too.
-DOTENV = config.PROJECT_ROOT / ".env"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -86,7 +84,8 @@ def perform(options: argparse.Namespace) -> int:
         return demo.run()
     if options.name == "dev" and options.demo:
         return demo.show(options.port)
-    for warning in config.read_dotenv(DOTENV, os.environ):
+    export_others(config.dotenv_path())
+    for warning in config.current().warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return with_own_data(options)
 

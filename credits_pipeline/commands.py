@@ -110,7 +110,7 @@ def answer() -> int:
 def user_interface(port: int) -> int:
     """The Dagster UI and the daemon that runs the schedules."""
     settings = config.current()
-    say((*settings.problems, *settings.alert_problems, *settings.warnings))
+    say((*settings.problems, *settings.alert_problems))
     if not settings.accounts:
         say([f"{config.KEY_VARIABLE} is not set: readings will fail until it is"])
     return launch.user_interface(settings, port)

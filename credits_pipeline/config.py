@@ -1,48 +1,52 @@
-"""The environment as typed settings. A wrong value becomes a problem to report, never an exception.
+"""What is configured, as typed settings: a wrong value becomes a problem to report, never an exception.
 
-`load` reads; whoever is about to act on the settings calls `valid()`, or `require()` where a key is needed as well.
-No message ever repeats a value: a key pasted after the wrong name must not end up in a log.
+`current` reads; whoever is about to act on the settings calls `valid()`, or `require()` where a key is needed as well.
 """
 
-import hashlib
 import os
 import re
-import stat
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, timedelta
+from functools import cache, partial
 from ipaddress import ip_address
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
 from credits_pipeline import clock
-from credits_pipeline.errors import CreditsError
+from credits_pipeline.environment import (
+    KEY_VARIABLE,
+    PROJECT_ROOT,
+    ConfigError,
+    Environment,
+    as_path,
+    fingerprint,
+)
 
-PROJECT_ROOT = Path(__file__).resolve().parent.parent
+__all__ = ["KEY_VARIABLE", "PROJECT_ROOT", "Account", "ConfigError", "Settings", "current", "load"]
 
 API_ROOT = "https://openrouter.ai/"
 DEFAULT_BASE_URL = "https://openrouter.ai/api/v1"
-DEFAULT_DATA_DIR = "data"
 DEMO_DATA_DIR = "data/demo"
 DEFAULT_START_DATE = date(2025, 1, 1)
 DEFAULT_SNAPSHOT_CRON = "5 0 * * *"
 DEFAULT_ALERT_DAYS = (14, 7, 3)
 
-KEY_VARIABLE = "OPENROUTER_API_KEY"
 DEFAULT_ACCOUNT = "default"
 MANAGEMENT_KEYS_PAGE = "https://openrouter.ai/settings/management-keys"
 
+# Another file in place of `.env`; empty: none, as in the demo, which must not see the user's keys.
+DOTENV_VARIABLE = "CREDITS_ENV_FILE"
 # The forecast's horizon: no run-out date lies further ahead, so a longer threshold could never be crossed.
 LONGEST_ALERT_DAYS = 365
 # Account names end up in tables and chat messages: long enough for any team, short enough to read.
 LONGEST_ACCOUNT_NAME = 64
+# Readings are late by half a day before anybody is alarmed; never sooner than one missed night.
+STALE_AFTER_AT_LEAST, LATE_BY = timedelta(hours=36), timedelta(hours=12)
 
 T = TypeVar("T")
-
-
-class ConfigError(CreditsError):
-    """One line that names the variable and says what to do."""
 
 
 @dataclass(frozen=True)
@@ -56,18 +60,19 @@ class Account:
     @property
     def fingerprint(self) -> str:
         """12 hex digits of the key's SHA-256: stands for the key wherever it must not be shown."""
-        return hashlib.sha256(self.key.encode()).hexdigest()[:12]
+        return fingerprint(self.key)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything the environment says. `problems` stop readings, `alert_problems` only alerts, `warnings` nothing."""
+    """Everything that is configured. `problems` stop readings, `alert_problems` only alerts, `warnings` nothing."""
 
     accounts: tuple[Account, ...]
     base_url: str
     allow_custom_host: bool
     is_simulated: bool
     data_dir: Path
+    dagster_home: Path
     start_date: date
     snapshot_cron: str
     alert_urls: tuple[str, ...] = field(repr=False)  # they hold passwords and tokens
@@ -88,6 +93,11 @@ class Settings:
     def report_path(self) -> Path:
         return self.data_dir / "report.html"
 
+    @property
+    def stale_after(self) -> timedelta:
+        """How old the newest reading may be: the longest pause in CREDITS_SNAPSHOT_CRON and half a day, or 36 h."""
+        return max(_longest_pause(self.snapshot_cron) + LATE_BY, STALE_AFTER_AT_LEAST)
+
     def valid(self) -> "Settings":
         """Self, if every value could be read; else ConfigError with the first problem."""
         if self.problems:
@@ -106,52 +116,69 @@ class Settings:
 
 
 def current() -> Settings:
-    """Settings from the environment of this process, as it is now."""
-    return load(os.environ)
+    """The settings of this process, as `.env` and its environment are now."""
+    return load(os.environ, dotenv_path())
 
 
-def load(env: Mapping[str, str]) -> Settings:
-    """Settings from `env`. Never raises: a wrong value becomes a problem and the default is used."""
+def dotenv_path() -> Path | None:
+    """`.env` beside workspace.yaml, or what CREDITS_ENV_FILE names instead."""
+    name = os.environ.get(DOTENV_VARIABLE, ".env")
+    return PROJECT_ROOT / name if name else None
+
+
+def load(environ: Mapping[str, str], dotenv: Path | None = None) -> Settings:
+    """Settings from `environ` and the file `dotenv`. Never raises: for a wrong value the default is used."""
     problems: list[str] = []
     alert_problems: list[str] = []
 
-    def read(name: str, parse: Callable[[str], T], default: T, to: list[str]) -> T:
+    def collect(get: Callable[[], T], default: T, to: list[str] = problems) -> T:
         try:
-            if name not in env:
-                return default
-            if not env[name].strip():
-                raise ConfigError(f"{name} is empty: give it a value, or unset it to use the default")
-            return parse(env[name].strip())
+            return get()
         except ConfigError as problem:
             to.append(str(problem))
             return default
 
-    accounts = _accounts(env, problems)
-    allow_custom_host = _allow_custom_host(env.get("OPENROUTER_ALLOW_CUSTOM_HOST", ""), problems)
+    env = collect(lambda: Environment(environ, dotenv), Environment(environ))
+
+    def read(name: str, parse: Callable[[str], T], default: T, to: list[str] = problems) -> T:
+        return collect(lambda: parse(env[name]), default, to) if name in env else default
 
     def base_url(text: str) -> str:
         check_base_url(text, allow_custom_host)
         return text.rstrip("/")
 
-    url = read("OPENROUTER_BASE_URL", base_url, DEFAULT_BASE_URL, problems)
+    if clock.today() < DEFAULT_START_DATE:
+        problems.append(f"this machine's clock says {clock.today()}: set it right, then run this again")
+    accounts = _accounts(env, problems)
+    allow = "OPENROUTER_ALLOW_CUSTOM_HOST"
+    allow_custom_host = not env.is_empty(allow) and read(allow, _is_allowed, default=False)
+    url = read("OPENROUTER_BASE_URL", base_url, DEFAULT_BASE_URL)
     # The simulated API answers on this machine only; another host, if allowed, is somebody's real gateway.
     is_simulated = _is_loopback(_host(url))
-    data_dir = read("CREDITS_DATA_DIR", _data_dir, PROJECT_ROOT / DEFAULT_DATA_DIR, problems)
+    data_dir = read("CREDITS_DATA_DIR", partial(as_path, "CREDITS_DATA_DIR"), PROJECT_ROOT / "data")
     if data_dir == PROJECT_ROOT / DEMO_DATA_DIR and not is_simulated:
         problems.append("CREDITS_DATA_DIR is the demo's folder, where all is simulated: name another one")
+    home = data_dir / "dagster"
+    if not env.is_empty("DAGSTER_HOME"):
+        home = read("DAGSTER_HOME", partial(as_path, "DAGSTER_HOME"), home)
+    urls: tuple[str, ...] = ()
+    for name in ("CREDITS_ALERT_URLS", "CREDITS_ALERT_URLS_FILE"):
+        if not env.is_empty(name):
+            urls += _alert_urls(name, collect(partial(env.secret, name), "", alert_problems), alert_problems)
     return Settings(
         accounts=accounts,
         base_url=url,
         allow_custom_host=allow_custom_host,
         is_simulated=is_simulated,
         data_dir=data_dir,
-        start_date=read("CREDITS_START_DATE", _start_date, DEFAULT_START_DATE, problems),
-        snapshot_cron=read("CREDITS_SNAPSHOT_CRON", _cron, DEFAULT_SNAPSHOT_CRON, problems),
-        alert_urls=_alert_urls(env.get("CREDITS_ALERT_URLS", ""), alert_problems),
+        dagster_home=home,
+        start_date=read("CREDITS_START_DATE", _start_date, DEFAULT_START_DATE),
+        snapshot_cron=read("CREDITS_SNAPSHOT_CRON", _cron, DEFAULT_SNAPSHOT_CRON),
+        alert_urls=urls,
         alert_days=read("CREDITS_ALERT_DAYS", _alert_days, DEFAULT_ALERT_DAYS, alert_problems),
         problems=tuple(problems),
         alert_problems=tuple(alert_problems),
-        warnings=_shared_keys(accounts),
+        warnings=(*env.warnings, *_shared_keys(accounts)),
     )
 
 
@@ -181,38 +208,16 @@ def check_base_url(url: str, allow_custom_host: bool) -> None:
         )
 
 
-def read_dotenv(path: Path, environ: MutableMapping[str, str]) -> tuple[str, ...]:
-    """Copy what `.env` at `path` sets into `environ`, never overriding it; return warnings for people.
-
-    Values are read as Dagster itself reads the same file, so both agree on quotes and `${…}`; a byte order mark,
-    as editors on Windows write it, is no part of the first name. Raises ConfigError for what is no text.
-    """
-    if not path.is_file():
-        return ()
-    from dotenv import dotenv_values
-
-    try:
-        for name, value in dotenv_values(path, encoding="utf-8-sig").items():
-            if value is not None:
-                environ.setdefault(name, value)
-    except (OSError, ValueError):  # ValueError: other bytes than UTF-8, or a NUL; its text could hold a key
-        raise ConfigError(
-            f"{path} cannot be read: save it as plain text (UTF-8) that this user can read"
-        ) from None
-    others = stat.S_IRWXG | stat.S_IRWXO
-    if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & others:
-        return (f"{path} can be read by other users of this machine and holds keys: run chmod 600 {path}",)
-    return ()
-
-
-def _accounts(env: Mapping[str, str], problems: list[str]) -> tuple[Account, ...]:
+def _accounts(env: Environment, problems: list[str]) -> tuple[Account, ...]:
     found: dict[str, Account] = {}
     # Sorted, with the plain variable first: the order of rows and messages never depends on the shell.
-    for variable in sorted(
-        name for name in env if name == KEY_VARIABLE or name.startswith(KEY_VARIABLE + "_")
-    ):
+    for variable in sorted(name for name in env if f"{name}_".startswith(f"{KEY_VARIABLE}_")):
         try:
-            account = _account(variable, env[variable])
+            account = Account(_account_name(variable), env.secret(variable), variable)
+            if not re.fullmatch(r"""[!#-&(-~]+""", account.key):
+                raise ConfigError(
+                    f"{variable} holds a space or a character that no key has: copy the key again"
+                )
             if account.name in found:
                 other = found[account.name].variable
                 raise ConfigError(
@@ -224,39 +229,35 @@ def _accounts(env: Mapping[str, str], problems: list[str]) -> tuple[Account, ...
     return tuple(found.values())
 
 
-def _shared_keys(accounts: Iterable[Account]) -> tuple[str, ...]:
-    """A warning for each key that stands under a second name: allowed, and what it spends counts twice in totals."""
-    first: dict[str, Account] = {}
-    return tuple(
-        f"{first[account.key].variable} and {account.variable} hold the same key, so its account is counted twice:"
-        " unset one of them"
-        for account in accounts
-        if first.setdefault(account.key, account) is not account
-    )
-
-
-def _account(variable: str, value: str) -> Account:
-    shown = ascii(variable)[1:-1][:120]
-    name = DEFAULT_ACCOUNT if variable == KEY_VARIABLE else variable.removeprefix(KEY_VARIABLE + "_").lower()
+def _account_name(variable: str) -> str:
+    """The name in `OPENROUTER_API_KEY_<NAME>` and `OPENROUTER_API_KEY_<NAME>_FILE`. Raises ConfigError."""
+    rest = variable.removeprefix(KEY_VARIABLE).lower().removesuffix("_file")
+    name = rest[1:] if rest else DEFAULT_ACCOUNT
     if not re.fullmatch(rf"[a-z0-9_]{{1,{LONGEST_ACCOUNT_NAME}}}", name):
         raise ConfigError(
-            f"{shown} does not name an account: after {KEY_VARIABLE}_ use 1 to {LONGEST_ACCOUNT_NAME}"
-            " letters a-z, digits and underscores"
+            f"{ascii(variable)[1:-1][:120]} does not name an account: after {KEY_VARIABLE}_ use 1 to"
+            f" {LONGEST_ACCOUNT_NAME} letters a-z, digits and underscores"
         )
-    key = value.strip()
-    if not key:
-        raise ConfigError(f"{shown} is empty: give it a management key, or unset it")
-    if not re.fullmatch(r"[!-~]+", key):
-        raise ConfigError(f"{shown} holds a space or a character that no key has: copy the key again")
-    return Account(name=name, key=key, variable=variable)
+    return name
 
 
-def _allow_custom_host(text: str, problems: list[str]) -> bool:
-    if text.strip() not in {"", "0", "1"}:
-        problems.append(
+def _shared_keys(accounts: tuple[Account, ...]) -> Iterator[str]:
+    """A warning for each key that stands under a second name: allowed, and what it spends counts twice in totals."""
+    first: dict[str, Account] = {}
+    for account in accounts:
+        if (other := first.setdefault(account.key, account)) is not account:
+            yield (
+                f"{other.variable} and {account.variable} hold the same key, so its account is counted twice:"
+                " unset one of them"
+            )
+
+
+def _is_allowed(text: str) -> bool:
+    if text not in {"0", "1"}:
+        raise ConfigError(
             "OPENROUTER_ALLOW_CUSTOM_HOST must be 1 to allow another host than openrouter.ai, or be unset"
         )
-    return text.strip() == "1"
+    return text == "1"
 
 
 def _scheme_and_host(url: str) -> tuple[str, str]:
@@ -283,13 +284,6 @@ def _is_loopback(host: str) -> bool:
         return False
     # An IPv4 address in IPv6 clothes is left out: DNS64 and the like may carry it off the machine.
     return address.is_loopback and getattr(address, "ipv4_mapped", None) is None
-
-
-def _data_dir(text: str) -> Path:
-    try:
-        return PROJECT_ROOT / Path(text).expanduser()
-    except (RuntimeError, ValueError):
-        raise ConfigError("CREDITS_DATA_DIR must be a directory's path: the ~user in it is unknown") from None
 
 
 def _start_date(text: str) -> date:
@@ -319,17 +313,30 @@ def _cron(text: str) -> str:
     raise ConfigError("CREDITS_SNAPSHOT_CRON must be a cron line of five fields, in UTC, such as 5 0 * * *")
 
 
-def _alert_urls(text: str, problems: list[str]) -> tuple[str, ...]:
+@cache
+def _longest_pause(cron: str) -> timedelta:
+    """The longest time between two ticks of the coming year (or of the coming 10,000 ticks)."""
+    from dagster._utils.schedules import schedule_execution_time_iterator
+
+    now, longest = clock.now(), timedelta()
+    ticks = islice(schedule_execution_time_iterator(now.timestamp(), cron, "UTC"), 10_000)
+    for earlier, later in pairwise(ticks):
+        longest = max(longest, later - earlier)
+        if later - now > timedelta(days=366):
+            break
+    return longest
+
+
+def _alert_urls(name: str, text: str, problems: list[str]) -> tuple[str, ...]:
     # Apprise URLs may hold commas themselves (several recipients): only a comma before a scheme separates.
-    entries = [entry.strip() for entry in re.split(r",(?=\s*[A-Za-z][A-Za-z0-9+.-]*://)", text)]
     urls = []
-    for number, entry in enumerate(entries, start=1):
-        url = entry.strip(" ,")
+    for number, entry in enumerate(re.split(r"[,\n](?=\s*[A-Za-z][A-Za-z0-9+.-]*://)", text), start=1):
+        url = entry.strip(" ,\r\n")
         if re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*://\S+", url):
             urls.append(url)  # one wrong address must not silence the others
         elif url:
             problems.append(
-                f"CREDITS_ALERT_URLS: entry {number} is not an Apprise URL such as mailto://… or slack://…;"
+                f"{name}: entry {number} is not an Apprise URL such as mailto://… or slack://…;"
                 " separate several with commas"
             )
     return tuple(urls)

@@ -48,6 +48,7 @@ def _no_settings_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees a real key, a real data directory or a real Dagster home."""
     for name in [name for name in os.environ if name.startswith(("OPENROUTER_", "CREDITS_", "DAGSTER_"))]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("CREDITS_ENV_FILE", "")
 
 
 @pytest.fixture

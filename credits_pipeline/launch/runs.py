@@ -38,14 +38,11 @@ def dagster_home(settings: config.Settings) -> Path:
 
     Without one, Dagster would use a temporary folder and forget every run at exit.
     """
-    try:
-        home = Path(os.environ.get("DAGSTER_HOME") or settings.data_dir / "dagster").expanduser().absolute()
-    except RuntimeError:
+    home = settings.dagster_home
+    if set("?%*[]") & set(str(home)):  # Dagster writes it into a URL, and into a search pattern, as it is
         raise config.ConfigError(
-            "DAGSTER_HOME must be a directory's path: the ~user in it is unknown"
-        ) from None
-    if re.search("[?%]", str(home)):  # Dagster writes it into a URL as it is
-        raise config.ConfigError(f"Dagster cannot keep its history in {home}: name a path without ? and %")
+            f"Dagster cannot keep its history in {home}: set DAGSTER_HOME to a path without ? % * [ and ]"
+        )
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not (home / "dagster.yaml").exists():
         shutil.copyfile(INSTANCE_SETTINGS, home / "dagster.yaml")

@@ -112,7 +112,8 @@ class SimulatedAPI:
             "OPENROUTER_API_KEY" + ("" if name == "default" else f"_{name.upper()}"): account.key
             for name, account in self.accounts.items()
         }
-        return {"OPENROUTER_BASE_URL": self.base_url, "OPENROUTER_ALLOW_CUSTOM_HOST": "1", **keys}
+        host = {"OPENROUTER_BASE_URL": self.base_url, "OPENROUTER_ALLOW_CUSTOM_HOST": "1"}
+        return {**host, "CREDITS_ENV_FILE": "", **keys}  # with the real keys in `.env` left out
 
     def misbehave(
         self, fault: Fault, *, times: int | None = 1, path: str | None = None, account: str | None = None

@@ -25,13 +25,8 @@ from credits_pipeline_tests.defs.test_daily_run import spender
 Simulate = Callable[..., SimulatedAPI]
 
 
-@pytest.fixture(autouse=True)
-def _no_dotenv_of_the_developer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("credits_pipeline.__main__.DOTENV", tmp_path / ".env")
-
-
 def billed_days() -> int:
-    with Warehouse(config.load(os.environ).warehouse_path).reading() as con:
+    with Warehouse(config.current().warehouse_path).reading() as con:
         return con.execute("select count(*) from raw.model_usage_days").fetchall()[0][0]
 
 
@@ -50,7 +45,7 @@ def test_the_first_run_fetches_the_year_before_and_gives_an_answer(
     assert queries == ["/analytics/query", "/credits", "/analytics/query"]
     assert main(["run"]) == 0  # a day later there is nothing left to fetch but the daily run's own days
     assert [request.path for request in api.requests].count("/analytics/query") == 3
-    assert (config.load(os.environ).data_dir / "dagster" / "dagster.yaml").exists()
+    assert (config.current().data_dir / "dagster" / "dagster.yaml").exists()
 
 
 def test_a_run_without_a_key_says_what_to_do_in_one_line(
@@ -121,7 +116,7 @@ def test_an_impossible_row_refuses_the_whole_file_with_its_line(
     )
     assert main(["import", str(file)]) == 1
     assert "line 3" in capsys.readouterr().err
-    with Warehouse(config.load(os.environ).warehouse_path).reading() as con:
+    with Warehouse(config.current().warehouse_path).reading() as con:
         assert con.execute("select count(*) from raw.credits_snapshots").fetchall() == [(0,)]
 
 
@@ -168,7 +163,7 @@ def test_what_stdout_cannot_take_costs_no_reading(simulate: Simulate, how: str) 
     )
     assert child.wait() == 0, said
     assert b"Traceback" not in said
-    assert Warehouse(config.load(os.environ).warehouse_path).newest_reading("default") is not None
+    assert Warehouse(config.current().warehouse_path).newest_reading("default") is not None
 
 
 @pytest.mark.parametrize("home", ["what?", "50%20", "~nobody-of-that-name/x"])
@@ -240,7 +235,7 @@ def test_the_demo_leaves_nothing_of_the_users_own_settings_in_its_environment(
     monkeypatch.setenv("OPENROUTER_API_KEY_ACME", "sk-or-v1-real")
     monkeypatch.setenv("CREDITS_ALERT_URLS", "json://127.0.0.1:9/real")
     with demo.simulated_environment():
-        settings = config.load(os.environ)
+        settings = config.current()
         assert "sk-or-v1-real" not in {account.key for account in settings.accounts}
         assert settings.alert_urls == ()
         assert settings.is_simulated
@@ -265,7 +260,7 @@ def test_an_import_for_an_account_that_nobody_knows_is_refused(
     file.write_text("time,total_credits,total_usage\n2026-06-01T00:05:00Z,25,5\n", encoding="utf-8")
     assert main(["import", str(file), "--account", "acmee"]) == 1
     assert "there is no account 'acmee': name one of acme, default" in capsys.readouterr().err
-    assert Warehouse(config.load(os.environ).warehouse_path).newest_reading("acmee") is None
+    assert Warehouse(config.current().warehouse_path).newest_reading("acmee") is None
 
 
 def test_a_second_ui_and_a_taken_port_are_refused_in_one_line(
@@ -277,7 +272,7 @@ def test_a_second_ui_and_a_taken_port_are_refused_in_one_line(
         taken.listen()
         assert main(["dev", "--port", f"{taken.getsockname()[1]}"]) == 1
     assert "is taken by another program: name a free one" in capsys.readouterr().err
-    home = launch.dagster_home(config.load(os.environ))
+    home = launch.dagster_home(config.current())
     with filelock.FileLock(home / "dev.lock"):
         assert main(["dev"]) == 1
     assert f"a Dagster UI is already running on {home}" in capsys.readouterr().err

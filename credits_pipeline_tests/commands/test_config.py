@@ -2,7 +2,9 @@
 
 import os
 import stat
-from datetime import UTC, date, datetime
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -402,54 +404,175 @@ def test_no_environment_makes_loading_raise(env):
     assert all("\n" not in problem for problem in settings.problems + settings.alert_problems)
 
 
+# --- how values are read ---
+
+
+@pytest.mark.parametrize("quoted", ['"{}"', "'{}'", "“{}”", ' "{}" \n', "\"'{}'\""])
+def test_quotes_around_a_whole_value_are_taken_off_and_said(tmp_path, quoted):
+    """As `docker run --env-file` keeps them."""
+    values = {
+        "OPENROUTER_API_KEY": KEY,
+        "CREDITS_DATA_DIR": str(tmp_path),
+        "CREDITS_START_DATE": "2026-01-02",
+        "CREDITS_SNAPSHOT_CRON": "5 1 * * *",
+        "CREDITS_ALERT_DAYS": "9",
+        "CREDITS_ALERT_URLS": "ntfy://topic",
+        "DAGSTER_HOME": str(tmp_path / "dagster"),
+    }
+    plain = config.load(values)
+    settings = config.load({name: quoted.format(value) for name, value in values.items()})
+    assert settings.require() == replace(plain, warnings=settings.warnings)
+    assert settings.alert_problems == ()
+    for name in values:
+        assert any(name in warning and "quotes" in warning for warning in settings.warnings), name
+    assert KEY not in "".join(settings.warnings)
+
+
+def test_a_quote_on_one_side_is_refused():
+    for variable in ("OPENROUTER_API_KEY_ACME", "CREDITS_DATA_DIR", "CREDITS_START_DATE"):
+        assert one_problem(**{variable: '"2026-01-01'}).startswith(f"{variable} has a quote on one side")
+
+
+def test_a_variable_in_a_value_stands_for_its_own_and_one_that_is_not_set_is_refused():
+    env = {"MINE": "/srv", "K": KEY, "OPENROUTER_API_KEY": "$K", "CREDITS_DATA_DIR": "${MINE}/credits"}
+    settings = config.load(env).require()
+    assert settings.data_dir == Path("/srv/credits")
+    assert settings.accounts[0].key == KEY
+    assert config.load({"DAGSTER_HOME": "${HOEM:-/srv}/x"}).dagster_home == Path("/srv/x")
+    for variable in ("OPENROUTER_API_KEY_ACME", "CREDITS_DATA_DIR", "DAGSTER_HOME", "CREDITS_ALERT_URLS"):
+        assert one_problem(**{variable: "slack://$HOEM/x"}).startswith(f"{variable} refers to a variable")
+
+
+@pytest.mark.parametrize("variable", ["CREDITS_DATA_DIR", "DAGSTER_HOME"])
+def test_every_path_may_begin_with_a_tilde(variable):
+    settings = config.load({variable: "~/credits"})
+    assert Path.home() / "credits" in (settings.data_dir, settings.dagster_home)
+    assert one_problem(**{variable: "~nobody-of-this-name/x"}).startswith(f"{variable} must be a path")
+
+
+def test_a_secret_may_stand_in_a_file_of_its_own(tmp_path):
+    """As containers have them, with the line break that every editor adds."""
+    for name, text in (
+        ("a", f"{KEY}\n"),
+        ("b", f'\ufeff"{KEY}b"\r\n'),
+        ("urls", "ntfy://a\nslack://b/c/d\n"),
+    ):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    settings = config.load(
+        {
+            "OPENROUTER_API_KEY_FILE": str(tmp_path / "a"),
+            "OPENROUTER_API_KEY_ACME_FILE": str(tmp_path / "b"),
+            "CREDITS_ALERT_URLS_FILE": str(tmp_path / "urls"),
+        }
+    ).require()
+    assert [(a.name, a.key) for a in settings.accounts] == [("acme", f"{KEY}b"), ("default", KEY)]
+    assert settings.alert_urls == ("ntfy://a", "slack://b/c/d")
+    assert "both name the account default" in one_problem(OPENROUTER_API_KEY_FILE=str(tmp_path / "a"))
+
+
+def test_a_secrets_file_that_gives_none_is_one_sentence(tmp_path):
+    (tmp_path / "empty").write_text(" \n")
+    (tmp_path / "two").write_text(f"{KEY}\n{KEY}\n")
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe\0")
+    for name in ("empty", "two", "bytes", "missing", "."):
+        problem = one_problem(OPENROUTER_API_KEY_ACME_FILE=str(tmp_path / name))
+        assert "OPENROUTER_API_KEY_ACME_FILE" in problem
+    assert KEY not in one_problem(OPENROUTER_API_KEY_ACME_FILE=KEY), "a key where a path belongs"
+
+
+def test_a_clock_that_was_never_set_is_one_sentence():
+    with clock.frozen(datetime(1970, 1, 1, tzinfo=UTC)):
+        assert "this machine's clock says 1970-01-01" in one_problem()
+
+
+@pytest.mark.parametrize(
+    ("cron", "hours"),
+    [
+        ("5 0 * * *", 36),
+        ("*/5 * * * *", 36),
+        ("0 6 * * mon-fri", 72 + 12),
+        ("*/15 9-17 * * mon-fri", 63.25 + 12),
+        ("0 0 1 * *", 31 * 24 + 12),
+    ],
+)
+def test_readings_are_stale_half_a_day_after_the_longest_pause_of_the_schedule(cron, hours):
+    with clock.frozen(NOON):
+        assert config.load({"CREDITS_SNAPSHOT_CRON": cron}).stale_after == timedelta(hours=hours)
+
+
 # --- .env ---
 
 
-def test_dotenv_fills_in_but_never_overrides_the_environment(tmp_path):
+@pytest.fixture
+def dotenv(tmp_path) -> Path:
     path = tmp_path / ".env"
-    path.write_text("OPENROUTER_API_KEY='from file'\nCREDITS_ALERT_DAYS=5 # days\n", encoding="utf-8")
-    path.chmod(0o600)
-    environ = {"OPENROUTER_API_KEY": "from environment"}
-    assert config.read_dotenv(path, environ) == ()
-    assert environ == {"OPENROUTER_API_KEY": "from environment", "CREDITS_ALERT_DAYS": "5"}
+    path.touch(mode=0o600)
+    return path
+
+
+def test_what_dotenv_says_is_used_and_another_value_in_the_environment_is_warned_about(dotenv):
+    """As Dagster's services do with the same file, so that a key exported for another tool changes nothing."""
+    dotenv.write_text(f"OPENROUTER_API_KEY={KEY}\nCREDITS_ALERT_DAYS=5 # days\n", encoding="utf-8")
+    exported = {"OPENROUTER_API_KEY": "sk-or-v1-of-a-tool", "CREDITS_ALERT_DAYS": "'5'"}
+    settings = config.load(exported, dotenv)
+    assert (settings.require().accounts[0].key, settings.alert_days) == (KEY, (5,))
+    (warning,) = settings.warnings
+    assert str(dotenv) in warning
+    assert "environment" in warning
+    for key in (KEY, exported["OPENROUTER_API_KEY"]):
+        assert sha256(key.encode()).hexdigest()[:12] in warning
+        assert key not in warning
+
+
+def test_an_empty_key_in_a_fresh_copy_of_the_example_hides_none(dotenv):
+    dotenv.write_text("OPENROUTER_API_KEY=\n", encoding="utf-8")
+    settings = config.load({"OPENROUTER_API_KEY": KEY}, dotenv).require()
+    assert (settings.accounts[0].key, settings.warnings) == (KEY, ())
+
+
+def test_read_mart_and_every_command_find_the_same_settings(dotenv, tmp_path, monkeypatch):
+    from credits_pipeline.environment import export_others
+
+    home = tmp_path / "home of the test"
+    text = f"CREDITS_DATA_DIR={tmp_path}/from-dotenv\nDAGSTER_HOME=$CREDITS_DATA_DIR/$X\nTHE_CA={home}\n"
+    dotenv.write_text(text, encoding="utf-8")
+    monkeypatch.setenv("CREDITS_ENV_FILE", str(dotenv))
+    monkeypatch.setenv("X", "x")
+    monkeypatch.delenv("THE_CA", raising=False)
+    monkeypatch.setenv("DAGSTER_HOME", "")
+    export_others(dotenv)
+    assert os.environ["THE_CA"] == str(home)
+    assert "CREDITS_DATA_DIR" not in os.environ, "read anew each time, so that an edit is seen"
+    assert config.current().valid().data_dir == tmp_path / "from-dotenv"
+    assert config.current().dagster_home == tmp_path / "from-dotenv" / "x"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file modes")
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660])
-def test_a_dotenv_that_others_may_read_is_warned_about_and_still_read(tmp_path, mode):
-    path = tmp_path / ".env"
-    path.write_text(f"OPENROUTER_API_KEY={KEY}\n", encoding="utf-8")
-    path.chmod(mode)
-    environ: dict[str, str] = {}
-    (warning,) = config.read_dotenv(path, environ)
-    assert warning.endswith(f"chmod 600 {path}")
-    assert KEY not in warning
-    assert environ == {"OPENROUTER_API_KEY": KEY}
-    assert stat.S_IMODE(path.stat().st_mode) == mode
+def test_a_dotenv_that_others_may_read_is_warned_about_and_still_read(dotenv, mode):
+    dotenv.write_text(f"OPENROUTER_API_KEY={KEY}\n", encoding="utf-8")
+    dotenv.chmod(mode)
+    settings = config.load({}, dotenv)
+    (warning,) = settings.warnings
+    assert warning.endswith(f"chmod 600 {dotenv}")
+    assert settings.accounts[0].key == KEY
+    assert stat.S_IMODE(dotenv.stat().st_mode) == mode
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path):
-    path = tmp_path / ".env"
-    path.write_text(f"OPENROUTER_API_KEY={KEY}\n", encoding="utf-8-sig")
-    path.chmod(0o600)
-    environ: dict[str, str] = {}
-    assert config.read_dotenv(path, environ) == ()
-    assert environ == {"OPENROUTER_API_KEY": KEY}
+def test_a_byte_order_mark_is_no_part_of_the_first_name(dotenv):
+    dotenv.write_text(f"OPENROUTER_API_KEY={KEY}\n", encoding="utf-8-sig")
+    assert config.load({}, dotenv).require().accounts[0].key == KEY
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "nul"])
-def test_a_dotenv_that_is_no_text_is_one_sentence_without_its_content(tmp_path, monkeypatch, encoding):
+def test_a_dotenv_that_is_no_text_is_one_sentence_without_its_content(dotenv, encoding):
     """As PowerShell's `>` writes it, or half overwritten."""
-    path = tmp_path / ".env"
     line = f"OPENROUTER_API_KEY={KEY}\n"
-    path.write_bytes(line.replace("=", "=\0").encode() if encoding == "nul" else line.encode(encoding))
-    monkeypatch.setenv("OPENROUTER_API_KEY", "")
-    monkeypatch.delenv("OPENROUTER_API_KEY")
-    with pytest.raises(config.ConfigError, match="save it as plain text") as caught:
-        config.read_dotenv(path, os.environ)
-    assert KEY not in str(caught.value)
-    assert caught.value.__cause__ is None
+    dotenv.write_bytes(line.replace("=", "=\0").encode() if encoding == "nul" else line.encode(encoding))
+    (problem,) = config.load({"OPENROUTER_API_KEY": KEY}, dotenv).problems
+    assert "save it as plain text" in problem
+    assert KEY not in problem
 
 
 def test_a_missing_dotenv_is_no_problem(tmp_path):
-    assert config.read_dotenv(tmp_path / ".env", {}) == ()
+    assert config.load({}, tmp_path / ".env") == config.load({})

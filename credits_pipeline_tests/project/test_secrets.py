@@ -227,10 +227,8 @@ def test_a_dotenv_that_others_can_read_is_said_by_every_command(
     dotenv = tmp_path / ".env"
     dotenv.write_text(f"OPENROUTER_API_KEY={key_of('dotenv')}\n", encoding="utf-8")
     dotenv.chmod(0o644)
-    monkeypatch.setattr("credits_pipeline.__main__.DOTENV", dotenv)
+    monkeypatch.setenv("CREDITS_ENV_FILE", str(dotenv))
     monkeypatch.setenv("CREDITS_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setenv("OPENROUTER_API_KEY", "")  # so that it is undone: what .env sets, main puts there
-    monkeypatch.delenv("OPENROUTER_API_KEY")
     assert main(["backup"]) == 1
     said = capsys.readouterr().err
     assert f"chmod 600 {dotenv}" in said

@@ -1,6 +1,5 @@
 """From a damaged warehouse back to every figure: backup, restore, what the API still knows, and the SQL built anew."""
 
-import os
 import random
 from collections.abc import Callable
 from datetime import timedelta
@@ -26,11 +25,10 @@ RunJob = Callable[..., dg.ExecuteInProcessResult]
 @pytest.fixture(autouse=True)
 def _only_the_last_week(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CREDITS_START_DATE", (TODAY - timedelta(days=7)).isoformat())
-    monkeypatch.setattr("credits_pipeline.__main__.DOTENV", tmp_path / ".env")
 
 
 def warehouse() -> Warehouse:
-    return Warehouse(config.load(os.environ).warehouse_path)
+    return Warehouse(config.current().warehouse_path)
 
 
 def rows(*schemas: str) -> dict[str, list[tuple[Any, ...]]]:
@@ -86,7 +84,7 @@ def test_a_damaged_warehouse_is_named_kept_aside_and_rebuilt_from_the_backup_and
     seen = published("from marts.daily_spend")
     at_five_past_midnight.advance(timedelta(days=2))
     junk = random.Random(7).randbytes(50_000)
-    path = config.load(os.environ).warehouse_path
+    path = config.current().warehouse_path
     path.write_bytes(junk)
     capsys.readouterr()
     assert main(["run"]) == 1
@@ -138,7 +136,7 @@ def test_a_damaged_history_of_dagster_is_named_and_once_moved_away_the_next_run_
     simulate: Simulate, capsys: pytest.CaptureFixture[str]
 ) -> None:
     simulate(spender())
-    home = launch.dagster_home(config.load(os.environ))
+    home = launch.dagster_home(config.current())
     assert main(["run"]) == 0
     before = raw_readings()
     (home / "history" / "runs.db").write_bytes(b"what a failing disk left" * 1000)
@@ -159,7 +157,7 @@ def test_a_dagster_yaml_that_cannot_be_read_is_one_line_that_names_it(
     simulate: Simulate, capsys: pytest.CaptureFixture[str], settings: bytes
 ) -> None:
     simulate(spender())
-    file = launch.dagster_home(config.load(os.environ)) / "dagster.yaml"
+    file = launch.dagster_home(config.current()) / "dagster.yaml"
     file.write_bytes(settings)
     assert main(["run"]) == 1
     (said,) = capsys.readouterr().err.splitlines()
@@ -171,7 +169,7 @@ def test_a_failing_step_is_told_by_its_own_sentence_and_not_by_what_caused_it(
     simulate: Simulate, run_job: RunJob
 ) -> None:
     simulate(spender())
-    path = config.load(os.environ).warehouse_path
+    path = config.current().warehouse_path
     path.parent.mkdir(parents=True)
     path.write_bytes(b"junk" * 5000)
     said = failures(run_job("daily_credits"))
