@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Final
 
 import dagster as dg
 
-from credits_pipeline import clock, config, wording
+from credits_pipeline import clock, config
+from credits_pipeline.alerts.due import Changes, stale_alerts
+from credits_pipeline.alerts.memory import RUN_FAILED, Alert
+from credits_pipeline.alerts.messages import message
+from credits_pipeline.alerts.notify import AlertsBusy, notify, send_without_memory
 from credits_pipeline.launch.runs import end_dead_runs, reason
 from credits_pipeline.warehouse import Warehouse, WarehouseError
 
 if TYPE_CHECKING:
-    import duckdb
-
-    from credits_pipeline.alerts import notify as alerts
+    from duckdb import DuckDBPyConnection as Connection
 
 LOCK_WAIT_S: Final = 20
 """A sensor's tick may take 60 s, sending included: if the warehouse is held longer, the next tick tries again."""
@@ -42,27 +44,28 @@ MOST_REASONS: Final = 5
     default_status=dg.DefaultSensorStatus.RUNNING,
     monitor_all_code_locations=True,  # a run from the command line belongs to none
     description="Sends an alert for a run that failed, whatever the job and whoever started it, with the failed steps "
-    "and blocking checks. A job that fails again for the same reason is reported once a day until it has succeeded.",
+    "and blocking checks; of a run that Dagster tries again, once the last try has failed. A job that fails again for "
+    "the same reason is reported once a day until it has succeeded.",
 )
 def run_failure(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
-    from credits_pipeline.alerts import notify as alerts
-
-    settings = config.current()
-    failed = context.dagster_run
+    settings, instance = config.current(), context.instance
+    failed = instance.get_run_by_id(context.dagster_run.run_id) or context.dagster_run
     if context.repository_def and not belongs_to(failed, context.repository_def):
         return dg.SkipReason("a run of another project that shares this DAGSTER_HOME")
+    if failed.tags.get("dagster/will_retry") == "true":
+        return dg.SkipReason("Dagster tries this run again: only the last try is reported")
     alert = failure_alert(context)
 
-    def detect(con: "duckdb.DuckDBPyConnection", active: Sequence["alerts.ActiveAlert"]) -> "alerts.Changes":
-        resolved = {s.key for s in active if s.kind == alerts.RUN_FAILED and is_resolved(context.instance, s)}
-        return alerts.Changes((alert,), frozenset(resolved))
+    def detect(_: "Connection", active: Sequence[Alert]) -> Changes:
+        resolved = {a.key for a in active if a.kind == RUN_FAILED and is_resolved(instance, a)}
+        return Changes((alert,), frozenset(resolved))
 
     try:
-        alerts.notify(settings, warehouse(settings), detect, run_id=failed.run_id, log=context.log)
-    except (WarehouseError, OSError, alerts.AlertsBusy) as error:
+        notify(settings, warehouse(settings), detect, run_id=failed.run_id, log=context.log)
+    except (WarehouseError, OSError, AlertsBusy) as error:
         # A full disk or a damaged warehouse may be why the run failed: this alert then matters most.
         context.log.warning(f"this alert is not remembered: {error}")
-        alerts.send_without_memory(settings, [alert], log=context.log)
+        send_without_memory(settings, alert, log=context.log)
     return None
 
 
@@ -74,30 +77,23 @@ def run_failure(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
     "a new one. Also retries alerts that a channel did not accept.",
 )
 def stale_data(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-    from credits_pipeline.alerts import notify as alerts
-
     settings = config.current()
     watched = json.loads(context.cursor) if context.cursor else {}
-    said = "every account with a key was read within the last 36 hours"
+    old: list[str] = []
 
-    def detect(con: "duckdb.DuckDBPyConnection", active: Sequence["alerts.ActiveAlert"]) -> "alerts.Changes":
-        nonlocal watched, said
-        newest = newest_readings(con, [account.name for account in settings.accounts])
-        watched = {
-            name: watched.get(name, clock.now().isoformat()) for name, at in newest.items() if at is None
-        }
-        found = stale_alerts(newest, watched)
-        resolved = {s.key for s in active if s.kind == alerts.STALE and s.account in newest}
-        if found:
-            said = f"no new reading for 36 hours: {', '.join(str(alert.account) for alert in found)}"
-        return alerts.Changes(tuple(found), frozenset(resolved - {alert.key for alert in found}))
+    def detect(con: "Connection", active: Sequence[Alert]) -> Changes:
+        found = stale_alerts(con, active, settings, watched)
+        old.extend(str(alert.account) for alert in found.due)
+        return found
 
     try:
-        alerts.notify(settings, warehouse(settings), detect, log=context.log)
-    except (WarehouseError, OSError, alerts.AlertsBusy) as error:
+        notify(settings, warehouse(settings), detect, log=context.log)
+    except (WarehouseError, OSError, AlertsBusy) as error:
         return dg.SkipReason(f"could not look: {error}")
     context.update_cursor(json.dumps(watched))
-    return dg.SkipReason(said)
+    if old:
+        return dg.SkipReason(f"no new reading for 36 hours: {', '.join(old)}")
+    return dg.SkipReason("every account with a key was read within the last 36 hours")
 
 
 @dg.sensor(
@@ -121,9 +117,6 @@ def warehouse(settings: config.Settings) -> Warehouse:
     return Warehouse(settings.warehouse_path, lock_timeout_s=LOCK_WAIT_S)
 
 
-# -- runs that failed --------------------------------------------------------------------------------------------
-
-
 def belongs_to(run: dg.DagsterRun, project: dg.RepositoryDefinition) -> bool:
     """Whether a run belongs to the project; for assets materialized by hand, whose job is nameless, whether they do."""
     if run.job_name.startswith("__"):
@@ -131,27 +124,20 @@ def belongs_to(run: dg.DagsterRun, project: dg.RepositoryDefinition) -> bool:
     return project.has_job(run.job_name)
 
 
-def failure_alert(context: dg.RunFailureSensorContext) -> "alerts.Alert":
-    """The alert about a failed run; its key is the job and the reason, so that a repetition is known as one."""
-    from credits_pipeline.alerts import messages
-    from credits_pipeline.alerts import notify as alerts
-
-    failed = context.dagster_run
-    reasons = [
-        f"{event.step_key}: {first_line(reason(event))}" for event in context.get_step_failure_events()
-    ]
+def failure_alert(context: dg.RunFailureSensorContext) -> Alert:
+    """The alert about a failed run; its key is the job and the reasons, so that a repetition is known as one."""
+    run, events = context.dagster_run, context.get_step_failure_events()
+    reasons = [f"{event.step_key}: {first_line(reason(event))}" for event in events]
     reasons = (reasons or [first_line(context.failure_event.message or "no reason given")])[:MOST_REASONS]
-    reasons += failed_checks(context.instance, failed.run_id, told=reasons)[:MOST_REASONS]
-    record = context.instance.get_run_record_by_id(failed.run_id)
+    reasons += failed_checks(context.instance, run.run_id, told=reasons)[:MOST_REASONS]
+    record = context.instance.get_run_record_by_id(run.run_id)
     at = datetime.fromtimestamp(record.end_time, UTC) if record and record.end_time else clock.now()
-    title, body = messages.run_failed(what_ran(failed), failed.run_id, at, reasons)
-    return alerts.Alert(
-        key=f"{alerts.RUN_FAILED}/{failed.job_name}/{digest(reasons)}",
-        kind=alerts.RUN_FAILED,
-        title=title,
-        body=body,
-        run_id=failed.run_id,
-    )
+    # The same for the same reasons, whatever days, counts and run ids they name.
+    gist = hashlib.sha256(re.sub(r"[0-9a-f-]*[0-9][0-9a-f-]*", "#", "\n".join(reasons)).encode()).hexdigest()[
+        :12
+    ]
+    title, body = message("run_failed", what_ran(run), run.run_id, at, reasons)
+    return Alert(f"{RUN_FAILED}/{run.job_name}/{gist}", RUN_FAILED, title, body)
 
 
 def what_ran(run: dg.DagsterRun) -> str:
@@ -163,67 +149,33 @@ def what_ran(run: dg.DagsterRun) -> str:
 
 def failed_checks(instance: dg.DagsterInstance, run_id: str, told: Sequence[str]) -> list[str]:
     """The checks of a run that failed as errors, each with its failing rows and what `told` does not say yet."""
-    events = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records
     found = []
-    for event in events:
-        check = event.event_log_entry.asset_check_evaluation
-        if check and not check.passed and check.severity == dg.AssetCheckSeverity.ERROR:
-            rows = check.metadata.get("failing_rows")
-            counted = f" ({rows.value} rows)" if rows else ""
-            plain = check.metadata.get("reason")  # the description is Markdown
-            why = first_line(str(plain.value) if plain else check.description or "")
-            news = bool(why) and not any(why in reason for reason in told)
-            if news or counted:
-                name = f"check {check.check_name} of {check.asset_key.to_user_string()}"
-                found.append(f"{name} failed{counted}{f': {why}' if news else ''}")
+    for record in instance.get_records_for_run(
+        run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION
+    ).records:
+        check = record.event_log_entry.asset_check_evaluation
+        if check is None or check.passed or check.severity != dg.AssetCheckSeverity.ERROR:
+            continue
+        rows, plain = check.metadata.get("failing_rows"), check.metadata.get("reason")
+        why = first_line(
+            str(plain.value) if plain else check.description or ""
+        )  # the description is Markdown
+        is_news = bool(why) and not any(why in reason for reason in told)
+        if is_news or rows:
+            counted, because = f" ({rows.value} rows)" if rows else "", f": {why}" if is_news else ""
+            name = f"check {check.check_name} of {check.asset_key.to_user_string()}"
+            found.append(f"{name} failed{counted}{because}")
     return found
 
 
-def is_resolved(instance: dg.DagsterInstance, alert: "alerts.ActiveAlert") -> bool:
+def is_resolved(instance: dg.DagsterInstance, alert: Alert) -> bool:
     """Whether a reported failure may be reported again: a day later, or when its job has succeeded since."""
-    job = alert.key.split("/")[1]
+    told_at = alert.due_at.replace(tzinfo=UTC) if alert.due_at else clock.now()
     succeeded = dg.RunsFilter(
-        job_name=job, statuses=[dg.DagsterRunStatus.SUCCESS], updated_after=alert.due_at
+        job_name=alert.key.split("/")[1], statuses=[dg.DagsterRunStatus.SUCCESS], updated_after=told_at
     )
-    return clock.now() - alert.due_at >= REMIND_AFTER or instance.get_runs_count(succeeded) > 0
-
-
-def digest(reasons: Sequence[str]) -> str:
-    """The same for the same reasons, whatever days, counts and run ids they name."""
-    return hashlib.sha256(re.sub(r"[0-9a-f-]*[0-9][0-9a-f-]*", "#", "\n".join(reasons)).encode()).hexdigest()[
-        :12
-    ]
+    return clock.now() - told_at >= REMIND_AFTER or instance.get_runs_count(succeeded) > 0
 
 
 def first_line(text: str) -> str:
     return next((line.strip() for line in text.splitlines() if line.strip()), "")
-
-
-# -- missing readings ---------------------------------------------------------------------------------------------
-
-
-def newest_readings(con: "duckdb.DuckDBPyConnection", accounts: Sequence[str]) -> dict[str, datetime | None]:
-    """When each account was last read; None where it never was."""
-    rows = con.execute(
-        "select account, max(observed_at) from raw.credits_snapshots group by account"
-    ).fetchall()
-    read = {account: at.replace(tzinfo=UTC) for account, at in rows}
-    return {account: read.get(account) for account in accounts}
-
-
-def stale_alerts(newest: dict[str, datetime | None], watched: dict[str, str]) -> list["alerts.Alert"]:
-    """An alert per account without a reading in 36 hours (if never read, since it was first `watched`)."""
-    from credits_pipeline.alerts import messages
-    from credits_pipeline.alerts import notify as alerts
-
-    ages = {
-        account: clock.now() - (at or datetime.fromisoformat(watched[account]))
-        for account, at in newest.items()
-    }
-    old = [account for account, age in ages.items() if age > wording.STALE_AFTER]
-    found = []
-    for account in old:
-        title, body = messages.stale(account, newest[account], ages[account], is_alone=len(old) < len(newest))
-        key = f"{alerts.STALE}/{account}"
-        found.append(alerts.Alert(key, alerts.STALE, title, body, account=account, as_of=newest[account]))
-    return found

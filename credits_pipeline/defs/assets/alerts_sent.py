@@ -10,16 +10,15 @@ Money is USD, days and instants are UTC.
 import dagster as dg
 
 from credits_pipeline import config
+from credits_pipeline.alerts import memory
+from credits_pipeline.alerts.notify import AlertsBusy, send_due
 from credits_pipeline.defs.assets import published
 from credits_pipeline.defs.partitions import description
-from credits_pipeline.defs.preview import table_metadata
+from credits_pipeline.defs.preview import PREVIEW_ROWS, table_metadata
 from credits_pipeline.text import markdown_table
 from credits_pipeline.warehouse import Warehouse, WarehouseBusy
 
 KEY = dg.AssetKey("alerts_sent")
-
-# As many as a look at the page takes in.
-PREVIEW_ROWS = 7
 
 
 @dg.asset(
@@ -32,24 +31,15 @@ PREVIEW_ROWS = 7
 def alerts_sent(
     context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Warehouse]
 ) -> dg.MaterializeResult[None]:
-    from credits_pipeline.alerts import notify as alerts
-
     try:
-        sent = alerts.send_due(config.current(), warehouse, run_id=context.run.run_id, log=context.log)
-        columns, rows = alerts.newest(warehouse, PREVIEW_ROWS)
+        sent = send_due(config.current(), warehouse, run_id=context.run.run_id, log=context.log)
         with warehouse.reading("describing the alerts") as con:
-            table = table_metadata(con, "ops", "alerts_sent")
-    except (alerts.AlertsBusy, WarehouseBusy) as busy:
+            preview = dg.MetadataValue.md(markdown_table(*memory.newest(con, PREVIEW_ROWS)))
+            table = {**table_metadata(con, "ops", "alerts_sent"), "preview": preview}
+        figures = (len(sent.due), sent.delivered, sum(not outcome.delivered for outcome in sent.outcomes))
+    except (AlertsBusy, WarehouseBusy) as busy:
         # What is due stays due: the next run and the sensor `stale_data` look again.
         context.log.warning(str(busy))
-        return dg.MaterializeResult(metadata={"alerts_due": 0, "alerts_delivered": 0, "channels_failed": 0})
-    return dg.MaterializeResult(
-        metadata={
-            "alerts_due": len(sent.due),
-            "alerts_delivered": sent.delivered,
-            "channels_failed": sum(not outcome.delivered for outcome in sent.outcomes),
-            "dagster/table_name": "ops.alerts_sent",
-            **table,
-            "preview": dg.MetadataValue.md(markdown_table(columns, rows)),
-        }
-    )
+        figures, table = (0, 0, 0), {}
+    counts = dict(zip(("alerts_due", "alerts_delivered", "channels_failed"), figures, strict=True))
+    return dg.MaterializeResult(metadata={**counts, "dagster/table_name": "ops.alerts_sent", **table})

@@ -1,0 +1,153 @@
+"""What the marts make due: credits that run out or are used up, and days that cost more than seemed possible.
+
+SQL decided what the figures mean; here is decided who is told, and when again.
+"""
+
+import itertools
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from credits_pipeline import clock, wording
+from credits_pipeline.alerts.memory import EXHAUSTED, RUN_OUT, SPEND, STALE, Alert
+from credits_pipeline.alerts.messages import message
+from credits_pipeline.config import Settings
+from credits_pipeline.warehouse import fetch_dicts
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection as Connection
+
+REARM_MARGIN: Final = 0.2
+"""An alert re-arms only once the date has moved this share of the threshold (at least a day) past it: the date varies
+by about that much from one reading to the next."""
+
+SPEND_DAYS: Final = 3
+"""Days before the newest reading that are checked for unusually high spend: late bills arrive within them. Older days
+are old news, and a first run would report a quarter of a year of them."""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a detector found: alerts that are due, and the keys of active ones whose cause is gone."""
+
+    due: tuple[Alert, ...] = ()
+    resolved: frozenset[str] = frozenset()
+
+    def __add__(self, other: "Changes") -> "Changes":
+        return Changes(self.due + other.due, self.resolved | other.resolved)
+
+
+def by_marts(con: "Connection", active: Sequence[Alert], settings: Settings) -> Changes:
+    """What the marts make due, for the accounts that have a key: the others are no longer read."""
+    accounts = {account.name for account in settings.accounts}
+    rows = fetch_dicts(con, Path(__file__).with_name("runways.sql").read_text(encoding="utf-8"))
+    runways = {row["account"]: row for row in rows if row["account"] in accounts}
+    found = Changes()
+    for name, row in runways.items():
+        found += by_runway(row, [a for a in active if a.account == name], settings.alert_days)
+    causes = fetch_dicts(con, "select * from marts.unusual_spend order by account, spend_date, cause_rank")
+    for (account, on), day in itertools.groupby(causes, key=lambda row: (row["account"], row["spend_date"])):
+        if (runway := runways.get(account)) and on >= runway["as_of"].date() - timedelta(days=SPEND_DAYS):
+            found += Changes((_alert(SPEND, str(on), runway, list(day), runway),))
+    return found
+
+
+def by_runway(runway: Row, active: Sequence[Alert], thresholds: Collection[int]) -> Changes:
+    """What a row of `runways.sql` makes due: at most one alert to send, about the nearest threshold crossed.
+
+    While credits seem to be bought automatically, the first crossing says so, and the others nothing.
+    """
+    if runway["status"] == EXHAUSTED:
+        # Nothing was ever bought or spent: that is no news, and nothing to top up for.
+        return Changes() if runway["is_unused"] else Changes((_alert(EXHAUSTED, None, runway, runway),))
+    if runway["run_out_p50"] is None and runway["status"] == "accumulating":
+        return Changes(resolved=frozenset(a.key for a in active if a.kind == EXHAUSTED))
+    automatic = _key(RUN_OUT, runway, "automatic")
+    is_broken = runway["top_up_usd"] is None and any(a.key == automatic for a in active)
+    resolved = frozenset(
+        a.key
+        for a in active
+        if a.kind == EXHAUSTED
+        or (a.kind == RUN_OUT and (is_broken or (a.key != automatic and _is_resolved(a, runway))))
+    )
+    left = _days_left(runway)
+    crossed = [] if left is None else sorted(t for t in thresholds if left < t)
+    known = {a.threshold_days for a in active if a.threshold_days and a.key not in resolved | {automatic}}
+    due = [
+        replace(
+            _alert(RUN_OUT, str(threshold), runway, runway, threshold),
+            threshold_days=threshold,
+            is_superseded=threshold > min(crossed[0], *known, threshold),
+        )
+        for threshold in crossed
+        if threshold not in known
+    ]
+    if due and runway["top_up_usd"] is not None:
+        due = [replace(due[0], key=automatic, is_superseded=False)]
+    return Changes(tuple(due), resolved)
+
+
+def stale_alerts(
+    con: "Connection", active: Sequence[Alert], settings: Settings, watched: dict[str, str]
+) -> Changes:
+    """An alert per account with a key that was not read for `wording.STALE_AFTER`.
+
+    `watched` is kept between calls: since when (ISO 8601) an account that was never read is known.
+    """
+    rows = con.execute(
+        "select account, max(observed_at) from raw.credits_snapshots group by account"
+    ).fetchall()
+    newest = {account.name: dict(rows).get(account.name) for account in settings.accounts}
+    for name, at in newest.items():
+        if at is None:
+            watched.setdefault(name, clock.now().isoformat())
+        else:
+            watched.pop(name, None)
+    ages = {
+        name: clock.now() - (at.replace(tzinfo=UTC) if at else datetime.fromisoformat(watched[name]))
+        for name, at in newest.items()
+    }
+    old = [name for name, age in ages.items() if age > wording.STALE_AFTER]
+    found = []
+    for name in old:
+        hours = int(ages[name].total_seconds() // 3600)
+        title, body = message(STALE, name, newest[name], hours, len(old) < len(newest))
+        found.append(Alert(f"{STALE}/{name}", STALE, title, body, account=name, as_of=newest[name]))
+    read_again = {a.key for a in active if a.kind == STALE and a.account in newest and a.account not in old}
+    return Changes(tuple(found), frozenset(read_again))
+
+
+def _alert(kind: str, what: str | None, runway: Row, *facts: Any) -> Alert:
+    title, body = message(kind, *facts)
+    about = {name: runway[name] for name in ("account", "as_of", "run_out_p50")}
+    return Alert(_key(kind, runway, what), kind, title, body, **about)
+
+
+def _key(kind: str, runway: Row, what: str | None) -> str:
+    return "/".join(filter(None, (kind, runway["account"], what)))
+
+
+def _days_left(runway: Row) -> int | None:
+    """Days from the newest reading's to the likely run-out: what the thresholds of CREDITS_ALERT_DAYS count."""
+    return (runway["run_out_p50"] - runway["as_of"].date()).days if runway["run_out_p50"] else None
+
+
+def _is_resolved(alert: Alert, runway: Row) -> bool:
+    """Whether a crossed threshold is re-armed: the date moved well beyond it, or credits were bought.
+
+    A top-up re-arms it as soon as the date lies beyond it; also if the top-up is already spent by this reading, which
+    shows in a date that has moved by more than the threshold.
+    """
+    threshold, left = alert.threshold_days or 0, _days_left(runway)
+    if left is None or left >= threshold + max(1, math.ceil(REARM_MARGIN * threshold)):
+        return True
+    bought = runway["topped_up_at"]
+    if bought is None or alert.as_of is None or bought <= alert.as_of:
+        return False
+    moved = (runway["run_out_p50"] - alert.run_out_p50).days if alert.run_out_p50 else 0
+    return bool(left >= threshold or moved >= threshold)

@@ -1,0 +1,170 @@
+"""A warehouse whose marts say what a test wants them to, passes of alerts over it, and a server that takes messages."""
+
+import logging
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from credits_pipeline import clock, config
+from credits_pipeline.alerts import notify as alerts
+from credits_pipeline.warehouse import Warehouse
+from credits_pipeline_tests.receiver import Receiver
+
+DAY = date(2026, 6, 17)
+NOW = datetime(2026, 6, 17, 0, 5, tzinfo=UTC)
+LOG = logging.getLogger("credits_pipeline_tests.alerts")
+
+# The columns that alerts read, as the models publish them.
+MARTS = """
+create table marts.credits_runway (
+    account varchar, as_of timestamp, status varchar, is_early boolean, balance_usd decimal(18,9),
+    spend_7d_usd decimal(18,9), spend_30d_usd decimal(18,9), expected_daily_spend_usd decimal(18,9),
+    days_left_p50 bigint, run_out_p10 date, run_out_p50 date, run_out_p90 date, probability_7d double,
+    probability_30d double, history_days bigint, calibration_80 double, explanation varchar);
+create table marts.spend_summary (account varchar, unknown_days_7d bigint, unknown_days_30d bigint);
+create table marts.credit_events (
+    account varchar, event_at_earliest timestamp, event_at_latest timestamp, kind varchar, amount_usd decimal(18,9));
+create table marts.credits_readings (
+    account varchar, observed_at timestamp, total_credits decimal(18,9), total_usage decimal(18,9),
+    balance_usd decimal(18,9));
+create table marts.unusual_spend (
+    account varchar, spend_date date, unusual_usd decimal(18,9), method varchar, observed_usd decimal(18,9),
+    billed_usd decimal(18,9), possible_usd decimal(18,9), usual_usd decimal(18,9), cause_rank bigint, model varchar,
+    model_usd decimal(18,9), model_usual_usd decimal(18,9));
+"""
+
+
+class World:
+    """A warehouse whose marts say what a test wants them to, and passes of alerts over it."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.env = {
+            "OPENROUTER_API_KEY": "sk-or-v1-default",
+            "OPENROUTER_API_KEY_ACME": "sk-or-v1-acme",
+            "CREDITS_DATA_DIR": str(data_dir),
+        }
+        self.data_dir = data_dir
+        with self.warehouse.writing("making the marts of a test") as con:
+            con.execute(MARTS)
+            con.execute(
+                "insert into marts.credits_readings select unnest(['default', 'acme']), timestamp '2026-01-01', 1, 1, 0"
+            )
+
+    @property
+    def warehouse(self) -> Warehouse:
+        return Warehouse(self.data_dir / "warehouse.duckdb", lock_timeout_s=5)
+
+    def channels(self, *urls: str) -> None:
+        self.env["CREDITS_ALERT_URLS"] = ",".join(urls)
+
+    def execute(self, sql: str, **values: Any) -> None:
+        with self.warehouse.writing("setting up a test") as con:
+            con.execute(sql, values)
+
+    def runway(self, left: int | None, account: str = "default", **columns: Any) -> None:
+        """The newest row of an account, whose credits last `left` days from the running day."""
+        as_of = clock.now().replace(tzinfo=None)
+        until = None if left is None else as_of.date() + timedelta(days=left)
+        row = {
+            "account": account,
+            "as_of": as_of,
+            "status": "ok",
+            "is_early": False,
+            "balance_usd": Decimal("41.20"),
+            "spend_7d_usd": Decimal("45.10"),
+            "spend_30d_usd": Decimal("180"),
+            "expected_daily_spend_usd": Decimal("6.4"),
+            "days_left_p50": None if left is None else left + 1,  # from the close of the day before
+            "run_out_p10": until and until - timedelta(days=1),
+            "run_out_p50": until,
+            "run_out_p90": until and until + timedelta(days=3),
+            "probability_7d": 0.63,
+            "probability_30d": 0.995,
+            "history_days": 200,
+            "calibration_80": 0.78,
+            "explanation": "The date moved 2 days nearer: spend was above expectation.",
+            **columns,
+        }
+        self.execute("delete from marts.credits_runway where account = $account", account=account)
+        self.insert("credits_runway", row)
+
+    def reading(self, credits_usd: str, usage_usd: str, account: str = "default") -> None:
+        """At the present instant; credits that rose since the one before were bought."""
+        at, bought, used = clock.now().replace(tzinfo=None), Decimal(credits_usd), Decimal(usage_usd)
+        self.execute(
+            """
+            insert into marts.credit_events
+            select account, observed_at, $at, 'top_up', $credits - total_credits from marts.credits_readings
+            where account = $account and total_credits < $credits
+            order by observed_at desc limit 1
+            """,
+            at=at,
+            credits=bought,
+            account=account,
+        )
+        row = {"account": account, "observed_at": at, "total_credits": bought, "total_usage": used}
+        self.insert("credits_readings", row | {"balance_usd": bought - used})
+
+    def top_up(self, account: str = "default") -> None:
+        """Seen by the reading of the present instant."""
+        at = clock.now().replace(tzinfo=None)
+        self.insert("credit_events", {"account": account, "event_at_latest": at, "kind": "top_up"})
+
+    def spend(self, day: date, usd: str, *, account: str = "default", **columns: Any) -> None:
+        """A row of `unusual_spend`: a day above what seemed possible, and a model that caused it."""
+        row = {
+            "account": account,
+            "spend_date": day,
+            "unusual_usd": usd,
+            "method": "billed",
+            "observed_usd": usd,
+            "billed_usd": usd,
+            "possible_usd": "18.3",
+            "usual_usd": "5",
+            "cause_rank": 1,
+            "model": "vendor/new",
+            "model_usd": "30",
+            "model_usual_usd": "0",
+            **columns,
+        }
+        self.insert("unusual_spend", row)
+
+    def insert(self, mart: str, row: dict[str, Any]) -> None:
+        names, marks = ", ".join(row), ", ".join(f"${name}" for name in row)
+        self.execute(f"insert into marts.{mart} ({names}) values ({marks})", **row)
+
+    def send(self) -> alerts.Sent:
+        """A pass as the asset makes it, by a program that remembers nothing of earlier ones."""
+        return alerts.send_due(config.load(self.env), self.warehouse, run_id="run-1", log=LOG)
+
+    def due(self) -> list[str]:
+        return [alert.key for alert in self.send().due]
+
+    def rows(
+        self, columns: str = "alert_key, channel, sent_at is not null, cleared_at is not null"
+    ) -> list[Any]:
+        with self.warehouse.reading() as con:
+            return con.execute(
+                f"select {columns} from ops.alerts_sent order by due_at, alert_key, channel"
+            ).fetchall()
+
+
+@pytest.fixture
+def now() -> Iterator[clock.FrozenClock]:
+    with clock.frozen(NOW) as held:
+        yield held
+
+
+@pytest.fixture
+def world(tmp_path: Path, now: clock.FrozenClock) -> World:
+    return World(tmp_path / "data")
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as running:
+        yield running
