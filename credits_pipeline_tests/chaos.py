@@ -28,10 +28,11 @@ from typing import Any
 
 import filelock
 
-from credits_pipeline.simulator import Fault as Misbehaviour
-from credits_pipeline.simulator import SimulatedAccount, SimulatedAPI
+from credits_pipeline.simulator import SimulatedAccount
 from credits_pipeline.warehouse import Warehouse, open_published
 from credits_pipeline_tests.children import Children, Ended
+from credits_pipeline_tests.faulty import Fault as Misbehaviour
+from credits_pipeline_tests.faulty import FaultyAPI
 
 BEGIN = datetime(2025, 6, 17, 0, 5, tzinfo=UTC)  # a year before a day that is past as well
 USD_A_DAY = Decimal("2.4")
@@ -62,7 +63,7 @@ class World:
         self.account = SimulatedAccount.from_ledger(
             "default", "sk-or-v1-simulated-default", days=ledger, credits=[(bought, Decimal(1000))]
         )
-        self.api = SimulatedAPI([self.account], now=lambda: self.now)
+        self.api = FaultyAPI([self.account], now=lambda: self.now)
         self.environ = {
             **{name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ},
             **self.api.environment(),

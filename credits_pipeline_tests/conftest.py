@@ -10,8 +10,9 @@ import hypothesis
 import pytest
 
 from credits_pipeline import clock
-from credits_pipeline.simulator import SimulatedAccount, SimulatedAPI
+from credits_pipeline.simulator import SimulatedAccount
 from credits_pipeline.warehouse import Warehouse
+from credits_pipeline_tests.faulty import FaultyAPI
 
 # A Wednesday whose whole year before it lies after the default CREDITS_START_DATE.
 TODAY = date(2026, 6, 17)
@@ -71,12 +72,12 @@ def warehouse(tmp_path: Path) -> Warehouse:
 @pytest.fixture
 def simulate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_five_past_midnight: clock.FrozenClock
-) -> Iterator[Callable[..., SimulatedAPI]]:
+) -> Iterator[Callable[..., FaultyAPI]]:
     """Start a simulated API for the given accounts and point the environment at it."""
-    running: list[SimulatedAPI] = []
+    running: list[FaultyAPI] = []
 
-    def start(*accounts: SimulatedAccount) -> SimulatedAPI:
-        api = SimulatedAPI(accounts).__enter__()
+    def start(*accounts: SimulatedAccount) -> FaultyAPI:
+        api = FaultyAPI(accounts).__enter__()
         running.append(api)
         for name, value in {**api.environment(), "CREDITS_DATA_DIR": str(tmp_path / "data")}.items():
             monkeypatch.setenv(name, value)

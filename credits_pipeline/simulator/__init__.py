@@ -3,7 +3,6 @@
 The demo and the tests read from it; the pipeline itself never imports it.
 """
 
-from credits_pipeline.simulator.faults import Fault
 from credits_pipeline.simulator.ledger import (
     EarlierReading,
     LedgerEvent,
@@ -14,7 +13,6 @@ from credits_pipeline.simulator.ledger import (
     write_readings,
 )
 from credits_pipeline.simulator.profiles import AGENTS, HOBBY, STEADY, Profile
-from credits_pipeline.simulator.replies import Request
 from credits_pipeline.simulator.server import SimulatedAPI
 
 __all__ = [
@@ -22,11 +20,9 @@ __all__ = [
     "HOBBY",
     "STEADY",
     "EarlierReading",
-    "Fault",
     "LedgerEvent",
     "ModelUsage",
     "Profile",
-    "Request",
     "SimulatedAPI",
     "SimulatedAccount",
     "demo_accounts",

@@ -8,8 +8,6 @@ class Model:
     """A model and how it is typically used. Prices in nano-dollars per token (1000 = 1 USD per million)."""
 
     slug: str
-    permaslug: str
-    provider: str
     input_nano: int
     cached_nano: int
     output_nano: int
@@ -30,36 +28,30 @@ MODELS = {
     model.slug: model
     for model in (
         Model(
-            "anthropic/claude-sonnet-4.5", "anthropic/claude-4.5-sonnet-20250929", "Anthropic",
-            3000, 300, 15000, prompt=9200, completion=640, cached_percent=62, reasoning_percent=18,
+            "anthropic/claude-sonnet-4.5", 3000, 300, 15000,
+            prompt=9200, completion=640, cached_percent=62, reasoning_percent=18,
         ),
         Model(
-            "anthropic/claude-sonnet-4", "anthropic/claude-4-sonnet-20250522", "Anthropic",
-            3000, 300, 15000, prompt=8700, completion=580, cached_percent=55, reasoning_percent=9,
+            "anthropic/claude-sonnet-4", 3000, 300, 15000,
+            prompt=8700, completion=580, cached_percent=55, reasoning_percent=9,
         ),
         Model(
-            "openai/gpt-5", "openai/gpt-5-2025-08-07", "OpenAI",
-            1250, 125, 10000, prompt=5400, completion=1150, cached_percent=34, reasoning_percent=61,
+            "openai/gpt-5", 1250, 125, 10000,
+            prompt=5400, completion=1150, cached_percent=34, reasoning_percent=61,
         ),
         Model(
-            "openai/gpt-5-mini", "openai/gpt-5-mini-2025-08-07", "OpenAI",
-            250, 25, 2000, prompt=2300, completion=410, cached_percent=28, reasoning_percent=44,
+            "openai/gpt-5-mini", 250, 25, 2000,
+            prompt=2300, completion=410, cached_percent=28, reasoning_percent=44,
         ),
+        Model("google/gemini-2.5-flash", 300, 75, 2500, prompt=3900, completion=330, cached_percent=12),
         Model(
-            "google/gemini-2.5-flash", "google/gemini-2.5-flash", "Google",
-            300, 75, 2500, prompt=3900, completion=330, cached_percent=12,
+            "deepseek/deepseek-v3.2", 280, 28, 420,
+            prompt=6100, completion=720, cached_percent=48, reasoning_percent=25,
         ),
+        Model("mistralai/mistral-large", 2000, 2000, 6000, prompt=2600, completion=370, is_byok=True),
         Model(
-            "deepseek/deepseek-v3.2", "deepseek/deepseek-v3.2-20251201", "DeepSeek",
-            280, 28, 420, prompt=6100, completion=720, cached_percent=48, reasoning_percent=25,
-        ),
-        Model(
-            "mistralai/mistral-large", "mistralai/mistral-large-2411", "Mistral",
-            2000, 2000, 6000, prompt=2600, completion=370, is_byok=True,
-        ),
-        Model(
-            "meta-llama/llama-3.3-70b-instruct:free", "meta-llama/llama-3.3-70b-instruct", "Venice",
-            100, 100, 300, prompt=1400, completion=260, is_free=True,
+            "meta-llama/llama-3.3-70b-instruct:free", 100, 100, 300,
+            prompt=1400, completion=260, is_free=True,
         ),
     )
 }  # fmt: skip

@@ -16,9 +16,10 @@ import pytest
 from credits_pipeline import clock, config
 from credits_pipeline.alerts import channels, messages
 from credits_pipeline.alerts import notify as alerts
-from credits_pipeline.simulator import SimulatedAccount, SimulatedAPI
+from credits_pipeline.simulator import SimulatedAccount
 from credits_pipeline.warehouse import Warehouse
 from credits_pipeline_tests.alerts.conftest import DAY, LOG, World
+from credits_pipeline_tests.faulty import FaultyAPI
 from credits_pipeline_tests.receiver import Receiver
 
 KEY = "sk-or-v1-of-the-default-account"
@@ -272,7 +273,7 @@ def test_an_alert_that_was_written_down_but_not_sent_when_the_process_died_is_se
 
 
 def test_a_daily_run_alerts_once_about_credits_that_run_out_and_the_day_that_cost_too_much(
-    simulate: Callable[..., SimulatedAPI],
+    simulate: Callable[..., FaultyAPI],
     run_job: Callable[..., dg.ExecuteInProcessResult],
     receiver: Receiver,
     monkeypatch: pytest.MonkeyPatch,

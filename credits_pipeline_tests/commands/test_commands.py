@@ -17,12 +17,13 @@ import pytest
 from credits_pipeline import clock, config
 from credits_pipeline.__main__ import main, of_storage
 from credits_pipeline.launch import runs as launch
-from credits_pipeline.simulator import Fault, SimulatedAPI, readings, write_readings
+from credits_pipeline.simulator import readings, write_readings
 from credits_pipeline.warehouse import Warehouse
 from credits_pipeline_tests.conftest import TODAY
 from credits_pipeline_tests.defs.test_daily_run import spender
+from credits_pipeline_tests.faulty import Fault, FaultyAPI
 
-Simulate = Callable[..., SimulatedAPI]
+Simulate = Callable[..., FaultyAPI]
 
 
 def billed_days() -> int:

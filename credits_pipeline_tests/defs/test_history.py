@@ -14,12 +14,13 @@ import pytest
 from credits_pipeline import clock, config
 from credits_pipeline.defs import schedules
 from credits_pipeline.defs.assets import model_usage
-from credits_pipeline.simulator import AGENTS, Fault, SimulatedAccount, SimulatedAPI
+from credits_pipeline.simulator import AGENTS, SimulatedAccount
 from credits_pipeline.warehouse import Warehouse
 from credits_pipeline_tests.conftest import TODAY
 from credits_pipeline_tests.defs.test_daily_run import failures, published, spender
+from credits_pipeline_tests.faulty import Fault, FaultyAPI
 
-Simulate = Callable[..., SimulatedAPI]
+Simulate = Callable[..., FaultyAPI]
 RunJob = Callable[..., dg.ExecuteInProcessResult]
 
 # The SQL is rebuilt from what is there, so a story of many days needs it once, at its end.

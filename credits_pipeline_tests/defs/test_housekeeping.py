@@ -26,8 +26,9 @@ from dagster._scheduler.scheduler import launch_scheduled_runs
 from credits_pipeline import clock, config
 from credits_pipeline.defs import housekeeping, sensors
 from credits_pipeline.launch import runs as launch
-from credits_pipeline.simulator import Fault, SimulatedAccount, SimulatedAPI
+from credits_pipeline.simulator import SimulatedAccount
 from credits_pipeline.warehouse import Warehouse
+from credits_pipeline_tests.faulty import Fault, FaultyAPI
 
 BEGIN = datetime(2025, 3, 1, 12, tzinfo=UTC)
 
@@ -208,7 +209,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[clock.FrozenClock]:
 
 
 @pytest.fixture
-def api(held: clock.FrozenClock, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatedAPI]:
+def api(held: clock.FrozenClock, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyAPI]:
     """Two months of history and two years to come: two models every day, a top-up every five months."""
     first = BEGIN.date() - timedelta(days=60)
     ledger = {
@@ -221,7 +222,7 @@ def api(held: clock.FrozenClock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Si
     account = SimulatedAccount.from_ledger(
         "default", "sk-or-v1-simulated-default", days=ledger, credits=credits
     )
-    with SimulatedAPI([account]) as answering:
+    with FaultyAPI([account]) as answering:
         for name, value in answering.environment().items():
             monkeypatch.setenv(name, value)
         yield answering
@@ -232,7 +233,7 @@ def test_a_year_of_schedules_and_sensors_leaves_bounded_files_and_memory(
     home: Path,
     tmp_path: Path,
     held: clock.FrozenClock,
-    api: SimulatedAPI,
+    api: FaultyAPI,
     days: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -20,8 +20,9 @@ import pytest
 
 from credits_pipeline.__main__ import main
 from credits_pipeline.config import PROJECT_ROOT
-from credits_pipeline.simulator import Fault, SimulatedAccount, SimulatedAPI
+from credits_pipeline.simulator import SimulatedAccount
 from credits_pipeline_tests.children import Children, Ended
+from credits_pipeline_tests.faulty import Fault, FaultyAPI
 
 NOW = datetime(2026, 6, 17, 0, 5, tzinfo=UTC)
 
@@ -59,7 +60,7 @@ class Scene:
     root: Path
     failing: Ended
     healthy: Ended
-    elsewhere: SimulatedAPI
+    elsewhere: FaultyAPI
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +70,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     try:
         with (
             Children() as children,
-            SimulatedAPI([account(name) for name in ENDS], now=lambda: NOW) as api,
-            SimulatedAPI([], now=lambda: NOW) as elsewhere,
+            FaultyAPI([account(name) for name in ENDS], now=lambda: NOW) as api,
+            FaultyAPI([], now=lambda: NOW) as elsewhere,
         ):
             environ = {
                 **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},

@@ -1,0 +1,299 @@
+"""The simulated API when it answers wrongly: as was seen in the wild, or as a client must survive."""
+
+import contextlib
+import os
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+from credits_pipeline.simulator import SimulatedAPI
+from credits_pipeline.simulator.replies import CALLS, Request
+from credits_pipeline.simulator.server import ROOT, Reply
+from credits_pipeline.simulator.wire import Literal, to_json
+
+HTML = b"<!DOCTYPE html>\n<html><head><title>Just a moment...</title></head><body>Checking</body></html>\n"
+DAY_FIELDS = ("date__day", "created_at__day")
+
+
+@dataclass
+class Spoiled(Reply):
+    """The honest reply, until a fault spoils it."""
+
+    body: bytes | None = None  # instead of the payload
+    send_share: float = 1.0  # less than 1: the connection ends before the body does
+    byte_interval_s: float = 0.0  # real seconds between the bytes of the body
+    reset: bool = False  # no reply: the connection is reset
+    closing: threading.Event = field(default_factory=threading.Event)
+
+    def send(self, handler: BaseHTTPRequestHandler) -> None:
+        if self.reset:  # close so that the client sees RST, no orderly end: linger for 0 s
+            handler.close_connection = True
+            handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            os.close(handler.connection.detach())
+            return
+        body = to_json(self.payload).encode() if self.body is None else self.body
+        sent = body[: int(len(body) * self.send_share)]
+        handler.close_connection = handler.close_connection or len(sent) < len(body)
+        with contextlib.suppress(ConnectionError):
+            if not self.byte_interval_s:
+                handler.wfile.write(self.head(len(body)) + sent)
+                return
+            handler.wfile.write(self.head(len(body)))
+            for at in range(len(sent)):
+                handler.wfile.write(sent[at : at + 1])
+                if self.closing.wait(self.byte_interval_s):
+                    break
+        handler.close_connection = True
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One way to answer wrongly. `Fault.status(503, retry_after=2)`, given to `FaultyAPI.misbehave`."""
+
+    name: str
+    spoil: Callable[[Spoiled, Request], None]
+
+    def __str__(self) -> str:
+        return self.name
+
+    # Instead of an answer
+
+    @classmethod
+    def status(
+        cls,
+        code: int,
+        *,
+        retry_after: int | str | datetime | None = None,
+        message: str = "Simulated fault",
+        html: bool = False,
+    ) -> "Fault":
+        """A status code with the API's error body, or HTML as a CDN sends it.
+
+        Retry-After is sent as given, a datetime as an HTTP date.
+        """
+
+        def spoil(reply: Spoiled, _: Request) -> None:
+            reply.status = code
+            reply.payload = {"error": {"code": code, "message": message}}
+            if html:
+                reply.body, reply.headers["Content-Type"] = HTML, "text/html; charset=UTF-8"
+            if isinstance(retry_after, datetime):
+                reply.headers["Retry-After"] = format_datetime(retry_after, usegmt=True)
+            elif retry_after is not None:
+                reply.headers["Retry-After"] = str(retry_after)
+
+        return cls(f"status {code}" + (" with a page" if html else ""), spoil)
+
+    @classmethod
+    def html(cls) -> "Fault":
+        """A page where JSON should be, with status 200."""
+        return cls.status(200, html=True)
+
+    @classmethod
+    def body(cls, body: bytes, *, status: int = 200) -> "Fault":
+        """Exactly these bytes."""
+
+        def spoil(reply: Spoiled, _: Request) -> None:
+            reply.status, reply.body = status, body
+
+        return cls("body", spoil)
+
+    @classmethod
+    def redirect(cls, location: str, status: int = 307) -> "Fault":
+        """A redirect: following it to another host would hand the key to a stranger."""
+
+        def spoil(reply: Spoiled, _: Request) -> None:
+            reply.status, reply.payload = status, {}
+            reply.headers["Location"] = location
+
+        return cls(f"redirect {status}", spoil)
+
+    @classmethod
+    def reset(cls) -> "Fault":
+        """The connection is reset before any byte."""
+        return cls("reset", lambda reply, _: setattr(reply, "reset", True))
+
+    @classmethod
+    def only_hours_ago(cls, hours: int) -> "Fault":
+        """A vendor that counts in hours: what begins further back is refused."""
+
+        def spoil(reply: Spoiled, request: Request) -> None:
+            begin = datetime.fromisoformat(request.body["time_range"]["start"])
+            if begin < request.at - timedelta(hours=hours):
+                cls.status(400, message="time_range goes back too far").spoil(reply, request)
+
+        return cls(f"only {hours} hours", spoil)
+
+    # The honest answer, slowly or in part
+
+    @classmethod
+    def drip(cls, interval_s: float) -> "Fault":
+        """The body one byte every `interval_s` real seconds: no single read times out."""
+        return cls(f"drip {interval_s} s", lambda reply, _: setattr(reply, "byte_interval_s", interval_s))
+
+    @classmethod
+    def truncated_body(cls) -> "Fault":
+        """The connection ends after half of the announced body."""
+        return cls("truncated body", lambda reply, _: setattr(reply, "send_share", 0.5))
+
+    # The answer with other contents (only what was answered with 200)
+
+    @classmethod
+    def zeros(cls) -> "Fault":
+        """200 with two zeros: what an ordinary key was seen to get on a funded account."""
+        return cls.replace(total_credits="0", total_usage="0")
+
+    @classmethod
+    def replace(cls, **literals: str) -> "Fault":
+        """Other JSON text for a field, in the data or in every row: `replace(total_usage="NaN")`."""
+        values = {name: Literal(text) for name, text in literals.items()}
+        return cls._rows("replace " + ", ".join(literals), lambda row: {**row, **values})
+
+    @classmethod
+    def without(cls, name: str) -> "Fault":
+        """Without this field."""
+        return cls._rows(f"without {name}", lambda row: {n: v for n, v in row.items() if n != name})
+
+    @classmethod
+    def counts_as_numbers(cls) -> "Fault":
+        """Counts as JSON numbers: both kinds occur."""
+        return cls._rows(
+            "counts as numbers",
+            lambda row: {n: Literal(v) if str(v).isdigit() else v for n, v in row.items()},
+        )
+
+    @classmethod
+    def money_as_strings(cls) -> "Fault":
+        """Every number in quotes."""
+        return cls._rows(
+            "money as strings",
+            lambda row: {n: str(v) if isinstance(v, Literal) else v for n, v in row.items()},
+        )
+
+    @classmethod
+    def iso_days(cls) -> "Fault":
+        """`2026-05-19T00:00:00.000Z` where the day was."""
+        return cls._days("ISO days", "T00:00:00.000Z")
+
+    @classmethod
+    def days_with_time(cls) -> "Fault":
+        """`2026-05-19 00:00:00` where the day was."""
+        return cls._days("days with time", " 00:00:00")
+
+    @classmethod
+    def created_at_day(cls) -> "Fault":
+        """The day under `created_at__day`, the other name it goes by."""
+        return cls._rows(
+            "created_at__day",
+            lambda row: {("created_at__day" if n == "date__day" else n): v for n, v in row.items()},
+        )
+
+    @classmethod
+    def truncate(cls, rows: int) -> "Fault":
+        """At most `rows` rows, and `truncated: true` where there were more."""
+
+        def spoil(reply: Spoiled, _: Request) -> None:
+            data = reply.payload.get("data", {}) if reply.status == 200 else {}
+            if len(data.get("data", ())) > rows:
+                data["data"] = data["data"][:rows]
+                data["metadata"].update(row_count=rows, truncated=True)
+
+        return cls(f"truncate at {rows} rows", spoil)
+
+    @classmethod
+    def more_rows(cls, *rows: dict[str, Any]) -> "Fault":
+        """Further rows at the end of an analytics reply, such as days nobody asked for."""
+
+        def spoil(reply: Spoiled, _: Request) -> None:
+            if reply.status == 200 and "data" in reply.payload["data"]:
+                reply.payload["data"]["data"] = [*reply.payload["data"]["data"], *rows]
+
+        return cls("more rows", spoil)
+
+    @classmethod
+    def _rows(cls, name: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> "Fault":
+        def spoil(reply: Spoiled, _: Request) -> None:
+            if reply.status == 200:
+                data = reply.payload["data"]
+                if "metadata" in data:
+                    data["data"] = [change(row) for row in data["data"]]
+                else:
+                    reply.payload["data"] = change(data)
+
+        return cls(name, spoil)
+
+    @classmethod
+    def _days(cls, name: str, time: str) -> "Fault":
+        return cls._rows(
+            name, lambda row: {n: f"{v}{time}" if n in DAY_FIELDS else v for n, v in row.items()}
+        )
+
+
+@dataclass
+class _Order:
+    """A fault that waits for its requests."""
+
+    fault: Fault
+    left: int | None
+    path: str | None
+    account: str | None
+
+    def concerns(self, request: Request) -> bool:
+        return (
+            self.left != 0 and self.path in (None, request.path) and self.account in (None, request.account)
+        )
+
+
+class FaultyAPI(SimulatedAPI):
+    """An honest simulated API that knows what it was asked, and answers wrongly when told to."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.requests: list[Request] = []  # oldest first
+        self._orders: list[_Order] = []
+        self._closing = threading.Event()
+
+    def __enter__(self) -> "FaultyAPI":
+        super().__enter__()
+        return self
+
+    def misbehave(
+        self, fault: Fault, *, times: int | None = 1, path: str | None = None, account: str | None = None
+    ) -> None:
+        """Answer the next `times` matching requests (None: all) so. Of several faults the oldest is used."""
+        assert path in (None, *(known for _, known in CALLS)), f"give the path without {ROOT}"
+        assert account in (None, *self.accounts)
+        self._orders.append(_Order(fault, times, path, account))
+
+    def behave(self) -> None:
+        """Forget every fault that was asked for."""
+        self._orders.clear()
+
+    def begin_anew(self) -> None:
+        """As if it had just been started."""
+        self.behave()
+        self.requests.clear()
+        self._queries.clear()
+
+    def close(self) -> None:
+        self._closing.set()
+        super().close()
+
+    def answer(self, request: Request) -> Reply:
+        with self._lock:
+            self.requests.append(request)
+            order = next((order for order in self._orders if order.concerns(request)), None)
+            if order and order.left is not None:
+                order.left -= 1
+        honest = super().answer(request)
+        if not order:
+            return honest
+        reply = Spoiled(honest.payload, honest.status, honest.headers, closing=self._closing)
+        order.fault.spoil(reply, request)
+        return reply
