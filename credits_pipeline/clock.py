@@ -3,6 +3,7 @@
 Tests set it with `frozen`; a frozen clock's `sleep` moves its time on and does not wait.
 """
 
+import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,6 +70,15 @@ def monotonic() -> float:
 def sleep(seconds: float) -> None:
     """Wait; under a frozen clock, move its time on instead."""
     _clock.sleep(seconds)
+
+
+async def pause(seconds: float) -> None:
+    """`sleep` for coroutines: the others go on meanwhile."""
+    if type(_clock) is SystemClock:
+        await asyncio.sleep(seconds)
+    else:
+        _clock.sleep(seconds)
+        await asyncio.sleep(0)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from credits_pipeline.defs.assets import (
 )
 from credits_pipeline.launch import run_history
 from credits_pipeline.launch import runs as launch
-from credits_pipeline.openrouter.client import OpenRouter
+from credits_pipeline.openrouter import OpenRouter
 from credits_pipeline.sql_project import SqlProject, Table
 from credits_pipeline.warehouse import Warehouse
 

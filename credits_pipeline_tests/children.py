@@ -250,7 +250,7 @@ def arm(stage: str, fate: str) -> None:
 
     write_whole = report._write_whole
     put = {
-        "before the request": lambda: before(openrouter.OpenRouter, "get_credits"),
+        "before the request": lambda: before(openrouter.Client, "credits"),
         "mid-body": lambda: before(openrouter, "_read"),
         "before the write": lambda: before(warehouse.Warehouse, "append_readings"),
         "mid-transaction of the readings": lambda: after(warehouse, "_insert"),

@@ -1,26 +1,16 @@
 """Daily partitions and what every raw asset needs to know about a run: its days and its accounts."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from datetime import date
-from typing import TypeVar
 
 import dagster as dg
 
 from credits_pipeline import clock, config
-from credits_pipeline.config import Account
-from credits_pipeline.openrouter.client import OpenRouterError, shown
 from credits_pipeline.text import markdown
-
-Reply = TypeVar("Reply")
 
 # Materializations looked through for one of a run: as many as a year's backfill beside it records.
 RECENT = 400
-
-# Accounts read at the same time. Round trips dominate, so threads are cheap; 16 keeps 200 accounts
-# under 2 s at 100 ms each without looking like a flood to the API.
-CONCURRENT_ACCOUNTS = 16
 
 # A partition is a UTC day, as the vendor bills; today is one too.
 daily_partitions = dg.DailyPartitionsDefinition(
@@ -42,31 +32,7 @@ def required_settings() -> config.Settings:
         raise dg.Failure(str(error), allow_retries=False) from None
 
 
-def ask_every_account(
-    accounts: Sequence[Account], ask: Callable[[Account], Reply]
-) -> tuple[dict[str, Reply], dict[str, str]]:
-    """Ask for all accounts at once: replies by account, and for those that failed the sentence that says why.
-
-    A bug that one account's reply brings to light costs the others nothing either: a lost reading is lost for good.
-    """
-
-    def outcome(account: Account) -> Reply | OpenRouterError:
-        try:
-            return ask(account)
-        except OpenRouterError as error:
-            return error
-        except Exception as error:
-            said = f"{type(error).__name__}: {shown(str(error))}"
-            return OpenRouterError(f"something unforeseen happened ({said}): please report it as a bug")
-
-    with ThreadPoolExecutor(max_workers=CONCURRENT_ACCOUNTS) as pool:
-        outcomes = dict(zip((a.name for a in accounts), pool.map(outcome, accounts), strict=True))
-    failures = {name: str(o) for name, o in outcomes.items() if isinstance(o, OpenRouterError)}
-    replies = {name: o for name, o in outcomes.items() if not isinstance(o, OpenRouterError)}
-    return replies, failures
-
-
-def failure_summary(failures: dict[str, str]) -> str:
+def failure_summary(failures: Mapping[str, object]) -> str:
     """`failures` as one line: each account and its reason."""
     return "; ".join(f"{account}: {reason}" for account, reason in sorted(failures.items()))
 

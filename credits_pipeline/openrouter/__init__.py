@@ -1,5 +1,7 @@
 """Who calls the API: `OpenRouter`, the resource that the assets use."""
 
-from credits_pipeline.openrouter.client import Credits, Forbidden, OpenRouter, OpenRouterError, Usage
+from credits_pipeline.openrouter.client import Client, Forbidden, OpenRouterError
+from credits_pipeline.openrouter.replies import Credits, Usage
+from credits_pipeline.openrouter.resource import OpenRouter
 
-__all__ = ["Credits", "Forbidden", "OpenRouter", "OpenRouterError", "Usage"]
+__all__ = ["Client", "Credits", "Forbidden", "OpenRouter", "OpenRouterError", "Usage"]

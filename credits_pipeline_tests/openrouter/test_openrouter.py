@@ -1,6 +1,5 @@
 """What the API may answer, what is made of it, and that a key goes nowhere else."""
 
-import base64
 import contextlib
 import json
 import logging
@@ -12,11 +11,9 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from urllib.parse import quote
 
 import dagster as dg
 import pytest
@@ -25,59 +22,41 @@ from hypothesis import strategies as st
 
 from credits_pipeline import clock, config
 from credits_pipeline.config import Account
-from credits_pipeline.openrouter.client import (
-    LARGEST_SMALL_REPLY,
-    REQUESTS_PER_MINUTE,
-    BadRequest,
-    Forbidden,
-    KeyRejected,
-    NotAManagementKey,
-    OpenRouter,
-    OpenRouterError,
-    RateLimited,
-    RequestTimedOut,
-    RowLimitExceeded,
-    ServerUnavailable,
-    UnbelievableReply,
-    UntrustedServer,
-    Usage,
-    UsageRow,
-    _Secrets,
-)
-from credits_pipeline.simulator import Fault, SimulatedAccount, SimulatedAPI
+from credits_pipeline.openrouter import Client, Forbidden, OpenRouter, OpenRouterError, Usage
+from credits_pipeline.openrouter.client import REQUESTS_PER_MINUTE, TookTooLong
+from credits_pipeline.openrouter.replies import LARGEST_COUNT, LARGEST_DAY_USD, UsageRow
+from credits_pipeline.simulator import SimulatedAccount
 from credits_pipeline_tests.conftest import NOW, TODAY
+from credits_pipeline_tests.faulty import Fault, FaultyAPI
 
 KEY = "sk-or-v1-5ecre7~0123456789/abcdef+0123456789=0123456789abcdef"
 ACCOUNT = Account("default", KEY, "OPENROUTER_API_KEY")
 YESTERDAY = TODAY - timedelta(days=1)
 WEEK_AGO = TODAY - timedelta(days=7)
+YEAR_AGO = TODAY - timedelta(days=365)
 
 _YEAR = SimulatedAccount("default", KEY, anchor=TODAY)  # its ledger is made once
 
 
 @pytest.fixture(scope="module")
-def one_server() -> Iterator[SimulatedAPI]:
+def one_server() -> Iterator[FaultyAPI]:
     """Started once: most tests below need a fresh answer, not a fresh server."""
-    with SimulatedAPI([_YEAR]) as api:
+    with FaultyAPI([_YEAR]) as api:
         yield api
 
 
 @pytest.fixture
-def api(one_server, monkeypatch, at_five_past_midnight) -> SimulatedAPI:
+def api(one_server, monkeypatch, at_five_past_midnight) -> FaultyAPI:
     """An honest API at five past midnight that nobody has asked anything yet."""
-    one_server.behave()
-    one_server._requests.clear()
-    one_server._queries.clear()
+    one_server.begin_anew()
     for name, value in one_server.environment().items():
         monkeypatch.setenv(name, value)
     return one_server
 
 
 @pytest.fixture
-def openrouter() -> Iterator[OpenRouter]:
-    resource = OpenRouter()
-    yield resource
-    resource.close()
+def openrouter() -> OpenRouter:
+    return OpenRouter()
 
 
 def failure(ask: Callable[[], object]) -> OpenRouterError:
@@ -87,33 +66,20 @@ def failure(ask: Callable[[], object]) -> OpenRouterError:
     error = raised.value
     assert error.__cause__ is None
     assert error.__context__ is None
-    assert_no_key("".join(traceback.TracebackException.from_exception(error, capture_locals=True).format()))
+    assert KEY not in "".join(
+        traceback.TracebackException.from_exception(error, capture_locals=True).format()
+    )
+    assert "unforeseen" not in str(error)
     assert str(error).isprintable()
     assert len(str(error)) < 800
     return error
-
-
-def assert_no_key(text: str) -> None:
-    every = "".join(f"%{byte:02X}" for byte in KEY.encode())
-    for spelling in (
-        KEY,
-        quote(KEY, safe=""),
-        every,
-        every.lower(),
-        KEY.encode().hex(),
-        json.dumps(KEY)[1:-1],
-    ):
-        assert spelling not in text
-    for prefix in ("", "x", "Bearer ", "user:"):
-        for encode in (base64.b64encode, base64.urlsafe_b64encode):
-            assert encode((prefix + KEY).encode()).decode().rstrip("=")[4:-4] not in text
 
 
 def credits_body(total_credits: str = "10", total_usage: str = "4") -> bytes:
     return f'{{"data":{{"total_credits":{total_credits},"total_usage":{total_usage}}}}}'.encode()
 
 
-def usage_body(*rows: dict[str, object], **data: object) -> bytes:
+def usage_body(*rows: object, **data: object) -> bytes:
     metadata = {"query_time_ms": 1, "row_count": len(rows), "truncated": False}
     return json.dumps({"data": {"data": rows, "metadata": metadata, **data}}).encode()
 
@@ -130,7 +96,7 @@ def test_credits_are_the_counters_to_the_last_digit(api, openrouter):
     assert credits.total_credits == _YEAR.credits_at(NOW)
     assert credits.total_usage == _YEAR.usage_at(NOW)
     assert credits.observed_at == NOW
-    assert json.loads(credits.payload, parse_float=Decimal, parse_int=Decimal) == {
+    assert json.loads(credits.payload, parse_float=Decimal) == {
         "data": {"total_credits": credits.total_credits, "total_usage": credits.total_usage}
     }
 
@@ -140,15 +106,12 @@ def test_credits_are_the_counters_to_the_last_digit(api, openrouter):
     [
         ("5", "5"),
         ("1.68911914", "1.68911914"),
-        ("29.9999982", "29.9999982"),
-        ("999999999.999999999", "999999999.999999999"),
+        ("990000000", "990000000"),
         ("0.1000000000000000055511151231257827", "0.1"),  # a double, printed in full
         ("1e2", "100"),
-        ("1E-7", "0.0000001"),
         ("1e-999999999999", "0"),
         ("0.0000000005", "0"),  # half-even
         ("0.0000000015", "0.000000002"),
-        ("-0.0", "0"),
         ("-0.0000000001", "0"),
     ],
 )
@@ -161,88 +124,121 @@ def test_money_is_decimal_with_nine_digits_after_the_point(api, openrouter, text
 @pytest.mark.parametrize(
     ("body", "why"),
     [
-        (b'{"data":{"total_usage":4}}', "total_credits is missing"),
-        (b'{"data":{"total_credits":10}}', "total_usage is missing"),
+        (b'{"data":{"total_usage":4}}', "total_credits: Field required"),
+        (b'{"data":{"total_credits":10}}', "total_usage: Field required"),
         *[
-            (credits_body(total_usage=text), "total_usage is not a finite number")
-            for text in ("null", '"4"', '""', "true", "false", "[4]", "{}", "1e9", "1e400", "-1e9", "9" * 400)
+            (credits_body(total_usage=text), "total_usage: Value error, not ")
+            for text in ("null", '"4"', "true", "[4]", "{}", "1e9", "1e400", "-1e9", "9" * 400)
         ],
-        (credits_body("999999999.9999999999"), "total_credits is not a finite number below a billion"),
-        (credits_body(total_usage="-0.01"), "total_usage is below zero"),
-        *[
-            (credits_body(total_usage=text), "not complete and valid JSON")
-            for text in ("NaN", "Infinity", "-Infinity", "0x10", "1_000", "٤", ".5", "1e99999999999999999999")
-        ],
-        (b'{"data":{"total_credits":10,"total_usage":4,"total_usage":5}}', "not complete and valid JSON"),
-        (b'{"data":{"total_credits":10,"total_us', "not complete and valid JSON"),
-        (b"", "not complete and valid JSON"),
-        (b"\xff\xfe" + credits_body(), "not complete and valid JSON"),
-        (credits_body().decode().encode("utf-16"), "not complete and valid JSON"),
-        (b"<!DOCTYPE html><html>Just a moment</html>", "it is HTML"),
-        (b"[]", "not a JSON object"),
-        (b"null", "not a JSON object"),
-        (b"10", "not a JSON object"),
-        (b"{}", "no object under data"),
-        (b'{"data":[10,4]}', "no object under data"),
-        (b'{"data":null}', "no object under data"),
-        (b'{"data":' + b"[" * 40_000 + b"]" * 40_000 + b"}", "nested too deeply"),
-        (b'{"data":' + b'{"a":' * 9_000 + b"1" + b"}" * 9_001, "nested too deeply"),
-        (b'{"data":{},"x":"' + b"x" * LARGEST_SMALL_REPLY + b'"}', "larger than 100000 bytes"),
+        (credits_body("990000000.01"), "total_credits: Value error, not from 0 to 990,000,000 dollars"),
+        (credits_body(total_usage="-0.01"), "total_usage: Value error, not from 0"),
+        (b'{"data":{},"x":"' + b"x" * 100_000 + b'"}', "larger than 100000 bytes"),
     ],
 )
 def test_a_reply_that_is_not_two_finite_decimals_is_refused(api, openrouter, body, why):
     api.misbehave(Fault.body(body))
     error = failure(lambda: openrouter.get_credits(account=ACCOUNT))
-    assert type(error) is UnbelievableReply
-    assert f"because {why}" in str(error) or why in str(error)
+    assert why in str(error)
+    assert not error.retryable
     assert len(api.requests) == 1
 
 
-@pytest.mark.parametrize("depth", [100, 300, 450, 600, 900, 1500])
-def test_nesting_of_any_depth_is_kept_in_the_payload_or_refused(api, openrouter, depth):
-    body = credits_body(total_usage='4,"x":' + '{"a":' * depth + "1" + "}" * depth)
-    api.misbehave(Fault.body(body))
-    try:
-        assert openrouter.get_credits(account=ACCOUNT).payload == body.decode()
-    except UnbelievableReply:
-        assert depth > 100
+@pytest.mark.parametrize("times", [1, None], ids=["once", "always"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b"10",
+        b'{"data":null}',
+        b'{"data":[10,4]}',
+        b'{"status":"ok"}',
+        b'{"data":{"total_credits":10,"total_us',
+        b'{"data":{"total_credits":NaN,"total_usage":1}}',
+        b'{"data":{"total_credits":1e99999999999999999999,"total_usage":1}}',
+        b"\xff\xfe" + credits_body(),
+        b'{"data":' + b"[" * 40_000 + b"]" * 40_000 + b"}",
+        b"<!DOCTYPE html><html>Just a moment</html>",
+        b"\n <html>{}</html>",
+        b'{"error":{"code":500,"message":"Internal"}}',
+        b'{"error":{"code":429,"message":"Slow down"},"data":null}',
+        b'{"error":{"message":"no code"}}',
+        b'{"error":{"code":"rate_limit","message":null}}',
+        b'{"error":"upstream timed out"}',
+        b'{"data":{"total_credits":10,"total_usage":4},"error":{"code":502,"message":"x"}}',
+    ],
+)
+def test_status_200_with_something_else_than_an_answer_is_asked_again_like_a_5xx(
+    api, openrouter, body, times
+):
+    api.misbehave(Fault.body(body), times=times)
+    if times:
+        assert openrouter.get_credits(account=ACCOUNT).total_usage == _YEAR.usage_at(clock.now())
+    else:
+        assert failure(lambda: openrouter.get_credits(account=ACCOUNT)).attempts == 5
+    assert len(api.requests) == (2 if times else 5)
 
 
-def test_two_zeros_are_believed_of_a_management_key(api, openrouter):
-    api.misbehave(Fault.zeros(), path="/credits")
-    assert openrouter.get_credits(account=ACCOUNT).total_credits == 0
+@pytest.mark.parametrize("path", ["/credits", "/key", "/analytics/query"])
+@pytest.mark.parametrize(
+    ("code", "kind", "says"),
+    [
+        (401, OpenRouterError, "does not know the key in OPENROUTER_API_KEY"),
+        (403, Forbidden, 'is not a management key (403: "Only management keys")'),
+        (400, OpenRouterError, "failed at"),
+        (408, TookTooLong, "run again later"),
+        (429, OpenRouterError, "fewer requests"),
+    ],
+)
+def test_an_error_inside_status_200_is_that_error_by_its_code(api, openrouter, path, code, kind, says):
+    body = json.dumps({"error": {"code": code, "message": "Only management keys"}}).encode()
+    api.misbehave(Fault.body(body), times=None, path=path)
+    if path == "/key":
+        api.misbehave(Fault.zeros(), times=None, path="/credits")
+
+    def ask() -> object:
+        if path == "/analytics/query":
+            return openrouter.get_usage(account=ACCOUNT, first=YESTERDAY, last=YESTERDAY)
+        return openrouter.get_credits(account=ACCOUNT)
+
+    error = failure(ask)
+    assert type(error) is kind
+    assert says in str(error)
+    assert error.retryable == (code in (408, 429))
+
+
+def test_two_zeros_are_believed_of_a_management_key_that_never_bought_or_spent_anything(simulate, openrouter):
+    api = simulate(SimulatedAccount.from_ledger("default", KEY, days={}, credits=[]))
+    credits = openrouter.get_credits(account=ACCOUNT)
+    assert credits.total_credits == credits.total_usage == 0
     assert [r.path for r in api.requests] == ["/credits", "/key"]
+    usage = openrouter.get_usage(account=ACCOUNT, first=WEEK_AGO, last=TODAY)
+    assert usage == Usage(WEEK_AGO, TODAY, (), NOW, 1)
 
 
 def test_two_zeros_from_an_ordinary_key_are_refused(simulate, openrouter):
     # Seen in the wild: an ordinary key of a funded account got 200 and two zeros where a 403 was due.
     simulate(SimulatedAccount("default", KEY, anchor=TODAY, is_management_key=False, reads_zeros=True))
     error = failure(lambda: openrouter.get_credits(account=ACCOUNT))
-    assert type(error) is NotAManagementKey
+    assert type(error) is Forbidden
     assert "settings/management-keys" in str(error)
 
 
 @pytest.mark.parametrize(
-    "fault", [Fault.status(500), Fault.replace(is_management_key='"true"'), Fault.status(401)]
+    "fault",
+    [
+        Fault.status(500),
+        Fault.status(401),
+        Fault.replace(is_management_key='"true"'),
+        Fault.without("is_management_key"),
+    ],
+    ids=str,
 )
 def test_two_zeros_are_refused_when_the_key_cannot_be_looked_up(api, openrouter, fault):
     api.misbehave(Fault.zeros(), path="/credits")
     api.misbehave(fault, path="/key", times=None)
-    error = failure(lambda: openrouter.get_credits(account=ACCOUNT))
-    assert type(error) is UnbelievableReply
-    assert error.retryable == (fault.name == "status 500")
-
-
-def test_a_key_says_what_it_is(api, openrouter):
-    assert openrouter.get_key(account=ACCOUNT).is_management_key
-    api.misbehave(Fault.replace(label='"\\u001b[31mred\\u202e"', is_management_key="false"))
-    assert openrouter.get_key(account=ACCOUNT).label == "\ufffd[31mred\ufffd"
-
-
-@pytest.mark.parametrize("fault", [Fault.without("is_management_key"), Fault.replace(is_management_key="1")])
-def test_a_key_that_is_not_said_to_be_one_is_no_management_key(api, openrouter, fault):
-    api.misbehave(fault)
-    assert type(failure(lambda: openrouter.get_key(account=ACCOUNT))) is UnbelievableReply
+    assert failure(lambda: openrouter.get_credits(account=ACCOUNT)).retryable == (str(fault) == "status 500")
 
 
 # --- refusals and retries ---
@@ -251,44 +247,28 @@ def test_a_key_that_is_not_said_to_be_one_is_no_management_key(api, openrouter, 
 @pytest.mark.parametrize(
     ("fault", "kind", "attempts", "says"),
     [
-        (Fault.status(400, message="bad range"), BadRequest, 1, '(400: "bad range")'),
-        (
-            Fault.status(401, message="User not found."),
-            KeyRejected,
-            1,
-            "does not know the key in OPENROUTER_API_KEY",
-        ),
-        (Fault.status(402), BadRequest, 1, "402"),
-        (Fault.status(404, html=True), BadRequest, 1, "check OPENROUTER_BASE_URL"),
-        (
-            Fault.status(403, message="Only management keys can perform this operation"),
-            NotAManagementKey,
-            1,
-            "is not",
-        ),
-        (
-            Fault.status(403, message="IP 192.0.2.1 not allowed"),
-            Forbidden,
-            1,
-            '(403: "IP 192.0.2.1 not allowed")',
-        ),
-        (Fault.status(403, html=True), Forbidden, 1, "(403)"),
-        (Fault.status(408), RequestTimedOut, 5, "(asked 5 times)"),
-        (Fault.status(425), ServerUnavailable, 5, "425"),
-        (Fault.status(429), RateLimited, 5, "429"),
-        (Fault.status(500), ServerUnavailable, 5, "500"),
-        (Fault.status(502, html=True), ServerUnavailable, 5, "502"),
-        (Fault.status(503), ServerUnavailable, 5, "503"),
-        (Fault.status(504), RequestTimedOut, 5, "504"),
-        (Fault.status(524, html=True), RequestTimedOut, 5, "524"),
-        (Fault.status(529), ServerUnavailable, 5, "529"),
-        (Fault.reset(), ServerUnavailable, 5, "no complete reply"),
-        (Fault.truncated_body(), ServerUnavailable, 5, "no complete reply"),
-        (Fault.status(204), UnbelievableReply, 1, "its status is 204"),
-        (Fault.html(), UnbelievableReply, 1, "it is HTML"),
-        (Fault.huge_body(100_000_000), UnbelievableReply, 1, "was cut off"),
+        (Fault.status(400, message="bad range"), OpenRouterError, 1, '(400: "bad range")'),
+        (Fault.status(401, message="User not found."), OpenRouterError, 1, "does not know the key in OPEN"),
+        (Fault.status(402), OpenRouterError, 1, "402"),
+        (Fault.status(404), OpenRouterError, 1, "check OPENROUTER_BASE_URL"),
+        (Fault.status(403, message="Only management keys can"), Forbidden, 1, "is not a management key"),
+        (Fault.status(403, message="IP 192.0.2.1 not allowed"), Forbidden, 1, '(403: "IP 192.0.2.1 not'),
+        (Fault.status(408), TookTooLong, 5, "(asked 5 times)"),
+        (Fault.status(425), OpenRouterError, 5, "425"),
+        (Fault.status(429), OpenRouterError, 5, "fewer requests"),
+        (Fault.status(500), OpenRouterError, 5, "run again later"),
+        (Fault.status(503), OpenRouterError, 5, "503"),
+        (Fault.status(504), TookTooLong, 5, "504"),
+        (Fault.status(524), TookTooLong, 5, "524"),
+        (Fault.status(529), OpenRouterError, 5, "529"),
+        (Fault.status(204), OpenRouterError, 5, "204"),
+        (Fault.redirect("https://elsewhere.example/", 302), OpenRouterError, 5, "redirects are not followed"),
+        (Fault.reset(), OpenRouterError, 5, "no complete reply"),
+        (Fault.truncated_body(), OpenRouterError, 5, "no complete reply"),
+        # A page of the CDN's, or of a hotel's, says nothing of the key.
+        *[(Fault.status(code, html=True), OpenRouterError, 5, "a web page") for code in (200, 302, 403, 502)],
     ],
-    ids=lambda value: getattr(value, "name", None),
+    ids=str,
 )
 def test_each_failure_is_one_kind_and_only_passing_ones_are_asked_again(
     api, openrouter, fault, kind, attempts, says
@@ -298,27 +278,19 @@ def test_each_failure_is_one_kind_and_only_passing_ones_are_asked_again(
     assert type(error) is kind
     assert says in str(error)
     assert len(api.requests) == error.attempts == attempts
-    assert error.retryable == (attempts > 1 or says == "it is HTML")
+    assert error.retryable == (attempts > 1)
 
 
 @pytest.mark.parametrize(
-    "fault", [Fault.status(503), Fault.status(429), Fault.reset(), Fault.truncated_body()]
+    "fault",
+    [Fault.status(503), Fault.status(429), Fault.reset(), Fault.truncated_body(), Fault.html()],
+    ids=str,
 )
-def test_a_failure_that_passes_costs_nothing_but_time(api, openrouter, at_five_past_midnight, fault):
+def test_a_failure_that_passes_costs_nothing_but_time(api, openrouter, fault):
     api.misbehave(fault, times=4)
     assert openrouter.get_credits(account=ACCOUNT).total_usage == _YEAR.usage_at(clock.now())
     waited = clock.now() - NOW
     assert timedelta(seconds=1 + 2 + 4 + 8) <= waited <= timedelta(seconds=15 + 4)  # doubled, with jitter
-
-
-def test_waits_differ_so_that_many_clients_do_not_come_back_at_once(api, openrouter):
-    waits = set()
-    for _ in range(5):
-        before = clock.now()
-        api.misbehave(Fault.status(503))
-        openrouter.get_credits(account=ACCOUNT)
-        waits.add(clock.now() - before)
-    assert len(waits) == 5
 
 
 @pytest.mark.parametrize(
@@ -326,12 +298,10 @@ def test_waits_differ_so_that_many_clients_do_not_come_back_at_once(api, openrou
     [
         (30, 30, 30),
         (datetime(2026, 6, 17, 0, 5, 40, tzinfo=UTC), 40, 40),
-        ("Wed, 17 Jun 2026 00:05:40", 40, 40),
         (86_400, 120, 120),
         ("9" * 500, 1, 2),
         (datetime(2027, 1, 1, tzinfo=UTC), 120, 120),
         (datetime(2020, 1, 1, tzinfo=UTC), 1, 2),
-        (0, 1, 2),
         ("soon", 1, 2),
         ("-5", 1, 2),
         ("", 1, 2),
@@ -348,8 +318,7 @@ def test_retry_after_is_honoured_as_seconds_or_date_and_capped(api, openrouter, 
 def test_a_refusal_whose_body_breaks_off_is_not_asked_again(monkeypatch, status):
     broken = response(b'{"error":{"message":"x"}}' * 100, status=status)[:-50]
     with serving(monkeypatch, send(broken), max_attempts=5) as (server, resource):
-        error = failure(lambda: resource.get_credits(account=ACCOUNT))
-    assert type(error) in (KeyRejected, Forbidden, BadRequest)
+        assert status[:3] in str(failure(lambda: resource.get_credits(account=ACCOUNT)))
     assert len(server.received) == 1
 
 
@@ -361,52 +330,35 @@ def test_words_of_the_server_are_shown_on_one_line_without_escapes_and_shortened
 
 @pytest.mark.parametrize(
     "body",
-    [
-        b'{"error":"no object"}',
-        b'{"error":{"message":{"a":1}}}',
-        b'{"error":{"message":"\\ud800"}}',
-        b'{"error":' + b"[" * 50_000,
-        b"\xff",
-        b"",
-    ],
-)
+    [b'{"error":{"message":{"a":1}}}', b'{"error":{"message":"\\ud800"}}', b'{"error":' + b"[" * 50_000, b"\xff", b""],
+    ids=range(5),
+)  # fmt: skip
 def test_an_error_body_of_any_kind_does_not_hide_the_status(api, openrouter, body):
     api.misbehave(Fault.body(body, status=401))
-    assert type(failure(lambda: openrouter.get_credits(account=ACCOUNT))) is KeyRejected
+    assert "does not know the key" in str(failure(lambda: openrouter.get_credits(account=ACCOUNT)))
 
 
 # --- usage ---
 
 
+def row(day: date, model: str, **figures: object) -> UsageRow:
+    return UsageRow.model_construct(usage_date=day, model=model, **figures)
+
+
 def billed(first: date, last: date, at: datetime = NOW) -> tuple[UsageRow, ...]:
-    rows = []
-    for offset in range((last - first).days + 1):
-        day = first + timedelta(days=offset)
-        for model, used in sorted(_YEAR.billed(day, at).items()):
-            rows.append(
-                UsageRow(
-                    usage_date=day,
-                    model=model,
-                    credits_usd=used.credits_usd,
-                    byok_usd=used.byok_usd,
-                    requests=used.requests,
-                    prompt_tokens=used.prompt_tokens,
-                    completion_tokens=used.completion_tokens,
-                    reasoning_tokens=used.reasoning_tokens,
-                    cached_tokens=used.cached_tokens,
-                )
-            )
-    return tuple(rows)
+    days = [first + timedelta(days=n) for n in range((last - first).days + 1)]
+    return tuple(
+        row(day, model, **vars(used)) for day in days for model, used in sorted(_YEAR.billed(day, at).items())
+    )
+
+
+def of_yesterday(openrouter: OpenRouter) -> Usage:
+    return openrouter.get_usage(account=ACCOUNT, first=YESTERDAY, last=YESTERDAY)
 
 
 def test_a_year_is_one_request_and_equals_the_ledger(api, openrouter):
-    first = TODAY - timedelta(days=365)
-    done = []
-    usage = openrouter.get_usage(
-        account=ACCOUNT, first=first, last=YESTERDAY, on_progress=lambda a, b: done.append((a, b))
-    )
-    assert usage == Usage(first, YESTERDAY, billed(first, YESTERDAY), NOW, 1)
-    assert done == [(first, YESTERDAY)]
+    usage = openrouter.get_usage(account=ACCOUNT, first=YEAR_AGO, last=YESTERDAY)
+    assert usage == Usage(YEAR_AGO, YESTERDAY, billed(YEAR_AGO, YESTERDAY), NOW, 1)
     (request,) = api.requests
     assert request.body == {
         "metrics": [
@@ -426,10 +378,9 @@ def test_a_year_is_one_request_and_equals_the_ledger(api, openrouter):
 
 
 def test_more_than_a_query_may_ask_for_is_asked_in_pieces(api, openrouter):
-    first = TODAY - timedelta(days=365)
-    usage = openrouter.get_usage(account=ACCOUNT, first=first, last=TODAY)
+    usage = openrouter.get_usage(account=ACCOUNT, first=YEAR_AGO, last=TODAY)
     assert usage.requests_made == len(api.requests) == 2
-    assert usage.rows == billed(first, TODAY)
+    assert usage.rows == billed(YEAR_AGO, TODAY)
 
 
 VARIATIONS = [
@@ -438,19 +389,18 @@ VARIATIONS = [
     Fault.iso_days(),
     Fault.days_with_time(),
     Fault.created_at_day(),
-    Fault.created_at_day() & Fault.iso_days() & Fault.counts_as_numbers(),
-    Fault.more_rows({"date__day": str(TODAY), "model": "z", "credits_usage": 9}, {"date__day": "2020-01-01"}),
+    Fault.more_rows(usage_row(date__day=str(TODAY)), usage_row(date__day="2020-01-01")),
     Fault.truncate(50),
     Fault.truncate(9),
     Fault.status(408),
-    Fault.replace(cachedAt="1"),
+    Fault.html(),
 ]
 
 
-@pytest.mark.parametrize("fault", VARIATIONS, ids=lambda fault: fault.name)
+@pytest.mark.parametrize("fault", VARIATIONS, ids=str)
 def test_every_way_to_say_it_gives_the_same_rows(api, openrouter, fault):
     first = TODAY - timedelta(days=30)
-    api.misbehave(fault, times=2 if "408" in fault.name else None)
+    api.misbehave(fault, times=2 if str(fault).startswith("status") else None)
     usage = openrouter.get_usage(account=ACCOUNT, first=first, last=YESTERDAY)
     assert usage.rows == billed(first, YESTERDAY)
     assert usage.requests_made == len(api.requests)
@@ -459,9 +409,13 @@ def test_every_way_to_say_it_gives_the_same_rows(api, openrouter, fault):
 def test_a_truncated_reply_is_halved_until_it_fits_and_progress_covers_the_range(api, openrouter):
     first, done = TODAY - timedelta(days=16), []
     api.misbehave(Fault.truncate(20), times=None)
-    openrouter.get_usage(
-        account=ACCOUNT, first=first, last=YESTERDAY, on_progress=lambda a, b: done.append((a, b))
-    )
+
+    async def ask(client: Client, account: Account) -> Usage:
+        return await client.usage(account, first, YESTERDAY, lambda a, b: done.append((a, b)))
+
+    replies, failures = openrouter.ask_each([ACCOUNT], ask)
+    assert not failures
+    assert replies["default"].rows == billed(first, YESTERDAY)
     assert len(done) > 1
     days = [a + timedelta(days=n) for a, b in done for n in range((b - a).days + 1)]
     assert days == [first + timedelta(days=n) for n in range(16)]
@@ -470,8 +424,7 @@ def test_a_truncated_reply_is_halved_until_it_fits_and_progress_covers_the_range
 def test_a_single_day_beyond_the_row_limit_is_named(api, openrouter):
     api.misbehave(Fault.truncate(2), times=None)
     error = failure(lambda: openrouter.get_usage(account=ACCOUNT, first=WEEK_AGO, last=YESTERDAY))
-    assert type(error) is RowLimitExceeded
-    assert str(error).startswith(str(WEEK_AGO))
+    assert str(error).startswith(f"{WEEK_AGO} alone has more usage rows")
     assert not error.retryable
 
 
@@ -502,21 +455,28 @@ def test_a_query_that_exceeds_our_own_time_is_halved_as_well(monkeypatch):
 def test_a_day_that_always_times_out_ends_with_the_reason(api, openrouter):
     api.misbehave(Fault.status(408), times=None)
     error = failure(lambda: openrouter.get_usage(account=ACCOUNT, first=WEEK_AGO, last=YESTERDAY))
-    assert type(error) is RequestTimedOut
+    assert type(error) is TookTooLong
     assert len(api.requests) == 2 + 1 + 1 + 5  # 7 days twice, 4, 2, then one day with all attempts
 
 
-def test_a_key_without_analytics_is_forbidden_with_the_servers_reason(api, openrouter):
-    api.misbehave(Fault.status(403, message="Analytics are not enabled"), times=None)
-    error = failure(lambda: openrouter.get_usage(account=ACCOUNT, first=WEEK_AGO, last=YESTERDAY))
-    assert isinstance(error, Forbidden)
-    assert "Analytics are not enabled" in str(error)
+@pytest.mark.parametrize("last", [TODAY, YESTERDAY, WEEK_AGO])
+def test_the_oldest_day_refused_as_it_began_more_than_365_times_24_hours_ago_costs_that_day_only(
+    api, openrouter, last
+):
+    api.misbehave(Fault.only_hours_ago(365 * 24), times=None)
+    usage = openrouter.get_usage(account=ACCOUNT, first=YEAR_AGO, last=last)
+    assert usage.first == YEAR_AGO + timedelta(days=1)
+    assert usage.rows == billed(usage.first, last)
+    assert usage.requests_made == len(api.requests)
 
 
-def test_a_range_without_use_is_empty_and_known(api, openrouter):
-    api.misbehave(Fault.body(usage_body()))
-    usage = openrouter.get_usage(account=ACCOUNT, first=WEEK_AGO, last=YESTERDAY)
-    assert usage == Usage(WEEK_AGO, YESTERDAY, (), NOW, 1)
+def test_any_other_refusal_of_a_range_is_not_asked_day_by_day(api, openrouter):
+    api.misbehave(Fault.status(400), times=None)
+    for first, requests in [(WEEK_AGO, 1), (YEAR_AGO, 1 + 2)]:
+        assert "400" in str(
+            failure(lambda first=first: openrouter.get_usage(account=ACCOUNT, first=first, last=YESTERDAY))
+        )
+        assert len(api.requests) == requests
 
 
 @pytest.mark.parametrize(
@@ -525,11 +485,8 @@ def test_a_range_without_use_is_empty_and_known(api, openrouter):
         ([usage_row(credits_usage=-0.5)], {"credits_usd": Decimal("-0.5")}),  # a correction
         ([usage_row(credits_usage=1.5), usage_row(credits_usage=2)], {"credits_usd": Decimal("3.5")}),
         ([usage_row(request_count="7"), usage_row(request_count=3)], {"requests": 10}),
-        ([usage_row(request_count=7.0, tokens_prompt="1e3")], {"requests": 7, "prompt_tokens": 1000}),
-        (
-            [usage_row(byok_usage=None, request_count=None, cached_tokens=None)],
-            {"requests": 0, "byok_usd": 0},
-        ),
+        ([usage_row(request_count=7.0)], {"requests": 7}),
+        ([usage_row(byok_usage=None, request_count=None)], {"requests": 0, "byok_usd": 0}),
         ([usage_row(model=None)], {"model": "unknown"}),
         ([usage_row(model="")], {"model": "unknown"}),
         ([usage_row(model="a\x1b[2J\n\u202e/b")], {"model": "a\ufffd[2J \ufffd/b"}),
@@ -539,71 +496,53 @@ def test_a_range_without_use_is_empty_and_known(api, openrouter):
             [usage_row(date__day=None, created_at__day=f"{YESTERDAY}T00:00:00+00:00")],
             {"usage_date": YESTERDAY},
         ),
-        ([usage_row(tokens_prompt=str(10**15))], {"prompt_tokens": 10**15}),
+        ([usage_row(tokens_prompt=str(LARGEST_COUNT))], {"prompt_tokens": LARGEST_COUNT}),
     ],
 )
 def test_what_a_row_may_hold(api, openrouter, rows, expected):
     api.misbehave(Fault.body(usage_body(*rows)))
-    (row,) = openrouter.get_usage(account=ACCOUNT, first=YESTERDAY, last=YESTERDAY).rows
-    assert {name: getattr(row, name) for name in expected} == expected
+    (found,) = of_yesterday(openrouter).rows
+    assert {name: getattr(found, name) for name in expected} == expected
 
 
 @pytest.mark.parametrize(
     "rows",
     [
         [usage_row(credits_usage=None)],  # the bill is never made up
-        [{"date__day": str(YESTERDAY), "model": "a/b", "byok_usage": 0}],
         [usage_row(credits_usage=True)],
-        [usage_row(credits_usage="")],
         [usage_row(credits_usage="NaN")],
         [usage_row(credits_usage="Infinity")],
-        [usage_row(credits_usage="١")],
-        [usage_row(credits_usage=1e9)],
         [usage_row(credits_usage="1e40")],
-        [usage_row(credits_usage=6e8), usage_row(credits_usage=6e8)],
+        [usage_row(credits_usage=LARGEST_DAY_USD)],  # with the other row's dollar
+        [usage_row(model="a", credits_usage=6e8), usage_row(model="b", credits_usage=-6e8)],
+        [usage_row(byok_usage=LARGEST_DAY_USD + 1)],
         [usage_row(byok_usage="much")],
         [usage_row(request_count=-1)],
-        [usage_row(request_count=1.5)],
         [usage_row(request_count="1.5")],
-        [usage_row(request_count=False)],
-        [usage_row(request_count=10**15 + 1)],
-        [usage_row(request_count=10**15), usage_row(request_count=1)],
+        [usage_row(model="a", cached_tokens=LARGEST_COUNT), usage_row(model="b", cached_tokens=1)],
         [usage_row(request_count=[1])],
-        [usage_row(model=7)],
         [usage_row(model=["a"])],
         [usage_row(date__day=None)],
-        [usage_row(date__day=20260616)],
         [usage_row(date__day="2026-06-31")],
         [usage_row(date__day="2026-06-16T05:00:00Z")],
         [usage_row(date__day="2026-06-16T00:00:00+02:00")],
-        [usage_row(date__day="yesterday")],
         ["row"],
         [None],
     ],
 )
 def test_a_row_that_cannot_be_believed_refuses_the_whole_reply(api, openrouter, rows):
     api.misbehave(Fault.body(usage_body(usage_row(), *rows)))
-    error = failure(lambda: openrouter.get_usage(account=ACCOUNT, first=YESTERDAY, last=YESTERDAY))
-    assert type(error) is UnbelievableReply
+    error = failure(lambda: of_yesterday(openrouter))
+    assert "nothing of it is used" in str(error)
     assert not error.retryable
 
 
 @pytest.mark.parametrize(
-    "data",
-    [
-        {"data": None},
-        {"data": {}},
-        {"metadata": None},
-        {"metadata": {}},
-        {"metadata": {"truncated": None}},
-        {"metadata": {"truncated": "false"}},
-        {"metadata": {"truncated": 0}},
-    ],
+    "data", [{"data": None}, {"metadata": None}, {"metadata": {}}, {"metadata": {"truncated": "false"}}]
 )
 def test_a_usage_reply_without_rows_or_without_truncated_is_refused(api, openrouter, data):
     api.misbehave(Fault.body(usage_body(**data)))
-    error = failure(lambda: openrouter.get_usage(account=ACCOUNT, first=YESTERDAY, last=YESTERDAY))
-    assert type(error) is UnbelievableReply
+    assert "nothing of it is used" in str(failure(lambda: of_yesterday(openrouter)))
 
 
 @pytest.mark.parametrize(
@@ -616,9 +555,9 @@ def test_a_usage_reply_without_rows_or_without_truncated_is_refused(api, openrou
     ],
 )
 def test_a_reply_out_of_a_cache_is_as_old_as_the_cache(api, openrouter, cached_at, as_of):
-    ms = None if cached_at is None else int(cached_at.timestamp() * 1000)
+    ms = "yesterday" if cached_at is None else int(cached_at.timestamp() * 1000)
     api.misbehave(Fault.body(usage_body(usage_row(), cachedAt=ms)))
-    assert openrouter.get_usage(account=ACCOUNT, first=YESTERDAY, last=YESTERDAY).fetched_at == as_of
+    assert of_yesterday(openrouter).fetched_at == as_of
 
 
 def test_a_bill_asked_for_before_midnight_and_answered_after_it_is_not_one_of_the_whole_day(
@@ -635,17 +574,35 @@ def test_a_bill_asked_for_before_midnight_and_answered_after_it_is_not_one_of_th
     assert openrouter.get_usage(account=ACCOUNT, first=TODAY, last=TODAY).fetched_at == asked_at
 
 
-def test_days_in_the_wrong_order_are_a_bug_of_the_caller(api, openrouter):
-    with pytest.raises(ValueError, match="lies after"):
-        openrouter.get_usage(account=ACCOUNT, first=TODAY, last=YESTERDAY)
+# --- many accounts ---
+
+
+def test_all_accounts_are_asked_at_once_and_what_one_breaks_costs_the_others_nothing(simulate, openrouter):
+    names = ["good", "refused", "broken", "other"]
+    api = simulate(*(SimulatedAccount(name, f"sk-or-v1-{name}", anchor=TODAY) for name in names))
+    api.misbehave(Fault.status(401), account="refused")
+    accounts = config.current().accounts
+
+    async def ask(client: Client, account: Account) -> object:
+        return 1 / 0 if account.name == "broken" else await client.credits(account)
+
+    replies, failures = openrouter.ask_each(accounts, ask)
+    assert replies.keys() == {"good", "other"}
+    assert "does not know the key in OPENROUTER_API_KEY_REFUSED" in str(failures["refused"])
+    assert "something unforeseen happened (ZeroDivisionError" in str(failures["broken"])
 
 
 TWINS = [Account("a", KEY, "OPENROUTER_API_KEY_A"), Account("b", KEY, "OPENROUTER_API_KEY_B")]
 
 
-def test_the_rate_limit_holds_for_a_key_also_across_accounts(api, openrouter):
-    for number in range(150):
-        openrouter.get_usage(account=TWINS[number % 2], first=YESTERDAY, last=YESTERDAY)
+def test_the_rate_limit_holds_for_a_key_across_accounts_and_calls_and_none_is_lost(api, openrouter):
+    async def many(client: Client, account: Account) -> list[Usage]:
+        return [await client.usage(account, YESTERDAY, YESTERDAY) for _ in range(50)]
+
+    replies, _ = openrouter.ask_each(TWINS, many)
+    for _ in range(50):
+        of_yesterday(openrouter)
+    assert len({usage.rows for of_one in replies.values() for usage in of_one}) == 1
     times = [request.at for request in api.requests]
     assert len(times) == 150  # none was answered 429 and asked again
     for earlier, later in zip(times, times[REQUESTS_PER_MINUTE:], strict=False):
@@ -653,21 +610,11 @@ def test_the_rate_limit_holds_for_a_key_also_across_accounts(api, openrouter):
     assert clock.now() - NOW == timedelta(minutes=2)
 
 
-def test_threads_share_the_rate_limit_and_none_is_lost(api, openrouter):
-    def ask(number: int) -> Usage:
-        return openrouter.get_usage(account=TWINS[number % 2], first=YESTERDAY, last=YESTERDAY)
-
-    with ThreadPoolExecutor(8) as pool:
-        assert len({usage.rows for usage in pool.map(ask, range(100))}) == 1
-    assert clock.now() - NOW >= timedelta(minutes=1)
-
-
 def test_another_key_does_not_wait(simulate, openrouter):
     simulate(_YEAR, SimulatedAccount("other", "sk-or-v1-other", anchor=TODAY))
-    other = Account("other", "sk-or-v1-other", "OPENROUTER_API_KEY_OTHER")
     for _ in range(REQUESTS_PER_MINUTE):
-        openrouter.get_key(account=ACCOUNT)
-    openrouter.get_key(account=other)
+        openrouter.get_credits(account=ACCOUNT)
+    openrouter.get_credits(account=Account("other", "sk-or-v1-other", "OPENROUTER_API_KEY_OTHER"))
     assert clock.now() == NOW
 
 
@@ -749,10 +696,7 @@ def serving(
         monkeypatch.setenv("OPENROUTER_BASE_URL", f"{scheme}://127.0.0.1:{server.port}/api/v1")
         monkeypatch.setenv("OPENROUTER_ALLOW_CUSTOM_HOST", "1")
         resource = OpenRouter(**{"max_attempts": 1, **limits})
-        try:
-            yield server, resource
-        finally:
-            resource.close()
+        yield server, resource
 
 
 def send(data: bytes) -> Callable[[RawServer, socket.socket], None]:
@@ -762,6 +706,9 @@ def send(data: bytes) -> Callable[[RawServer, socket.socket], None]:
 def response(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Connection: close", *headers, "", ""]
     return "\r\n".join(lines).encode() + body
+
+
+GOOD = response(credits_body())
 
 
 def drip(data: bytes, at_once: int = 0) -> Callable[[RawServer, socket.socket], None]:
@@ -776,30 +723,21 @@ def drip(data: bytes, at_once: int = 0) -> Callable[[RawServer, socket.socket], 
     return script
 
 
-GOOD = response(credits_body())
-
-
 @pytest.mark.parametrize(
     ("script", "limits"),
     [
         (drip(GOOD), {"total_timeout_s": 0.3}),  # the headers
         (drip(GOOD, at_once=GOOD.index(b"\r\n\r\n") + 4), {"total_timeout_s": 0.3}),  # the body
         (drip(b"HTTP/1.1 100 Continue\r\n\r\n" * 50), {"total_timeout_s": 0.3}),
-        (
-            drip(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 50, 47),
-            {"total_timeout_s": 0.3},
-        ),
         (lambda server, connection: server.pause(5), {"read_timeout_s": 0.2}),
         (lambda server, connection: server.pause(5), {"total_timeout_s": 0.2}),
     ],
-    ids=["headers", "body", "informational", "chunk sizes", "silence", "silence in total"],
+    ids=["headers", "body", "informational", "silence", "silence in total"],
 )
 def test_a_server_that_drips_or_is_silent_is_cut_off(monkeypatch, script, limits):
     with serving(monkeypatch, script, **limits) as (_, resource):
         begun = clock.monotonic()
-        error = failure(lambda: resource.get_credits(account=ACCOUNT))
-        assert type(error) is RequestTimedOut
-        assert "ReadTimeout" in str(error)
+        assert type(failure(lambda: resource.get_credits(account=ACCOUNT))) is TookTooLong
         assert clock.monotonic() - begun < 2
 
 
@@ -814,19 +752,20 @@ def test_a_server_that_accepts_no_connection_is_given_up(monkeypatch):
         monkeypatch.setenv("OPENROUTER_ALLOW_CUSTOM_HOST", "1")
         resource = OpenRouter(max_attempts=1, connect_timeout_s=0.2)
         error = failure(lambda: resource.get_credits(account=ACCOUNT))
-        assert type(error) is ServerUnavailable
+        assert type(error) is OpenRouterError
         assert "ConnectTimeout" in str(error)
 
 
-def test_a_host_that_does_not_answer_or_exist_is_one_sentence(monkeypatch):
+def test_a_host_that_does_not_answer_or_exist_is_one_sentence_and_asked_again(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     monkeypatch.setenv("OPENROUTER_ALLOW_CUSTOM_HOST", "1")
     monkeypatch.setenv("OPENROUTER_BASE_URL", f"http://127.0.0.1:{port}")
     with clock.frozen(NOW):
         error = failure(lambda: OpenRouter().get_credits(account=ACCOUNT))
+    assert error.retryable
     assert str(error) == (
-        f"no complete reply from 127.0.0.1:{port} (ConnectError: [Errno 111] Connection refused): check the network"
+        f"no complete reply from 127.0.0.1:{port} (ConnectError: All connection attempts failed): check the network"
         " and OPENROUTER_BASE_URL, then run again (asked 5 times)"
     )
 
@@ -836,7 +775,7 @@ def test_a_host_that_does_not_answer_or_exist_is_one_sentence(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     monkeypatch.setenv("OPENROUTER_BASE_URL", "https://api.invalid")
     error = failure(lambda: OpenRouter(max_attempts=1).get_credits(account=ACCOUNT))
-    assert type(error) is ServerUnavailable
+    assert error.retryable
     assert "Name or service not known" in str(error)
 
 
@@ -844,55 +783,36 @@ GZIPPED = bytes.fromhex("1f8b08000000000002ff") + b"\0" * 20
 
 
 @pytest.mark.parametrize(
-    ("data", "kind"),
+    "data",
     [
-        (b"", ServerUnavailable),
-        (b"not http\r\n\r\n", ServerUnavailable),
-        (b"HTTP/1.1 999999 X\r\n\r\n", ServerUnavailable),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", ServerUnavailable),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{}", ServerUnavailable),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n", ServerUnavailable),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{}", ServerUnavailable),
-        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 200_000 + b"\r\n\r\n", ServerUnavailable),
-        (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n", OpenRouterError),
-        (response(GZIPPED, "Content-Encoding: gzip"), UnbelievableReply),
-        (response(GZIPPED, "Content-Encoding: gzip, gzip, br"), UnbelievableReply),
-        (response(GZIPPED, "Content-Encoding: gzip", status="403 Forbidden"), Forbidden),
-        (response(b"", status="304 Not Modified"), UnbelievableReply),
-        (response(b"{}", status="600 Beyond"), ServerUnavailable),
+        b"",
+        b"not http\r\n\r\n",
+        b"HTTP/1.1 999999 X\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{}",
+        b"HTTP/1.1 200 OK\r\nX: " + b"x" * 200_000 + b"\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
+        response(GZIPPED, "Content-Encoding: gzip"),
+        response(b"", status="304 Not Modified"),
+        response(b"{}", status="600 Beyond"),
     ],
 )
-def test_bytes_that_are_no_honest_http_are_refused(monkeypatch, data, kind):
+def test_bytes_that_are_no_honest_http_are_refused_and_asked_again(monkeypatch, data):
     with serving(monkeypatch, send(data)) as (_, resource):
-        assert isinstance(failure(lambda: resource.get_credits(account=ACCOUNT)), kind)
-
-
-def test_a_huge_reply_is_cut_off_after_a_small_part_of_it(monkeypatch):
-    sent = 0
-
-    def endless(server: RawServer, connection: socket.socket) -> None:
-        nonlocal sent
-        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n")
-        while sent < 100_000_000:
-            sent += connection.send(b"x" * 65536)
-
-    with serving(monkeypatch, endless) as (_, resource):
-        error = failure(lambda: resource.get_credits(account=ACCOUNT))
-    assert type(error) is UnbelievableReply
-    assert sent < 20_000_000  # what the sockets' buffers take
+        assert failure(lambda: resource.get_credits(account=ACCOUNT)).retryable
 
 
 @pytest.mark.parametrize(
     ("start", "again"),
     [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n", b"x" * 65536),
         (b"HTTP/1.1 200 OK\r\n", b"X-More: and more\r\n"),
         (b"HTTP/1.1 200 OK\r\nX-Long: ", b"x" * 4096),
-        (b"HTTP/1.1 200 ", b"x" * 4096),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;x=", b"x" * 4096),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"X-More: and more\r\n"),
         (b"HTTP/1.1 403 No\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n" * 1000),
     ],
-    ids=["headers", "a header", "the reason", "a chunk's extension", "trailers", "chunks of a refusal"],
+    ids=["a body", "headers", "a header", "trailers", "chunks of a refusal"],
 )
 def test_what_never_ends_is_cut_off_after_a_small_part_of_it(monkeypatch, start, again):
     sent = []
@@ -928,19 +848,14 @@ def test_a_redirect_is_not_followed(monkeypatch, status):
         reply = response(b"{}", header, status=f"{status} Elsewhere")
         with serving(monkeypatch, send(reply)) as (_, resource):
             error = failure(lambda: resource.get_credits(account=ACCOUNT))
-    assert type(error) is UnbelievableReply
-    assert f"its status is {status}, and redirects are not followed" in str(error)
+    assert f"({status})" in str(error)
     assert evil.received == []
 
 
-@pytest.mark.parametrize(
-    "location",
-    ["javascript:alert(1)", "mailto:x", "data:,x", "https://xn--/", "http://xn--a/", "http://[", "//"],
-)
+@pytest.mark.parametrize("location", ["javascript:alert(1)", "https://xn--/", "http://[", "//"])
 def test_where_a_redirect_leads_is_not_even_looked_at(api, openrouter, location):
-    api.misbehave(Fault.redirect(location))
-    error = failure(lambda: openrouter.get_credits(account=ACCOUNT))
-    assert "redirects are not followed" in str(error)
+    api.misbehave(Fault.redirect(location), times=None)
+    assert "redirects are not followed" in str(failure(lambda: openrouter.get_credits(account=ACCOUNT)))
 
 
 def test_proxy_variables_are_ignored(monkeypatch, tmp_path):
@@ -960,9 +875,9 @@ def test_proxy_variables_are_ignored(monkeypatch, tmp_path):
 def test_no_cookie_is_kept_as_accounts_share_the_connections(monkeypatch):
     reply = response(credits_body(), "Set-Cookie: session=abc; Path=/")
     with serving(monkeypatch, send(reply)) as (server, resource):
-        resource.get_credits(account=ACCOUNT)
-        resource.get_credits(account=ACCOUNT)
-    assert len(server.received) == 2
+        resource.ask_each(TWINS, Client.credits)
+        resource.ask_each(TWINS, Client.credits)
+    assert len(server.received) == 4
     assert b"cookie" not in b"".join(server.received).lower()
 
 
@@ -974,18 +889,10 @@ def test_a_host_that_is_not_allowed_gets_no_connection(monkeypatch):
     assert evil.received == []
 
 
-ECHOES = [
-    KEY,
-    quote(KEY, safe=""),
-    "".join(f"%{byte:02X}" for byte in KEY.encode()),
-    KEY.encode().hex(),
-    base64.b64encode(KEY.encode()).decode(),
-    base64.b64encode(b"user:" + KEY.encode()).decode(),
-    base64.urlsafe_b64encode(b"Bearer " + KEY.encode() + b"\n").decode(),
-]
+OTHER_KEY = "sk-or-v1-" + "5ecre7" * 10  # of another process: it is hidden for what it looks like
 
 
-@pytest.mark.parametrize("echo", ECHOES)
+@pytest.mark.parametrize("echo", [KEY, OTHER_KEY, "deadbeef" * 8])
 @pytest.mark.parametrize(
     "status", ["200 OK", "401 Unauthorized", "403 Forbidden", "503 Unavailable", "307 Go"]
 )
@@ -995,61 +902,28 @@ def test_a_server_that_repeats_the_key_does_not_get_it_into_logs_errors_or_paylo
     caplog.set_level(logging.DEBUG)
     for name in ("httpx", "httpcore", "httpcore.http11", "httpcore.connection"):
         caplog.set_level(logging.DEBUG, logger=name)
-    body = {
-        "error": {"message": f"no {echo} here"},
-        "data": {"total_credits": 1, "total_usage": 0, echo: [echo]},
-    }
+    body: dict[str, object] = {"data": {"total_credits": 1, "total_usage": 0, echo: [echo]}}
+    if status != "200 OK":
+        body["error"] = {"message": f"no {echo} here"}
     reply = response(
         json.dumps(body).encode(), f"X-Echo: {echo}", f"Location: /{echo}", status=f"{status} {echo}"
     )
     with serving(monkeypatch, send(reply)) as (_, resource):
         if status == "200 OK":
-            assert_no_key(resource.get_credits(account=ACCOUNT).payload)
+            assert echo not in resource.get_credits(account=ACCOUNT).payload
         else:
-            failure(lambda: resource.get_credits(account=ACCOUNT))
+            said = str(failure(lambda: resource.get_credits(account=ACCOUNT)))
+            assert "no [key] here" in said
+            assert echo not in said
     assert "X-Echo" in caplog.text  # the lines are there, without the key
     assert "[key]" in caplog.text
-    assert_no_key(caplog.text)
+    assert echo not in caplog.text
 
 
-@pytest.mark.parametrize(
-    "echo",
-    [
-        KEY.removeprefix("sk-or-v1-"),
-        KEY.upper(),
-        KEY[12:],
-        KEY[:-12],
-        "\u200b".join(KEY),
-        " ".join(KEY),
-        KEY[:20] + " and then " + KEY[20:],
-        f"{KEY}{KEY}",
-        KEY.encode().hex(":"),
-    ],
-)
-def test_no_part_of_a_key_is_shown_however_a_server_writes_it(api, openrouter, echo):
-    api.misbehave(Fault.status(401, message=f"before {echo} after"))
-    said = str(failure(lambda: openrouter.get_credits(account=ACCOUNT)))
-    assert "before [key]" in said
-    letters = "".join(c for c in said.lower() if c.isalnum())
-    whole = "".join(c for c in KEY.lower() if c.isalnum())
-    for spelled in (whole, KEY.encode().hex()):
-        assert not any(spelled[at : at + 16] in letters for at in range(len(spelled) - 15))
-
-
-@pytest.mark.parametrize("key", ["--------", "a-------", "k-" * 20])
-def test_a_made_up_key_of_signs_garbles_no_message(api, openrouter, key):
+def test_a_short_made_up_key_garbles_no_message(api, openrouter):
     api.misbehave(Fault.status(503, message="a rather ordinary message"), times=None)
-    said = str(failure(lambda: openrouter.get_credits(account=Account("default", key, "OPENROUTER_API_KEY"))))
+    said = str(failure(lambda: openrouter.get_credits(account=Account("default", "a", "OPENROUTER_API_KEY"))))
     assert "a rather ordinary message" in said
-
-
-def test_keys_that_threads_send_at_once_are_all_hidden():
-    keys = [f"sk-or-v1-{number:064x}" for number in range(0, 10**9, 10**7)]
-    for _ in range(20):
-        secrets = _Secrets()
-        with ThreadPoolExecutor(16) as pool:
-            list(pool.map(secrets.add, keys))
-        assert {secrets.removed_from(key) for key in keys} == {"[key]"}
 
 
 @pytest.mark.parametrize(
@@ -1057,7 +931,6 @@ def test_keys_that_threads_send_at_once_are_all_hidden():
     [
         b"HTTP/1.1 200 OK\r\n" + KEY.encode() + b"\r\n\r\n",
         KEY.encode() + b"\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + KEY.encode() + b"\r\n",
         response(KEY.encode()),
         response(f'{{"data":{{"total_credits":"{KEY}","total_usage":1}}}}'.encode()),
     ],
@@ -1066,15 +939,7 @@ def test_a_key_in_broken_http_or_json_is_in_no_error(monkeypatch, caplog, data):
     caplog.set_level(logging.DEBUG)
     with serving(monkeypatch, send(data)) as (_, resource):
         failure(lambda: resource.get_credits(account=ACCOUNT))
-    assert_no_key(caplog.text)
-
-
-def test_half_a_surrogate_pair_becomes_text_that_a_database_takes(api, openrouter):
-    api.misbehave(
-        Fault.body(b'{"data":{"total_credits":1,"total_usage":1e0,"note":"\\ud800 \\u0000 \xc3\xa9"}}')
-    )
-    payload = openrouter.get_credits(account=ACCOUNT).payload
-    assert payload == '{"data":{"total_credits":1,"total_usage":1,"note":"? \\u0000 \\u00e9"}}'
+    assert KEY not in caplog.text
 
 
 # --- TLS ---
@@ -1117,7 +982,6 @@ def test_a_self_signed_server_is_refused_at_once_and_gets_no_key(monkeypatch, tm
     context, _ = certificate(tmp_path, "127.0.0.1")
     with serving(monkeypatch, send(GOOD), context, max_attempts=5) as (server, resource):
         error = failure(lambda: resource.get_credits(account=ACCOUNT))
-    assert type(error) is UntrustedServer
     assert error.attempts == 1
     assert "so no key was sent" in str(error)
     assert server.received == []
@@ -1127,7 +991,7 @@ def test_a_certificate_for_another_name_is_refused_also_when_trusted(monkeypatch
     context, path = certificate(tmp_path, "openrouter.ai")
     monkeypatch.setenv("SSL_CERT_FILE", str(path))
     with serving(monkeypatch, send(GOOD), context) as (server, resource):
-        assert type(failure(lambda: resource.get_credits(account=ACCOUNT))) is UntrustedServer
+        assert "so no key was sent" in str(failure(lambda: resource.get_credits(account=ACCOUNT)))
     assert server.received == []
 
 
@@ -1184,7 +1048,9 @@ CREDITS_REPLIES = st.one_of(
 def test_any_reply_to_credits_is_two_finite_decimals_or_an_openrouter_error(answering, body):
     try:
         credits = answering(body).get_credits(account=ACCOUNT)
-    except OpenRouterError:
+    except OpenRouterError as error:
+        if "unforeseen" in str(error):
+            raise
         return
     data = json.loads(body, parse_float=Decimal, parse_int=Decimal)["data"]
     for name in ("total_credits", "total_usage"):
@@ -1221,7 +1087,9 @@ USAGE_REPLIES = st.one_of(
 def test_any_reply_to_a_usage_query_is_rows_that_fit_the_table_or_an_openrouter_error(answering, body):
     try:
         usage = answering(body).get_usage(account=ACCOUNT, first=YESTERDAY, last=YESTERDAY)
-    except OpenRouterError:
+    except OpenRouterError as error:
+        if "unforeseen" in str(error):
+            raise
         return
     for row in usage.rows:
         assert row.usage_date == YESTERDAY
@@ -1248,53 +1116,41 @@ def test_any_bytes_from_the_socket_are_an_openrouter_error(data, start):
 @pytest.fixture(scope="module")
 def answering() -> Iterator[Callable[[bytes], OpenRouter]]:
     """A resource whose next reply is the given bytes: one server for all examples."""
-    with SimulatedAPI([_YEAR], requests_per_minute=None) as api, pytest.MonkeyPatch.context() as monkeypatch:
-        for name, value in api.environment().items():
-            monkeypatch.setenv(name, value)
-        resource = OpenRouter(max_attempts=1)
-        resource._api()  # reads the environment now
+    with FaultyAPI([_YEAR], requests_per_minute=None) as api, pytest.MonkeyPatch.context() as monkeypatch:
+        environment = api.environment()
 
         def answer(body: bytes) -> OpenRouter:
-            resource._api()._queues.clear()
-            api.behave()
+            for name, value in environment.items():  # which each test begins without
+                monkeypatch.setenv(name, value)
+            api.begin_anew()
             api.misbehave(Fault.body(body))
-            return resource
+            return OpenRouter(max_attempts=1)
 
         yield answer
-        resource.close()
 
 
 # --- Dagster ---
 
 
-def test_the_run_configuration_holds_time_limits_and_no_secret(api):
+def test_the_run_configuration_holds_time_limits_and_no_secret():
     fields = OpenRouter.to_config_schema().as_field().config_type.fields
     assert set(fields) == {"connect_timeout_s", "read_timeout_s", "total_timeout_s", "max_attempts"}
 
 
-def test_an_asset_reads_through_the_resource_and_no_connection_is_left(api, instance):
-    used: list[OpenRouter] = []
+def test_an_asset_reads_through_the_resource_with_the_limits_of_the_run(api, instance):
+    used: list[float] = []
 
     @dg.asset
     def reading(openrouter: OpenRouter) -> None:
         openrouter.get_credits(account=ACCOUNT)
-        used.append(openrouter)
+        used.append(openrouter.total_timeout_s)
 
     for limit in (60, 5):
         config_of_run = {"resources": {"openrouter": {"config": {"total_timeout_s": limit}}}}
-        result = dg.materialize(
+        assert dg.materialize(
             [reading], resources={"openrouter": OpenRouter()}, instance=instance, run_config=config_of_run
-        )
-        assert result.success
-    assert [resource.total_timeout_s for resource in used] == [60, 5]
-    assert all(resource._opened is None for resource in used)
-
-
-def test_connections_are_used_again(api, openrouter):
-    openrouter.get_credits(account=ACCOUNT)
-    (before,) = openrouter._api()._http._transport._pool.connections
-    openrouter.get_usage(account=ACCOUNT, first=WEEK_AGO, last=YESTERDAY)
-    assert openrouter._api()._http._transport._pool.connections == [before]
+        ).success
+    assert used == [60, 5]
 
 
 def test_a_wrong_setting_stops_a_request_with_its_own_sentence(api, openrouter, monkeypatch):

@@ -430,6 +430,7 @@ def test_the_environment_names_everything_the_pipeline_needs(api):
     assert api.environment() == {
         "OPENROUTER_BASE_URL": api.base_url,
         "OPENROUTER_ALLOW_CUSTOM_HOST": "1",
+        "CREDITS_ENV_FILE": "",
         "OPENROUTER_API_KEY": "sk-or-v1-simulated-default",
         "OPENROUTER_API_KEY_AGENTS": "sk-or-v1-simulated-agents",
         "OPENROUTER_API_KEY_HOBBY": "sk-or-v1-simulated-hobby",

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from credits_pipeline.defs.assets.credits_snapshots import MOST_USD
-from credits_pipeline.openrouter.client import LARGEST_COUNT, LARGEST_DAY_USD
+from credits_pipeline.openrouter.replies import LARGEST_COUNT, LARGEST_DAY_USD
 from credits_pipeline_tests.models import DAY, Row, World, midnight, usd
 
 START = date(2025, 3, 3)  # a Monday

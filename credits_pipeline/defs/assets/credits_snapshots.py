@@ -15,7 +15,6 @@ from credits_pipeline import clock
 from credits_pipeline.config import Account
 from credits_pipeline.defs.partitions import (
     accounts_verdict,
-    ask_every_account,
     daily_partitions,
     description,
     failure_summary,
@@ -23,7 +22,7 @@ from credits_pipeline.defs.partitions import (
     required_settings,
 )
 from credits_pipeline.defs.preview import preview
-from credits_pipeline.openrouter.client import Credits, OpenRouter
+from credits_pipeline.openrouter import Client, Credits, OpenRouter
 from credits_pipeline.warehouse import Reading, Warehouse
 
 KEY = dg.AssetKey("credits_snapshots")
@@ -45,21 +44,12 @@ def refuse_all_but_today(context: dg.AssetExecutionContext) -> None:
     )
 
 
-# Believed, more than this would stop the figures of all accounts: sums and differences would not fit DECIMAL(18,9).
-MOST_USD = 990_000_000
-
-
 def unbelieved(credits: Mapping[str, Credits], warehouse: Warehouse) -> dict[str, str]:
-    """Accounts with history for which the API says 0 and 0, as ordinary keys have been seen to get, and absurd ones."""
-    absurd = {
-        name: f"the API reported more than {MOST_USD:,} USD, so the reading was rejected"
-        for name, reply in credits.items()
-        if max(reply.total_credits, reply.total_usage) > MOST_USD
-    }
+    """Accounts with history for which the API says 0 and 0, as ordinary keys have been seen to get."""
     nothing = [
         name for name, reply in credits.items() if reply.total_credits == reply.total_usage == Decimal(0)
     ]
-    return absurd | {
+    return {
         name: "the API reported 0 credits and 0 usage for an account that has had both, so the reading was rejected; "
         "check that its key is still a management key of that account"
         for name in nothing
@@ -96,9 +86,8 @@ def credits_snapshots(
         context.log.warning(warning)
     refuse_all_but_today(context)
     keys = {account.name: account for account in settings.accounts}
-    credits, failures = ask_every_account(
-        settings.accounts, lambda account: openrouter.get_credits(account=account)
-    )
+    credits, errors = openrouter.ask_each(settings.accounts, Client.credits)
+    failures = {name: str(error) for name, error in errors.items()}
     refuse_all_but_today(context)  # the UTC day may have turned while the API was asked
     failures |= unbelieved(credits, warehouse)
     credits = {name: reply for name, reply in credits.items() if name not in failures}

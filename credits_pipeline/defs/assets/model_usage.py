@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from datetime import date, timedelta
 from decimal import Decimal
+from functools import partial
 
 import dagster as dg
 
@@ -18,7 +19,6 @@ from credits_pipeline.config import Account
 from credits_pipeline.defs.assets import credits_snapshots
 from credits_pipeline.defs.partitions import (
     accounts_verdict,
-    ask_every_account,
     daily_partitions,
     description,
     failure_summary,
@@ -27,7 +27,7 @@ from credits_pipeline.defs.partitions import (
     stored_json,
 )
 from credits_pipeline.defs.preview import preview
-from credits_pipeline.openrouter.client import Forbidden, OpenRouter, Usage
+from credits_pipeline.openrouter import Client, Forbidden, OpenRouter, Usage
 from credits_pipeline.warehouse import Warehouse
 
 KEY = dg.AssetKey("model_usage")
@@ -112,28 +112,19 @@ def model_usage(
     settings = required_settings()
     first, last = days_to_fetch(context)
     progress = Progress(context.log, (last - first).days + 1)
-    forbidden: dict[str, str] = {}
 
-    def ask(account: Account) -> Usage | None:
-        try:
-            return openrouter.get_usage(
-                account=account,
-                first=first,
-                last=last,
-                on_progress=lambda a, b: progress.range_done(account.name, a, b),
-            )
-        except Forbidden as error:
-            forbidden[account.name] = str(error)
-            return None
+    async def ask(client: Client, account: Account) -> Usage:
+        return await client.usage(account, first, last, partial(progress.range_done, account.name))
 
-    replies, failures = ask_every_account(settings.accounts, ask)
-    usage = {name: reply for name, reply in replies.items() if reply is not None}
+    usage, errors = openrouter.ask_each(settings.accounts, ask)
+    forbidden = {name: str(error) for name, error in errors.items() if isinstance(error, Forbidden)}
+    failures = {name: str(error) for name, error in errors.items() if name not in forbidden}
     changes = stored(warehouse, usage, context.run.run_id)
     for name, reason in forbidden.items():
         context.log.warning(
             f"{name}: no analytics with this key, its spend comes from readings alone. {reason}"
         )
-    if failures and not replies and is_only_source(context):
+    if failures and not usage and not forbidden and is_only_source(context):
         raise dg.Failure(f"no account's bill could be fetched. {failure_summary(failures)}")
     moved = change_in_stored_days(changes)
     with warehouse.reading() as con:

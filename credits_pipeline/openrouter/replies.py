@@ -1,0 +1,222 @@
+"""What the API may answer, as types: anything else is refused, and nothing is ever defaulted to zero.
+
+Money is USD with nine decimals, days are UTC days. A further call is one more `Reply` and a method of `Client`.
+Source: the vendor's OpenAPI document.
+"""
+
+import json
+import logging
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from functools import lru_cache
+from typing import Annotated, Any, ClassVar, NoReturn
+
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    StrictBool,
+    model_validator,
+)
+
+from credits_pipeline import text
+
+NANO_DOLLAR = Decimal("1e-9")  # below anything that is billed; the API's doubles may print with more digits
+# Believed, more than these would stop the figures of all accounts: sums would not fit DECIMAL(18,9) or BIGINT.
+LARGEST_TOTAL_USD = 990_000_000
+LARGEST_DAY_USD, LARGEST_COUNT = 2_500_000, 10**15  # of an account and day
+OLDEST_CACHE = timedelta(days=1)  # a `cachedAt` further back, or ahead, is a mistake and says nothing
+LONGEST_MESSAGE, LONGEST_NAME = 300, 200  # characters of the server's own words, and of a model's name
+
+_KEY_LIKE = re.compile(r"sk-or-[\w-]{8,}|[0-9a-fA-F]{32,}")
+keys_sent: set[str] = set()
+
+
+def hidden(words: str) -> str:
+    """`words` without the keys that were sent, and without whatever looks like one."""
+    for key in keys_sent:
+        words = words.replace(key, "[key]")
+    return _KEY_LIKE.sub("[key]", words)
+
+
+def shown(words: str, longest: int = LONGEST_MESSAGE) -> str:
+    """Text from outside on one line: no key, no control characters, not too long."""
+    words = text.one_line(hidden(words))
+    return words if len(words) <= longest else words[: longest - 1] + "…"
+
+
+def without_keys(record: logging.LogRecord) -> bool:
+    """A filter: httpcore logs a reply's headers at DEBUG, in which a hostile server may repeat the key."""
+    record.msg, record.args = hidden(record.getMessage()), None
+    return True
+
+
+def _usd(value: Any) -> Decimal:
+    try:
+        if not isinstance(value, bool) and abs(amount := Decimal(value)) < 10**9:
+            return amount.quantize(NANO_DOLLAR) + 0  # half-even, never -0
+    except (ArithmeticError, TypeError, ValueError):
+        pass
+    raise ValueError("not a number of dollars")
+
+
+def _total(value: Any) -> Decimal:
+    if isinstance(value, str) or not 0 <= (total := _usd(value)) <= LARGEST_TOTAL_USD:
+        raise ValueError(f"not from 0 to {LARGEST_TOTAL_USD:,} dollars")
+    return total
+
+
+@lru_cache(maxsize=2_000)
+def _utc_day(value: str) -> date:
+    """A date, or the midnight that begins it, in any of the spellings seen."""
+    if value[10:].strip("T :0.Z+-"):
+        raise ValueError("not a UTC day")
+    return date.fromisoformat(value[:10])
+
+
+@lru_cache(maxsize=4_000)  # a year of usage names the same few models thousands of times
+def _name(value: str) -> str:
+    return shown(value, LONGEST_NAME) or "unknown"
+
+
+Total = Annotated[Decimal, PlainValidator(_total)]
+Billed = Annotated[Decimal, PlainValidator(_usd)]  # in quotes as well: the analytics database quotes numbers
+Count = Annotated[int, Field(ge=0)]
+
+
+class Reply(BaseModel):
+    """The object under `data` of a reply to `call`, of which `largest` bytes are read."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+    call: ClassVar[str]
+    largest: ClassVar[int] = 100_000
+
+
+class Counters(Reply):
+    call = "GET /credits"
+
+    total_credits: Total
+    total_usage: Total
+
+
+class KeyInfo(Reply):
+    call = "GET /key"
+
+    is_management_key: StrictBool
+
+
+class UsageRow(Reply):
+    """What one model was billed for on one UTC day. Money in USD; a correction is negative."""
+
+    usage_date: Annotated[date, PlainValidator(lambda value: _utc_day(str(value)))] = Field(
+        validation_alias=AliasChoices("date__day", "created_at__day")
+    )
+    # Money without a model is money all the same: it keeps its row, under a name that says so.
+    model: Annotated[str, AfterValidator(_name)] = "unknown"
+    credits_usd: Billed = Field(validation_alias="credits_usage")
+    byok_usd: Billed = Field(default=Decimal("0.000000000"), validation_alias="byok_usage")
+    requests: Count = Field(default=0, validation_alias="request_count")
+    prompt_tokens: Count = Field(default=0, validation_alias="tokens_prompt")
+    completion_tokens: Count = Field(default=0, validation_alias="tokens_completion")
+    reasoning_tokens: Count = Field(default=0, validation_alias="reasoning_tokens")
+    cached_tokens: Count = Field(default=0, validation_alias="cached_tokens")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_says_not_used(cls, row: Any) -> Any:
+        return {k: v for k, v in row.items() if v is not None} if isinstance(row, dict) else row
+
+    def figures(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, name) for name in FIGURES)
+
+
+FIGURES = tuple(UsageRow.model_fields)[2:]
+METRICS = [str(UsageRow.model_fields[name].validation_alias) for name in FIGURES]
+
+
+class _Metadata(Reply):
+    truncated: StrictBool
+
+
+class UsageReply(Reply):
+    call = "POST /analytics/query"
+    largest = 20_000_000  # 10,000 rows are some 3 MB
+
+    rows: list[UsageRow] = Field(validation_alias="data")
+    metadata: _Metadata
+    cached_at: object = Field(default=None, validation_alias="cachedAt")
+
+    @model_validator(mode="after")
+    def _days_are_believable(self) -> "UsageReply":
+        sums: dict[date, tuple[Any, ...]] = defaultdict(lambda: (0,) * len(FIGURES))
+        for row in self.rows:
+            sums[row.usage_date] = tuple(
+                a + abs(b) for a, b in zip(sums[row.usage_date], row.figures(), strict=True)
+            )
+        for day, (credits, byok, *counts) in sums.items():
+            if max(credits, byok) > LARGEST_DAY_USD or max(counts) > LARGEST_COUNT:
+                raise ValueError(
+                    f"the rows of {day} add up to more than {LARGEST_DAY_USD:,} dollars, or too many tokens"
+                )
+        return self
+
+    def within(self, first: date, last: date) -> list[UsageRow]:
+        """The rows of these days. Rows of the same day and model are summed."""
+        found: dict[tuple[date, str], UsageRow] = {}
+        for row in self.rows:
+            key = row.usage_date, row.model
+            if other := found.get(key):
+                sums = (a + b for a, b in zip(other.figures(), row.figures(), strict=True))
+                row = other.model_copy(update=dict(zip(FIGURES, sums, strict=True)))
+            if first <= row.usage_date <= last:
+                found[key] = row
+        return list(found.values())
+
+    def as_of(self, asked_at: datetime) -> datetime:
+        """When the figures were true: when they were asked for, or since when they are cached, as the reply says (ms).
+
+        Not when they were read: a bill asked for before midnight lacks what came after, whenever the reply arrives.
+        """
+        ms = self.cached_at if isinstance(self.cached_at, int | Decimal) else 0
+        cached = datetime.fromtimestamp(float(ms) / 1000, UTC) if 0 < ms < 10**13 else asked_at
+        return cached if asked_at - OLDEST_CACHE < cached < asked_at else asked_at
+
+
+@dataclass(frozen=True)
+class Credits:
+    """An account's two lifetime counters in USD; the balance is their difference."""
+
+    total_credits: Decimal
+    total_usage: Decimal
+    observed_at: datetime  # aware, UTC: when the reply had been read
+    payload: str  # the reply's JSON text
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Everything billed on the UTC days `first` to `last`: a day without rows was billed nothing."""
+
+    first: date
+    last: date
+    rows: tuple[UsageRow, ...]  # one per day and model, in this order
+    fetched_at: datetime  # aware, UTC: the figures are at least as recent as this
+    requests_made: int
+
+
+def json_object(content: bytes) -> dict[str, Any]:
+    """The JSON object in `content`, its numbers exact; empty if it is something else."""
+    try:
+        document = json.loads(content.decode(), parse_float=Decimal, parse_constant=_refuse)
+    except (ValueError, ArithmeticError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
