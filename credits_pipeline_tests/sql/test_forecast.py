@@ -15,8 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from credits_pipeline.defs.assets.credits_snapshots import MOST_USD
-from credits_pipeline.openrouter.replies import LARGEST_COUNT, LARGEST_DAY_USD
+from credits_pipeline.openrouter.replies import LARGEST_COUNT, LARGEST_DAY_USD, LARGEST_TOTAL_USD
 from credits_pipeline_tests.models import DAY, Row, World, midnight, usd
 
 START = date(2025, 3, 3)  # a Monday
@@ -361,7 +360,9 @@ def test_an_account_in_debt_is_exhausted_and_ran_out_today(world: Forecasts, bal
     assert row["days_left_p50"] == 1
     assert (row["probability_7d"], row["probability_30d"]) == (1, 1)
     assert {point["probability"] for point in world.table("runway_curve")} == {1.0}
-    assert world.table("balance_forecast") == []
+    fan = world.table("balance_forecast")
+    assert [point["forecast_date"] for point in fan] == [row["as_of"].date() + n * DAY for n in range(365)]
+    assert fan[0]["balance_p50"] == usd(balance) - fan[0]["spend_p50"]
 
 
 def test_debt_comes_before_every_other_status(world: Forecasts):
@@ -394,6 +395,47 @@ def test_an_account_that_spent_nothing_for_30_days_is_idle_and_has_no_date(world
 def test_an_account_idle_for_years_has_a_curve_that_stays_at_nought(world: Forecasts):
     assert world.answer([5] * 20 + [0] * 700, 100)["status"] == "idle"
     assert {row["probability"] for row in world.table("runway_curve")} == {0.0}
+    fan = world.table("balance_forecast")
+    assert {row[f"spend_{p}"] for row in fan for p in ("p10", "p50", "p90")} == {usd(0)}
+    assert {row[f"balance_{p}"] for row in fan for p in ("p10", "p50", "p90")} == {usd(100)}
+
+
+@pytest.mark.parametrize("idle", [30, 100, 200])
+def test_nothing_is_expected_of_an_idle_account(world: Forecasts, idle: int):
+    assert world.answer([5] * 20 + [0] * idle, 100)["expected_daily_spend_usd"] == usd(0)
+
+
+def test_an_account_that_bought_and_never_spends_accumulates_until_30_days_are_known(world: Forecasts):
+    row = world.answer([0] * 3, 14)
+    assert (row["status"], row["expected_daily_spend_usd"], row["spend_7d_usd"]) == ("accumulating", 0, 0)
+    assert "known so far: 3, 0 with spend" in row["explanation"]
+    assert world.answer([0] * 29, 14)["status"] == "accumulating"
+    assert world.answer([0] * 30, 14)["status"] == "idle"
+
+
+def test_one_known_day_without_spend_makes_nobody_idle(world: Forecasts):
+    world.read(midnight(START), 1000, 900)
+    world.read(midnight(START + DAY), 1000, 900)
+    world.build_all()
+    assert world.runway()["status"] == "accumulating"
+
+
+def test_days_that_are_not_known_may_have_seen_spend(world: Forecasts):
+    for n in range(20):
+        world.bill(START + n * DAY, 5)
+    for n in range(40, 61):  # nothing was fetched of the twenty days between
+        world.read(midnight(START + n * DAY), 500, 300)
+    world.build_all()
+    row = world.runway()
+    assert (row["status"], row["run_out_p50"]) == ("accumulating", None)
+    assert row["explanation"].startswith("Nothing was spent on the 20 of the last 30 days that are known")
+    nights = {row["as_of_date"]: row["run_out_p50"] for row in world.table("runway_history")}
+    assert nights[START + 48 * DAY] is not None  # the last night that knows of spend within 30 days
+    assert {nights[START + n * DAY] for n in range(49, 60)} == {None}
+    for n in range(61, 71):
+        world.read(midnight(START + n * DAY), 500, 300)
+    world.build_all()
+    assert world.runway()["status"] == "idle"
 
 
 @pytest.mark.parametrize(
@@ -404,7 +446,7 @@ def test_an_account_idle_for_years_has_a_curve_that_stays_at_nought(world: Forec
         ([5, 5], "accumulating"),
         ([0, 0, 5], "accumulating"),
         ([0, 5, 5], "ok"),
-        ([0, 0, 0], "idle"),
+        ([0, 0, 0], "accumulating"),
     ],
 )
 def test_a_date_needs_three_complete_days_two_of_them_with_spend(
@@ -603,6 +645,39 @@ def test_the_accuracy_is_that_of_the_replays(world: Forecasts):
     assert calibration == pytest.approx(sum(row["is_inside_80"] for row in replays) / len(replays))
 
 
+def test_a_replay_counts_only_where_every_day_of_its_horizon_is_known(world: Forecasts):
+    for n in [*range(12), *range(40, 56)]:
+        world.bill(START + n * DAY, 5)
+    for n in range(56, 62):
+        world.read(midnight(START + n * DAY), 1000, 5 * n)
+    world.build_all()
+    known = [START + n * DAY for n in [*range(12), *range(40, 61)]]
+    replays = {(row["origin_date"], row["horizon_days"]) for row in world.table("int_forecast_replays")}
+    for origin, horizon in replays:
+        assert all(origin + n * DAY in known for n in range(1, horizon + 1))
+    assert {horizon for _, horizon in replays} == {7, 14}
+    assert (START + 4 * DAY, 7) in replays
+    assert {row["horizon_days"] for row in world.table("forecast_accuracy")} == {7, 14}
+
+
+def test_a_night_with_nothing_left_is_no_prediction(world: Forecasts):
+    world.spend("a", [5] * 40, -50)  # used up ten days ago
+    world.build_all()
+    for night in world.table("runway_history"):
+        is_left = night["balance_usd"] > 0
+        assert (night["run_out_p50"] is not None) == (is_left and night["as_of_date"] >= START + 2 * DAY)
+        assert (night["used_up_date"] is not None) == is_left
+    left = [START + n * DAY for n in range(29)]
+    assert {row["origin_date"] for row in world.table("int_forecast_replays")} == set(left[2:])
+    assert [row["replays"] for row in world.table("forecast_accuracy")] == [27, 24, 8]
+
+
+def test_a_night_without_spend_in_the_four_weeks_before_replays_no_virtual_balance(world: Forecasts):
+    world.spend("a", [5] * 10 + [0] * 29 + [5] * 20, 100)
+    world.build_all()
+    assert all(row["virtual_balance_usd"] > 0 for row in world.table("int_forecast_replays"))
+
+
 def test_tonight_in_the_history_is_the_runway_of_today(world: Forecasts):
     for seed in range(8):
         world.spend(f"s{seed}", believable(seed, 70), sum(believable(seed, 70)))
@@ -754,7 +829,7 @@ def test_the_change_is_that_between_the_last_two_nights_of_the_history(world: Fo
 
 
 def test_the_most_absurd_replies_that_are_believed_stop_no_other_accounts_figures(world: Forecasts):
-    most, day = MOST_USD, LARGEST_DAY_USD
+    most, day = LARGEST_TOTAL_USD, LARGEST_DAY_USD
     begin, end = datetime.combine(START, datetime.min.time()), 60
 
     def read(account: str, number: int, credits: int, usage: int) -> None:

@@ -6,7 +6,7 @@ warehouse, so that one build answers for all of them. A history on which the two
 it gets, so that a person can work it out by hand.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -245,21 +245,25 @@ class Oracle:
 
     # ---- marts.credits_runway
 
-    def spent(self, days: int, until: date) -> list[Decimal]:
-        """The spend of the complete ones among the `days` days that end with `until`."""
-        return [row["spend_usd"] for row in self.complete if until - days * DAY < row["spend_date"] <= until]
+    def known(self, first: date, last: date) -> list[Row]:
+        """The complete days from `first` to `last`."""
+        return [row for row in self.complete if first <= row["spend_date"] <= last]
 
     def status(self) -> str:
-        """»`accumulating` (under 3 complete days, or under 2 with spend: no dates are given); `idle` (nothing spent
-        in the last 30 days: no date, not infinity); `exhausted` (balance ≤ 0: run-out is today). Precedence:
-        exhausted, idle, accumulating, ok.« The running day is one more in which something may have been spent, and
-        of an account without one complete day nobody can say that it idles."""
-        with_spend = [row["spend_date"] for row in self.rows if row["spend_usd"] and row["spend_usd"] > 0]
-        if self.readings[-1].credits - self.readings[-1].usage <= 0:
+        return self.status_on(self.close(), self.readings[-1].credits - self.readings[-1].usage, self.rows)
+
+    def status_on(self, close: date, balance: Decimal | None, rows: Sequence[Row]) -> str:
+        """»`ok`; `accumulating` (under 3 complete days, or under 2 with spend, or nothing spent while fewer than
+        30 days are known: no dates are given); `idle` (nothing spent in the last 30 days, all of them known: no date,
+        not infinity); `exhausted` (balance ≤ 0: run-out is today). Precedence: exhausted, idle, accumulating, ok.«
+        The running day is one more in which something may have been spent."""
+        complete = self.known(date.min, close)
+        spent = [row["spend_date"] for row in rows if row["spend_usd"] and row["spend_usd"] > 0]
+        if balance is not None and balance <= 0:
             return "exhausted"
-        if self.complete and not any(day > self.close() - 30 * DAY for day in with_spend):
-            return "idle"
-        if len(self.complete) < 3 or len([row for row in self.complete if row["spend_usd"] > 0]) < 2:
+        if not any(day > close - 30 * DAY for day in spent):
+            return "idle" if len(self.known(close - 29 * DAY, close)) == 30 else "accumulating"
+        if len(complete) < 3 or len([row for row in complete if row["spend_usd"] > 0]) < 2:
             return "accumulating"
         return "ok"
 
@@ -289,14 +293,15 @@ class Oracle:
     def credits_runway(self, curve: Mapping[int, float]) -> Row:
         """One account's row; `curve` is its probability by day ahead, which the oracle takes as given."""
         newest, status, close = self.readings[-1], self.status(), self.close()
-        last = self.complete[-1]["spend_date"] if self.complete else None
+        [summary] = self.spend_summary()
         row: Row = {
             "as_of": newest.at,
             "status": status,
             "is_early": len(self.complete) < 14,  # »`is_early`: under 14 of them«
             "balance_usd": newest.credits - newest.usage,  # »as of the newest reading«
-            "spend_7d_usd": sum(self.spent(7, last)) if last else None,
-            "spend_30d_usd": sum(self.spent(30, last)) if last else None,
+            # »The 7 and 30 calendar days up to L, known ones only.«
+            "spend_7d_usd": summary["spend_7d_usd"],
+            "spend_30d_usd": summary["spend_30d_usd"],
             "history_days": len(self.complete),  # »`history_days` counts complete days«
             "imputed_days": len([day for day in self.complete if day["method"] == "interpolated"]),
         }
@@ -313,7 +318,101 @@ class Oracle:
             row[f"run_out_{name}"] = close + days_left * DAY if days_left is not None else None
         for days in (7, 30):  # »`probability_7d` is the curve at 7«
             row[f"probability_{days}d"] = {"ok": curve.get(days), "exhausted": 1.0}.get(status)
+        # »`idle`: `expected_daily_spend_usd` is 0«, as where nothing was spent at all; nothing under 3 complete days.
+        if len(self.complete) < 3:
+            row["expected_daily_spend_usd"] = None
+        elif status == "idle" or not any(day["spend_usd"] > 0 for day in self.complete[-180:]):
+            row["expected_daily_spend_usd"] = Decimal(0)
         return row
+
+    # ---- marts.spend_summary, unusual_spend, runway_history, forecast_accuracy
+
+    def spend_summary(self) -> list[Row]:
+        """»Yesterday, 7 and 30 days, each with the period before« up to the close at which the forecast begins, known
+        days only; an account that was never read is known up to its last day."""
+        if not self.rows:
+            return []
+        row: Row = {"close_date": self.close() if self.readings else self.rows[-1]["spend_date"]}
+        for days in (1, 7, 30):
+            for name, unknown, ago in (("spend", "", 0), ("before", "before_", days)):
+                last = row["close_date"] - ago * DAY
+                known = self.known(last - (days - 1) * DAY, last)
+                row[f"{name}_{days}d_usd"] = sum(day["spend_usd"] for day in known) if known else None
+                row[f"unknown_days_{unknown}{days}d"] = days - len(known)
+        return [row]
+
+    def runway_history(self) -> list[Row]:
+        """»On each of the last 90 days with a known balance«; and the day on which what was spent since
+        reached the balance, if anything was left."""
+        nights = []
+        for close in [row for row in self.daily_balance() if row["balance_usd"] is not None][-90:]:
+            night, left = close["balance_date"], close["balance_usd"]
+            used_up = None
+            for row in self.known(night + DAY, date.max) if left > 0 else ():
+                left -= row["spend_usd"]
+                if left <= 0:
+                    used_up = row["spend_date"]
+                    break
+            tomorrow = self.known(night + DAY, night + DAY)
+            nights.append(
+                {
+                    "as_of_date": night,
+                    "balance_usd": close["balance_usd"],
+                    "next_day_spend_usd": tomorrow[0]["spend_usd"] if tomorrow else None,
+                    "used_up_date": used_up,
+                }
+            )
+        return nights
+
+    def replays(self) -> dict[int, int]:
+        """By horizon, on how many of the last 120 days a date would have been given, »only nights with something left«,
+        and »only horizons of which every day is known«."""
+        if not self.complete:
+            return {}
+        balances = {row["balance_date"]: row["balance_usd"] for row in self.daily_balance()}
+        last, found = self.complete[-1]["spend_date"], {7: 0, 14: 0, 30: 0}
+        for night in (last - n * DAY for n in range(120)):
+            status = self.status_on(night, balances.get(night), self.known(date.min, night))
+            # A virtual balance is worth four weeks of spend; their mean stands in for a day that is not known.
+            spent = [row["spend_date"] for row in self.known(night - 27 * DAY, night) if row["spend_usd"] > 0]
+            if status == "ok" and (spent or self.is_filled(night)):
+                for days in found:
+                    found[days] += len(self.known(night + DAY, night + days * DAY)) == days
+        return {days: count for days, count in found.items() if count}
+
+    def is_filled(self, night: date) -> bool:
+        """Whether one of the four weeks before is not known and was replaced by a mean above zero."""
+        complete = {row["spend_date"] for row in self.complete}
+        first = max(night - 27 * DAY, min(complete))
+        unknown = [
+            first + n * DAY for n in range((night - first).days + 1) if first + n * DAY not in complete
+        ]
+        return any(row["spend_usd"] > 0 for day in unknown for row in self.known(day - 28 * DAY, day - DAY))
+
+    def unusual_spend(self, possible: Mapping[date, Decimal | None]) -> list[Row]:
+        """»Days beyond P99«, by their whole bill where that is known, else by the readings; `possible` is the P99 of
+        each day, which the oracle takes as given. After half a year without spend it is 0; a day after one that only
+        readings within minutes of a midnight made unusual is held against the P99 before that."""
+        found, misplaced = [], None
+        for row in self.complete:
+            day = row["spend_date"]
+            if day not in possible:
+                continue
+            method, spent = (
+                ("billed", row["billed_usd"]) if self.is_billed(day) else (row["method"], row["spend_usd"])
+            )
+            most = possible[day] if misplaced is None else misplaced
+            observed, own = row["observed_usd"], possible[day]
+            is_misplaced = method == "billed" and own is not None and observed > own >= spent
+            misplaced = own if is_misplaced else None
+            before = self.known(day - 28 * DAY, day - DAY)
+            if most is None and len(before) == 28 and max(one["spend_usd"] for one in before) <= 0:
+                most = Decimal(0)
+            if method != "interpolated" and most is not None and spent > most and spent >= Decimal("0.01"):
+                found.append(
+                    {"spend_date": day, "unusual_usd": spent, "method": method, "possible_usd": most}
+                )
+        return found
 
 
 def nine_decimals(value: Fraction) -> Decimal:
@@ -454,23 +553,49 @@ def differences(oracle: Oracle, answer: Answers, account: str) -> Iterator[str]:
     yield from unlike("daily_spend", oracle.rows)
     yield from unlike("daily_balance", oracle.daily_balance())
     yield from unlike("credit_events", oracle.credit_events())
+    yield from unlike("spend_summary", oracle.spend_summary())
     if not oracle.readings:  # nothing is known of its balance
         for table in ("credits_runway", "runway_curve", "balance_forecast"):
             yield from unlike(table, [])
         return
     days_ahead = range(1, 366) if oracle.has_curve() else ()  # »P(gone within 1 … 365 days)«
-    as_of, close, balance = oracle.readings[-1].at, oracle.close(), oracle.balance_at_close()
+    as_of, close = oracle.readings[-1].at, oracle.close()
     dates = [{"as_of": as_of, "day_ahead": n, "run_out_date": close + n * DAY} for n in days_ahead]
     yield from unlike("runway_curve", dates)
     curve = {row["day_ahead"]: row["probability"] for row in answer("runway_curve", account)}
     yield from unlike("credits_runway", [oracle.credits_runway(curve)])
-    # »Dates, fan and alerts derive from it.« An account that is used up has no fan.
-    fan = [row["run_out_date"] for row in dates if oracle.status() != "exhausted"]
-    yield from unlike("balance_forecast", [{"forecast_date": day} for day in fan])
+    yield from forecast_differences(oracle, answer, account, dates, unlike)
+
+
+def forecast_differences(
+    oracle: Oracle,
+    answer: Answers,
+    account: str,
+    dates: Sequence[Row],
+    unlike: Callable[[str, list[Row]], Iterator[str]],
+) -> Iterator[str]:
+    """The same of what derives from the curve and its nights."""
+    balance = oracle.balance_at_close()
+    # »Dates, fan and alerts derive from it.« »The fan, for every account that has a curve.«
+    yield from unlike("balance_forecast", [{"forecast_date": row["run_out_date"]} for row in dates])
     for row in answer("balance_forecast", account) if balance is not None else ():
         for spent, left in (("p10", "p90"), ("p50", "p50"), ("p90", "p10")):
             if row[f"balance_{left}"] != max(balance - row[f"spend_{spent}"], LEAST_USD):
                 yield f"balance_forecast {row['forecast_date']}: {left} does not start at {balance}"
+    nights = answer("runway_history", account)
+    yield from unlike("runway_history", oracle.runway_history())
+    for night in nights:
+        day = night["as_of_date"]
+        if (
+            night["run_out_p10"]
+            and oracle.status_on(day, night["balance_usd"], oracle.known(date.min, day)) != "ok"
+        ):
+            yield f"runway_history {day}: a date that nobody would have been given"
+    yield from unlike(
+        "forecast_accuracy", [{"horizon_days": n, "replays": count} for n, count in oracle.replays().items()]
+    )
+    possible = {night["as_of_date"] + DAY: night["next_day_p99_usd"] for night in nights}
+    yield from unlike("unusual_spend", oracle.unusual_spend(possible))
 
 
 def disagreements(world: World, histories: Sequence[History]) -> dict[int, list[str]]:

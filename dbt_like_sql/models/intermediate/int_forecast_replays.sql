@@ -19,13 +19,31 @@ with history as (
         ) as mean_28d_usd
         {%- for horizon in horizons %},
         case
-            when lead(spend_date, {{ horizon }}) over (partition by account order by spend_date) is not null
-                then cast(sum(spend_usd) over (
-                    partition by account order by spend_date rows between 1 following and {{ horizon }} following
-                ) as double)
+            when count(*) filter (where is_known) over next_{{ horizon }} = {{ horizon }}
+                then cast(sum(spend_usd) over next_{{ horizon }} as double)
         end as spent_{{ horizon }}
         {%- endfor %}
     from {{ ref('int_spend_history') }}
+    window
+        {%- for horizon in horizons %}
+        next_{{ horizon }} as (
+            partition by account order by spend_date rows between 1 following and {{ horizon }} following
+        ){{ ',' if not loop.last }}
+        {%- endfor %}
+),
+
+-- Who has nothing left makes no prediction of when it will be gone.
+used_up_nights as (
+    select account, balance_date as origin_date
+    from {{ ref('daily_balance') }}
+    where balance_usd <= 0
+),
+
+nights as (
+    select *
+    from {{ ref('int_spend_forecast') }}
+    anti join used_up_nights using (account, origin_date)
+    where is_dated
 ),
 
 replays as (
@@ -37,34 +55,26 @@ replays as (
         history.spent_{{ horizon }} as spent,
         history.mean_7d_usd * {{ horizon }} as flat,
         history.mean_28d_usd * {{ horizon }} as virtual_balance
-    from {{ ref('int_spend_forecast') }} as forecast
+    from nights as forecast
     inner join history using (account, origin_date)
-    where forecast.is_dated and history.spent_{{ horizon }} is not null
+    where history.spent_{{ horizon }} is not null and history.mean_28d_usd > 0
     {%- endfor %}
 ),
 
 distributions as (
     select
         *,
-        level_usd * (horizon_days // 7 * 7 + factor_sums[horizon_days % 7 + 1]) as median,
-        sqrt(
-            width_factor * (ln(1 + day_noise / horizon_days + level_noise) + drift_per_day * horizon_days + noise_floor)
-            + disagreement
-        ) / {{ var('logistic_scale') }} as log_scale
+        {{ spend_median('horizon_days') }} as median,
+        {{ spend_log_scale('horizon_days') }} as log_scale
     from replays
 ),
 
-said as (
+predictions as (
     select
         *
         {%- for quantile, logit in quantiles.items() %},
         median * exp({{ logit }} * log_scale) as {{ quantile }}
-        {%- endfor %},
-        case
-            when virtual_balance > 0
-                then 1 / (1 + exp(least(-ln(median / virtual_balance) / log_scale, 700)))
-            else 1
-        end as probability
+        {%- endfor %}
     from distributions
 )
 
@@ -73,11 +83,11 @@ select
     origin_date,
     cast(horizon_days as bigint) as horizon_days,
     {%- for quantile in quantiles %}
-    cast(least({{ quantile }}, 999999999.0) as decimal(18, 9)) as spend_{{ quantile }},
+    {{ usd(quantile) }} as spend_{{ quantile }},
     {%- endfor %}
-    cast(least(flat, 999999999.0) as decimal(18, 9)) as flat_7d_spend,
-    cast(least(virtual_balance, 999999999.0) as decimal(18, 9)) as virtual_balance_usd,
-    probability,
-    cast(least(spent, 999999999.0) as decimal(18, 9)) as spent_usd,
+    {{ usd('flat') }} as flat_7d_spend,
+    {{ usd('virtual_balance') }} as virtual_balance_usd,
+    {{ probability_spent('virtual_balance', 'median', 'log_scale') }} as probability,
+    {{ usd('spent') }} as spent_usd,
     spent between p10 and p90 as is_inside_80
-from said
+from predictions

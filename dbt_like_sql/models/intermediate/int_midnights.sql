@@ -108,11 +108,16 @@ shares as (
         *,
         coalesce(since_before_us <= {{ near_us }}, false)
         or coalesce(until_after_us <= {{ near_us }}, false) as is_near,
-        -- change × elapsed ÷ total, halves rounded away from zero as a CAST to DECIMAL does.
-        sign(move_nano) * (
-            (2 * abs(move_nano) * since_before_us + since_before_us + until_after_us)
-            // (2 * (since_before_us + until_after_us))
-        ) as share_nano
+        -- change × elapsed ÷ total, halves rounded away from zero as a CAST to DECIMAL does. Mostly there is nothing to
+        -- share out, and 128 bits are slow.
+        case
+            when move_nano = 0 then 0
+            when until_after_us = 0 then move_nano
+            else sign(move_nano) * (
+                (2 * abs(move_nano) * since_before_us + since_before_us + until_after_us)
+                // (2 * (since_before_us + until_after_us))
+            )
+        end as share_nano
     from distances
 )
 

@@ -57,7 +57,7 @@ pairs as materialized (
         places.last_complete_date,
         cast(places.balance_at_close_usd as double) as balance_today,
         cast(balances.balance_usd as double) as balance_before,
-        cast(balances.balance_usd - spends.spend_usd as double) as balance_after_spend,
+        cast(balances.balance_usd as double) - cast(spends.spend_usd as double) as balance_after_spend,
         try_cast(
             cast(places.balance_at_close_usd as decimal(38, 9)) - balances.balance_usd + spends.spend_usd as decimal(18, 9)
         ) as credit_change_usd,
@@ -181,9 +181,7 @@ select
     cast(after_credits - after_spend as bigint) as credit_days,
     cast(today - after_credits as bigint) as learning_days,
     pairs.spend_usd,
-    cast(
-        pairs.level_before * pairs.factor_sums_before[2] as decimal(18, 9)
-    ) as expected_spend_usd,
+    {{ usd('pairs.level_before * pairs.factor_sums_before[2]') }} as expected_spend_usd,
     pairs.credit_change_usd,
     drivers.most_risen_model,
     drivers.most_fallen_model

@@ -63,6 +63,10 @@ history as (
         count(*) filter (where spend.is_complete) as history_days,
         count(*) filter (where spend.is_complete and spend.method = 'interpolated') as imputed_days,
         count(*) filter (where spend.is_complete and spend.spend_usd > 0) as days_with_spend,
+        count(*) filter (
+            where spend.is_complete
+            and spend.spend_date between balances.close_date - {{ var('idle_days') - 1 }} and balances.close_date
+        ) as recent_days,
         coalesce(bool_or(spend.spend_usd > 0 and spend.spend_date > balances.close_date - {{ var('idle_days') }}), false)
             as has_spent_lately
     from balances
@@ -80,11 +84,13 @@ select
     history_days,
     imputed_days,
     days_with_spend,
+    recent_days,
     case
         when balance_usd <= 0 then 'exhausted'
-        -- The last 30 days cannot be judged before one whole day is known.
-        when history_days > 0 and not has_spent_lately then 'idle'
-        when history_days < {{ var('runway_min_days') }} or days_with_spend < {{ var('runway_min_days_with_spend') }}
+        -- A day that is not known may have seen spend.
+        when not has_spent_lately and recent_days = {{ var('idle_days') }} then 'idle'
+        when not has_spent_lately
+            or history_days < {{ var('runway_min_days') }} or days_with_spend < {{ var('runway_min_days_with_spend') }}
             then 'accumulating'
         else 'ok'
     end as status,

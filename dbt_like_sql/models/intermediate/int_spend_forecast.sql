@@ -7,12 +7,22 @@
 
 -- Materialized: tables made in the same transaction have no statistics yet, and with all joins in one query DuckDB
 -- (1.5.6) starts from every factor of every day: twice the time.
-with estimates as materialized (
+with enough_history as (
+    select
+        account,
+        (min(spend_date, {{ var('runway_min_days') }}))[{{ var('runway_min_days') }}] as days_date,
+        (min(spend_date, {{ var('runway_min_days_with_spend') }}) filter (where spend_usd > 0))[
+            {{ var('runway_min_days_with_spend') }}
+        ] as days_with_spend_date
+    from {{ ref('daily_spend') }}
+    where is_complete
+    group by account
+),
+
+estimates as materialized (
     select
         levels.account,
         levels.spend_date,
-        levels.days,
-        levels.active_days,
         levels.days_since_spend,
         ln(greatest(levels.level_slow, 1e-300)) as log_slow,
         ln(greatest(levels.level_fast, 1e-300)) as log_fast,
@@ -30,6 +40,7 @@ with estimates as materialized (
 origins as (
     select *
     from estimates
+    inner join enough_history using (account)
     inner join {{ ref('int_weekday_profile') }} as profile using (account, spend_date)
 )
 
@@ -37,9 +48,10 @@ select
     account,
     spend_date as origin_date,
     -- Whether that night's forecast would have been given as dates, see the status of credits_runway.
-    days >= {{ var('runway_min_days') }} and active_days >= {{ var('runway_min_days_with_spend') }}
-        and days_since_spend < {{ var('idle_days') }}
-        as is_dated,
+    coalesce(
+        spend_date >= days_date and spend_date >= days_with_spend_date and days_since_spend < {{ var('idle_days') }},
+        false
+    ) as is_dated,
     -- The factors of the first 0 to 6 days ahead, summed; those of a whole week sum to 7.
     [cast(0 as double)
         {%- for day in range(1, 7) %},

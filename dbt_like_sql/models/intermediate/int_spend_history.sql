@@ -48,6 +48,7 @@ select
     days.spend_date,
     days.day_number,
     cast(isodow(days.spend_date) as bigint) as weekday,
-    coalesce(days.known_usd, stand_ins.spend_usd, cast(0 as decimal(18, 9))) as spend_usd
+    coalesce(days.known_usd, stand_ins.spend_usd, cast(0 as decimal(18, 9))) as spend_usd,
+    days.known_usd is not null as is_known
 from days
 left join stand_ins using (account, spend_date)

@@ -16,6 +16,7 @@ with days as (
         day_number,
         least(day_number, {{ history }}) as days,
         spend_usd,
+        is_known,
         mean_usd,
         factors_ahead[1] as tomorrow_factor,
         cast(spend_usd as double) as spend,
@@ -47,7 +48,7 @@ sums as (
         sum(flat_spend * flat_spend) over recent as flat_square_sum,
         count(*) filter (where spend > 0) over recent as active_days,
         count(*) filter (where spend = 0) over last_week as idle_days_of_week,
-        last_value(if(spend > 0, day_number, null) ignore nulls) over recent as last_active_day
+        last_value(if(spend > 0 and is_known, day_number, null) ignore nulls) over recent as last_active_day
         {%- for name, weight in memories.items() %},
         decay_{{ name }},
         -- q^days, as days is the lesser of n and {{ history }}.

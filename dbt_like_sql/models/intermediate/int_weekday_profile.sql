@@ -12,6 +12,7 @@ with means as (
         day_number,
         weekday,
         spend_usd,
+        is_known,
         cast(sum(spend_usd) over recent as double) / least(day_number, {{ history }}) as mean_usd
     from {{ ref('int_spend_history') }}
     window recent as (
@@ -26,6 +27,7 @@ weekday_sums as (
         spend_date,
         day_number,
         spend_usd,
+        is_known,
         mean_usd,
         sum(least(cast(spend_usd as double), {{ var('weekday_cap') }} * mean_usd)) over (
             partition by account, weekday order by spend_date
@@ -41,6 +43,7 @@ factors as (
         spend_date,
         day_number,
         spend_usd,
+        is_known,
         mean_usd
         {%- for days_ago in range(7) %},
         (
@@ -72,6 +75,7 @@ select
     spend_date,
     day_number,
     spend_usd,
+    is_known,
     mean_usd,
     -- Tomorrow's weekday is the one of six days ago.
     [

@@ -1,13 +1,13 @@
--- One row per account and day ahead: the fan. What is spent from the close of the last complete day to the end of that day
--- (quantiles of the same distribution as runway_curve), and the balance that this leaves.
--- Guarantee: balance_p10 reaches zero on exactly the day whose probability in runway_curve reaches 0.10, and so for p50 and
--- p90; spend quantiles never fall with the horizon. No further top-up is assumed, and a balance is not clamped at zero.
--- For the accounts of runway_curve with spend in the last half-year; an account whose credits are used up has no fan.
+-- One row per account and day ahead: the fan. What is spent from the close at which the forecast begins to the end of that
+-- day (quantiles of the same distribution as runway_curve), and the balance that this leaves.
+-- Guarantee: for every account of runway_curve. Where credits are left, balance_p10 reaches zero on exactly the day whose
+-- probability in runway_curve reaches 0.10, and so for p50 and p90. Spend quantiles never fall with the horizon, and are
+-- zero after half a year without spend. No further top-up is assumed, and a balance is not clamped at zero.
 
--- The largest DECIMAL(18,9): above a billion USD nobody plans by the cent.
-{% set most_usd = 999999999.0 %}
 -- ln(p / (1 - p)) of P10 and P90.
-{% set quantiles = {'p10': 'ln(1.0 / 9)', 'p50': '0.0', 'p90': 'ln(9.0)'} %}
+{% set quantiles = {'p10': 'ln(1.0 / 9)', 'p90': 'ln(9.0)'} %}
+-- Above a billion USD nobody plans by the cent.
+{% set least_usd = -999999999 %}
 
 with starts as (
     select
@@ -17,10 +17,10 @@ with starts as (
         cast(place.balance_at_close_usd as decimal(28, 9)) as balance_at_close_usd,
         forecast.* exclude (account, origin_date)
     from {{ ref('int_runway_position') }} as place
-    inner join {{ ref('int_spend_forecast') }} as forecast
+    left join {{ ref('int_spend_forecast') }} as forecast
         on place.account = forecast.account
         and place.last_complete_date = forecast.origin_date
-    where place.history_days >= 2 and place.status <> 'exhausted'
+    where place.history_days >= 2 and place.days_with_spend > 0
 ),
 
 days as (
@@ -29,25 +29,23 @@ days as (
         close_date,
         balance_at_close_usd,
         day_ahead,
-        level_usd * (day_ahead // 7 * 7 + factor_sums[day_ahead % 7 + 1]) as median_usd,
-        sqrt(
-            width_factor * (ln(1 + day_noise / day_ahead + level_noise) + drift_per_day * day_ahead + noise_floor)
-            + disagreement
-        ) / {{ var('logistic_scale') }} as log_scale
+        coalesce({{ spend_median('day_ahead') }}, 0) as p50,
+        {{ spend_log_scale('day_ahead') }} as log_scale
     from starts
     cross join range(1, {{ var('forecast_horizon_days') + 1 }}) as horizon (day_ahead)
 ),
 
+-- The median grows by itself.
 spends as (
     select
         account,
         close_date,
         balance_at_close_usd,
-        day_ahead
+        day_ahead,
+        {{ usd('p50') }} as spend_p50
         {%- for quantile, logit in quantiles.items() %},
-        cast(
-            least(max(median_usd * exp({{ logit }} * log_scale)) over so_far, {{ most_usd }}) as decimal(18, 9)
-        ) as spend_{{ quantile }}
+        coalesce(max(p50 * exp({{ logit }} * log_scale)) over so_far, 0) as {{ quantile }},
+        {{ usd(quantile) }} as spend_{{ quantile }}
         {%- endfor %}
     from days
     window so_far as (partition by account order by day_ahead rows unbounded preceding)
@@ -60,8 +58,8 @@ select
     spend_p50,
     spend_p90,
     -- The P90 of spend gives the P10 of the balance.
-    cast(greatest(balance_at_close_usd - spend_p90, -{{ most_usd }}) as decimal(18, 9)) as balance_p10,
-    cast(greatest(balance_at_close_usd - spend_p50, -{{ most_usd }}) as decimal(18, 9)) as balance_p50,
-    cast(greatest(balance_at_close_usd - spend_p10, -{{ most_usd }}) as decimal(18, 9)) as balance_p90
+    cast(greatest(balance_at_close_usd - spend_p90, {{ least_usd }}) as decimal(18, 9)) as balance_p10,
+    cast(greatest(balance_at_close_usd - spend_p50, {{ least_usd }}) as decimal(18, 9)) as balance_p50,
+    cast(greatest(balance_at_close_usd - spend_p10, {{ least_usd }}) as decimal(18, 9)) as balance_p90
 from spends
 order by account, forecast_date

@@ -38,7 +38,7 @@ answers as (
         summary.spend_30d_usd,
         case
             when place.history_days >= {{ var('runway_min_days') }}
-                then cast(least(forecast.level_usd, 999999999.0) as decimal(18, 9))
+                then {{ usd("coalesce(if(place.status = 'idle', 0, forecast.level_usd), 0)") }}
         end as expected_daily_spend_usd,
         {%- for quantile in quantiles %}
         cast(
@@ -56,6 +56,7 @@ answers as (
         place.history_days,
         place.imputed_days,
         place.days_with_spend,
+        place.recent_days,
         records.calibration_80
     from {{ ref('int_runway_position') }} as place
     inner join {{ ref('spend_summary') }} as summary using (account)
@@ -95,13 +96,8 @@ causes as (
 words as (
     select
         answers.*,
-        {%- for name in ['balance_usd', 'expected_daily_spend_usd'] %}
-        -- Small amounts keep two significant digits.
-        if({{ name }} < 0, '−$', '$') || if(
-            abs({{ name }}) >= 0.01 or {{ name }} = 0,
-            format('{:,.2f}', abs(cast({{ name }} as double))), format('{:.2g}', abs(cast({{ name }} as double)))
-        ) as {{ name }}_words,
-        {%- endfor %}
+        {{ usd_in_words('balance_usd') }} as balance_words,
+        {{ usd_in_words('expected_daily_spend_usd') }} as expected_daily_words,
         case
             when days_left_p10 is null then 'last for more than a year'
             when days_left_p50 is null then 'probably last for more than a year'
@@ -140,16 +136,19 @@ select
     imputed_days,
     if(status = 'ok', 'fuel_gauge', null) as method,
     calibration_80,
-    case status
-        when 'exhausted' then 'The credits are used up: the balance is ' || balance_usd_words || '.'
-        when 'idle' then
-            'Nothing was spent in the last {{ var('idle_days') }} days, so the ' || balance_usd_words
+    case
+        when status = 'exhausted' then 'The credits are used up: the balance is ' || balance_words || '.'
+        when status = 'idle' then
+            'Nothing was spent in the last {{ var('idle_days') }} days, so the ' || balance_words
             || ' will last until spending starts again.'
-        when 'accumulating' then
+        when history_days < {{ var('runway_min_days') }} or days_with_spend < {{ var('runway_min_days_with_spend') }} then
             'A date needs {{ var('runway_min_days') }} complete days, {{ var('runway_min_days_with_spend') }} of them with '
             || 'spend; known so far: ' || history_days || ', ' || days_with_spend || ' with spend.'
+        when status = 'accumulating' then
+            'Nothing was spent on the ' || recent_days || ' of the last {{ var('idle_days') }} days that are known: there is '
+            || 'no date until something is spent.'
         else
-            'At about ' || expected_daily_spend_usd_words || ' a day, ' || balance_usd_words || ' will ' || outcome
+            'At about ' || expected_daily_words || ' a day, ' || balance_words || ' will ' || outcome
             || coalesce(movement, '') || '.'
     end as explanation
 from words

@@ -1,9 +1,10 @@
 -- One row per account and horizon (7, 14 and 30 days): how accurate the forecast was, replayed for each of the last 120
 -- days whose horizon has passed, compared with simply repeating the mean of the last 7 days.
--- Guarantee: every replay uses only the days up to its own, backfilled history included; a horizon without any replay
--- has no row. Replays overlap, so a hundred of them are worth far fewer independent ones.
+-- Guarantee: every replay uses only the days up to its own, backfilled history included; every day of its horizon is
+-- known, and something was left that night. A horizon without any replay has no row. Replays overlap, so a hundred of them are worth far fewer independent ones.
 
-{% set quantiles = {'p10': 0.1, 'p50': 0.5, 'p90': 0.9} %}
+-- A level and its complement: 1 - 0.9 in floating point has 17 digits, and the sum would run in 128-bit arithmetic.
+{% set quantiles = {'p10': [0.1, 0.9], 'p50': [0.5, 0.5], 'p90': [0.9, 0.1]} %}
 
 with replays as (
     -- Wider than money: the losses of an account of a hundred million would fail the build for all.
@@ -18,9 +19,9 @@ losses as (
         is_inside_80,
         -- Decimals give the same sum in any order.
         (
-            {%- for quantile, level in quantiles.items() %}
+            {%- for quantile, (level, complement) in quantiles.items() %}
             {{ '+ ' if not loop.first }}greatest(
-                {{ level }} * (spent_usd - spend_{{ quantile }}), {{ 1 - level }} * (spend_{{ quantile }} - spent_usd)
+                {{ level }} * (spent_usd - spend_{{ quantile }}), {{ complement }} * (spend_{{ quantile }} - spent_usd)
             )
             {%- endfor %}
         ) / 3 as pinball,

@@ -1,5 +1,5 @@
 -- One row per account and day ahead, 1 to 365: the probability that the credits are gone by the end of that day. For every
--- account with two complete days and some spend, whatever its status. Spend is never negative, so "gone within h days"
+-- account with two complete days and some spend, whatever its status. Spend is never negative, so "gone within h days" is
 -- the same as "h days cost at least the balance": one distribution, of the sum of h days, gives dates, fan and alerts.
 -- Guarantee: the probability never falls with the horizon; no date lies before the day of the newest reading; an account
 -- whose credits are used up has 1 throughout, one that spent nothing for half a year has 0.
@@ -25,10 +25,11 @@ days as (
         as_of,
         close_date,
         day_ahead,
-        is_gone,
-        ln(level_usd * (day_ahead // 7 * 7 + factor_sums[day_ahead % 7 + 1]) / balance) as log_spend_over_balance,
-        width_factor * (ln(1 + day_noise / day_ahead + level_noise) + drift_per_day * day_ahead + noise_floor)
-        + disagreement as log_variance
+        case
+            when is_gone then 1
+            when level_usd is null then 0
+            else {{ probability_spent('balance', spend_median('day_ahead'), spend_log_scale('day_ahead')) }}
+        end as probability
     from starts
     cross join range(1, {{ var('forecast_horizon_days') + 1 }}) as horizon (day_ahead)
 )
@@ -39,12 +40,6 @@ select
     day_ahead,
     close_date + cast(day_ahead as integer) as run_out_date,
     -- More days never make it less likely; a wider distribution alone might, slightly, where it is almost certain.
-    max(
-        case
-            when is_gone then 1
-            when log_spend_over_balance is null then 0
-            else 1 / (1 + exp(least(-{{ var('logistic_scale') }} * log_spend_over_balance / sqrt(log_variance), 700)))
-        end
-    ) over (partition by account order by day_ahead rows unbounded preceding) as probability
+    max(probability) over (partition by account order by day_ahead rows unbounded preceding) as probability
 from days
 order by account, day_ahead

@@ -47,8 +47,8 @@ stretches as (
         cast(bounds.end_date - 1 as date) as last_date,
         count(*) as days,
         cast(sum(spend.observed_usd) as decimal(18, 9)) as observed_usd,
-        cast(sum(bills.credits_usd) as decimal(18, 9)) as billed_usd,
-        cast(any_value(bounds.shared_usd) as decimal(18, 9)) as shared_usd
+        try_cast(sum(bills.credits_usd) as decimal(18, 9)) as billed_usd,
+        try_cast(any_value(bounds.shared_usd) as decimal(18, 9)) as shared_usd
     from bounds
     inner join days
         on bounds.account = days.account
