@@ -213,7 +213,7 @@ def arm(stage: str, fate: str) -> None:
     from credits_pipeline.openrouter import client as openrouter
     from credits_pipeline.report import page as report
     from credits_pipeline.sql_project import SqlProject
-    from credits_pipeline.warehouse import file as warehouse
+    from credits_pipeline.warehouse import Warehouse, published, tables
 
     left = [1]
 
@@ -252,12 +252,12 @@ def arm(stage: str, fate: str) -> None:
     put = {
         "before the request": lambda: before(openrouter.Client, "credits"),
         "mid-body": lambda: before(openrouter, "_read"),
-        "before the write": lambda: before(warehouse.Warehouse, "append_readings"),
-        "mid-transaction of the readings": lambda: after(warehouse, "_insert"),
+        "before the write": lambda: before(Warehouse, "append_readings"),
+        "mid-transaction of the readings": lambda: after(tables, "insert"),
         "mid-transaction of the SQL": lambda: after(SqlProject, "build"),
-        "between commit and publish": lambda: before(warehouse.Warehouse, "publish"),
-        "mid-publish": lambda: before(warehouse, "_write_published"),
-        "before the copy gets its name": lambda: before(warehouse, "_move_into_place"),
+        "between commit and publish": lambda: before(Warehouse, "publish"),
+        "mid-publish": lambda: before(published, "_write_published"),
+        "before the copy gets its name": lambda: before(published, "_replace"),
         "mid-report": lambda: setattr(report, "_write_whole", torn),
     }
     put[stage]()

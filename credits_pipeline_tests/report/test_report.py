@@ -404,7 +404,7 @@ def test_the_page_is_written_whole_and_for_its_owner_only(tmp_path: Path) -> Non
 def test_a_page_that_cannot_be_made_leaves_the_last_one(tmp_path: Path) -> None:
     target = tmp_path / "report.html"
     target.write_text("yesterday's", encoding="utf-8")
-    with pytest.raises(warehouse.NotPublished):
+    with pytest.raises(warehouse.WarehouseError):
         report.write(tmp_path / "missing.duckdb", target)
     assert target.read_text(encoding="utf-8") == "yesterday's"
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]

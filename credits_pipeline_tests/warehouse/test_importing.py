@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from credits_pipeline import clock
-from credits_pipeline.warehouse.file import Reading, Warehouse
+from credits_pipeline.warehouse import Reading, Warehouse
 from credits_pipeline.warehouse.importing import ImportRefused, ImportResult, import_readings
 
 NOW = datetime(2026, 6, 17, 12, tzinfo=UTC)
@@ -178,7 +178,7 @@ def test_amounts_are_taken_digit_by_digit(
     load: Callable[..., ImportResult], warehouse: Warehouse, written: str, kept: str | None
 ) -> None:
     if kept is None:
-        with pytest.raises(ImportRefused, match="no plain number"):
+        with pytest.raises(ImportRefused, match="no number from 0 up"):
             load(f"{HEADER}2026-06-01T00:05:00Z,{written},1\n")
     else:
         load(f"{HEADER}2026-06-01T00:05:00Z,{written},1\n")
@@ -288,10 +288,10 @@ def test_parquet_of_every_usual_type(
             "row 2 has the total_credits ''",
         ),
         ({"time": TIMES, "total_credits": [25.0, float("nan")], "total_usage": [5, 6]}, "row 2 .*'nan'"),
-        ({"time": TIMES, "total_credits": [25, 25]}, r"it has \['time', 'total_credits'\]"),
+        ({"time": TIMES, "total_credits": [25, 25]}, r"not \['time', 'total_credits'\]"),
         (
             {"time": TIMES, "total_credits": pa.array([25, 25], pa.float32()), "total_usage": [5, 6]},
-            "total_credits is float, too coarse for money",
+            "a 32-bit float is too coarse for money",
         ),
         (
             {
@@ -364,17 +364,17 @@ BAD_ROWS = {
     "a spreadsheet's serial number": ("46176.0034,25,7", "write it as"),
     "a time to come": ("2026-06-17T12:00:01Z,25,7", "which has not come yet"),
     "a year with a slip of the pen": ("0026-06-03T00:05:00Z,25,7", "before there was anything to read"),
-    "the year one": ("0001-01-01T00:00:00+14:00,25,7", "out of range"),
-    "a negative counter": ("2026-06-03T00:05:00Z,25,-7", "never below zero"),
-    "not a number": ("2026-06-03T00:05:00Z,25,NaN", "no plain number"),
-    "infinity": ("2026-06-03T00:05:00Z,Infinity,7", "no plain number"),
+    "the year one": ("0001-01-01T00:00:00+14:00,25,7", "write it as"),
+    "a negative counter": ("2026-06-03T00:05:00Z,25,-7", "no number from 0 up"),
+    "not a number": ("2026-06-03T00:05:00Z,25,NaN", "no number from 0 up"),
+    "infinity": ("2026-06-03T00:05:00Z,Infinity,7", "no number from 0 up"),
     "an empty amount": ("2026-06-03T00:05:00Z,25,", "has the total_usage ''"),
-    "a currency": ("2026-06-03T00:05:00Z,$25,7", "no plain number"),
-    "a formula": ("2026-06-03T00:05:00Z,=A1+1,7", "no plain number"),
-    "Python's underscores": ("2026-06-03T00:05:00Z,2_5,7", "no plain number"),
-    "other scripts' digits": ("2026-06-03T00:05:00Z,٢٥,7", "no plain number"),
-    "a decimal comma": ('2026-06-03T00:05:00Z,"25,5",7', "a decimal point and no separators"),
-    "a thousands separator": ('2026-06-03T00:05:00Z,"1,025.5",7', "no plain number"),
+    "a currency": ("2026-06-03T00:05:00Z,$25,7", "no number from 0 up"),
+    "a formula": ("2026-06-03T00:05:00Z,=A1+1,7", "no number from 0 up"),
+    "Python's underscores": ("2026-06-03T00:05:00Z,2_5,7", "no number from 0 up"),
+    "other scripts' digits": ("2026-06-03T00:05:00Z,٢٥,7", "no number from 0 up"),
+    "a decimal comma": ('2026-06-03T00:05:00Z,"25,5",7', "with a decimal point and no separators"),
+    "a thousands separator": ('2026-06-03T00:05:00Z,"1,025.5",7', "no number from 0 up"),
     "beyond what can be stored": ("2026-06-03T00:05:00Z,1000000000,7", "beyond 999999999.999999999"),
     "absurd": ("2026-06-03T00:05:00Z,1e999,7", "beyond 999999999.999999999"),
     "too few cells": ("2026-06-03T00:05:00Z,25", "2 cells where the header has 3"),
@@ -406,21 +406,21 @@ def test_one_impossible_row_refuses_the_whole_file_and_names_its_line(
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        ("", r"must name the columns time, total_credits, total_usage, each once; it says \[\]"),
-        ("when,credits,usage\n", r"it says \['when', 'credits', 'usage'\]"),
-        ("time;total_credits\n", r"it says \['time', 'total_credits'\]"),
+        ("", r"must have the columns time, total_credits, total_usage, each once, not \[\]"),
+        ("when,credits,usage\n", r"not \['when', 'credits', 'usage'\]"),
+        ("time;total_credits\n", r"not \['time', 'total_credits'\]"),
         ("time,time,total_credits,total_usage\n", "each once"),
-        ("2026-06-01T00:05:00Z,25,5\n", "must name the columns"),
+        ("2026-06-01T00:05:00Z,25,5\n", "must have the columns"),
         (b"PK\x03\x04" + b"x" * 100, "it is a spreadsheet: save the sheet as CSV UTF-8"),
         (GOOD.encode() + "2026-06-03T00:05:00Z,25,7 €\n".encode("cp1252"), "line 4 is not UTF-8"),
         (b"\x00\x01\x02\xff" * 100, "not UTF-8"),
         (
             HEADER.replace(",", ";") + "2026-06-01T00:05:00Z;25,5;5\n2026-06-02T00:05:00Z;25,5;6.5\n",
-            "line 3 has '6.5': the file mixes decimal points and decimal commas",
+            "line 3 .*the file mixes decimal points and commas",
         ),
         (
             HEADER.replace(",", ";") + "2026-06-01T00:05:00Z;1.025,5;5\n",
-            "line 2 has '1.025,5': the file mixes",
+            "line 2 .*the file mixes",
         ),
     ],
 )
@@ -448,16 +448,8 @@ def test_an_unknown_time_zone_is_refused(load: Callable[..., ImportResult], tz: 
         load(GOOD, tz=tz)
 
 
-@pytest.mark.parametrize(
-    "account", ["../../x", "Default", "", "a b", "'; drop table raw.credits_snapshots; --"]
-)
-def test_an_account_that_no_key_can_name_is_refused(load: Callable[..., ImportResult], account: str) -> None:
-    with pytest.raises(ImportRefused, match="is no account name"):
-        load(GOOD, account=account)
-
-
 def test_a_file_that_is_not_there_is_refused(warehouse: Warehouse, tmp_path: Path) -> None:
-    with pytest.raises(ImportRefused, match=r"nowhere\.csv: there is no such file"):
+    with pytest.raises(ImportRefused, match=r"nowhere\.csv: it cannot be read \(No such file"):
         import_readings(warehouse, tmp_path / "nowhere.csv", "default", run_id="run")
     with pytest.raises(ImportRefused, match="is not a file"):
         import_readings(warehouse, tmp_path, "default", run_id="run")
@@ -467,7 +459,9 @@ def test_a_row_that_contradicts_what_is_stored_refuses_the_file(
     load: Callable[..., ImportResult], warehouse: Warehouse
 ) -> None:
     load(GOOD)
-    with pytest.raises(ImportRefused, match="line 3 contradicts the reading of '2026-06-02T00:05:00Z'"):
+    with pytest.raises(
+        ImportRefused, match="line 3 and the reading that is stored have the same time and different"
+    ):
         load(HEADER + "2026-06-05T00:05:00Z,25,9\n2026-06-02T00:05:00Z,25,6.6\n")
     assert stored(warehouse) == [FIRST, SECOND]
 
@@ -509,7 +503,7 @@ def test_killed_in_the_middle_it_has_imported_nothing_and_can_be_repeated(
 import os, sys
 from pathlib import Path
 from credits_pipeline.warehouse.importing import import_readings
-from credits_pipeline.warehouse.file import Warehouse
+from credits_pipeline.warehouse import Warehouse
 
 class DiesBeforeTheEnd(Warehouse):
     def append_readings(self, readings, con=None):

@@ -21,7 +21,7 @@ import pytest
 from credits_pipeline import clock, config
 from credits_pipeline.defs import schedules
 from credits_pipeline.simulator import AGENTS, STEADY, SimulatedAccount
-from credits_pipeline.warehouse.file import open_published
+from credits_pipeline.warehouse import open_published
 from credits_pipeline_tests.conftest import NOW, TODAY
 from credits_pipeline_tests.defs.test_daily_run import RunJob, Simulate, failures
 from credits_pipeline_tests.published_history import DAY, History
@@ -65,7 +65,7 @@ def once():
     """One visit; the run it saw."""
     if manner == "through the package":
         from pathlib import Path
-        from credits_pipeline.warehouse.file import open_published
+        from credits_pipeline.warehouse import open_published
         with open_published(Path(path)) as con:
             return generation(asking(con))
     with connect() as con:

@@ -13,7 +13,7 @@ import pytest
 from credits_pipeline import clock, config
 from credits_pipeline.__main__ import main
 from credits_pipeline.launch import runs as launch
-from credits_pipeline.warehouse.file import Warehouse, WarehouseCorrupt
+from credits_pipeline.warehouse import Warehouse, WarehouseCorrupt
 from credits_pipeline_tests.conftest import TODAY
 from credits_pipeline_tests.defs.test_daily_run import failures, published, raw_readings, spender
 from credits_pipeline_tests.faulty import FaultyAPI

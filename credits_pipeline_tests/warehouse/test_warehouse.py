@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -21,16 +21,14 @@ import duckdb
 import pytest
 
 from credits_pipeline import clock
-from credits_pipeline.warehouse.file import (
+from credits_pipeline.errors import CreditsError
+from credits_pipeline.warehouse import (
     MIGRATIONS,
     Reading,
     Warehouse,
     WarehouseBusy,
     WarehouseCorrupt,
-    WarehouseDiskFull,
     WarehouseError,
-    WarehouseNotPermitted,
-    WarehouseTooNew,
     open_published,
 )
 
@@ -104,7 +102,7 @@ def running(code: str, *arguments: object, kill: bool = False) -> Iterator[subpr
 HOLDS_THE_LOCK = """
     import sys
     from pathlib import Path
-    from credits_pipeline.warehouse.file import Warehouse
+    from credits_pipeline.warehouse import Warehouse
     with Warehouse(Path(sys.argv[1])).writing("a long build"):
         print("held", flush=True)
         sys.stdin.read()
@@ -144,7 +142,6 @@ def test_appending_nothing_does_not_even_open_the_file(warehouse: Warehouse) -> 
     [
         ("1E+3", "1000.000000000"),  # duckdb 1.5.6 binds this Decimal as 1
         ("5E-9", "0.000000005"),
-        ("0.1234567885", "0.123456788"),  # halves to even
         ("-3.5", "-3.500000000"),
         ("-0", "0.000000000"),
     ],
@@ -163,14 +160,9 @@ def test_what_is_no_amount_of_money_is_refused_and_nothing_is_written(
     warehouse: Warehouse, amount: str
 ) -> None:
     warehouse.append_readings([reading()])
-    with pytest.raises(ValueError, match=r"USD|money"):
+    with pytest.raises(duckdb.Error):
         warehouse.append_readings([reading(), reading(usage=amount)])
     assert count(warehouse) == 1
-
-
-def test_a_float_is_no_money(warehouse: Warehouse) -> None:
-    with pytest.raises(ValueError, match="no amount of money"):
-        warehouse.append_readings([replace(reading(), total_usage=5.0)])  # type: ignore[arg-type]
 
 
 def test_a_time_without_a_zone_is_refused(warehouse: Warehouse) -> None:
@@ -184,7 +176,7 @@ def test_instants_are_stored_in_utc_whatever_zone_the_machine_is_in(warehouse: W
         from datetime import datetime, timedelta, timezone
         from decimal import Decimal
         from pathlib import Path
-        from credits_pipeline.warehouse.file import Reading, Warehouse
+        from credits_pipeline.warehouse import Reading, Warehouse
         w = Warehouse(Path(sys.argv[1]))
         at = datetime(2026, 6, 11, 1, 30, tzinfo=timezone(timedelta(hours=9)))
         w.append_readings([Reading("default", at.date(), at, Decimal(1), Decimal(0), None, "run")])
@@ -424,7 +416,7 @@ def test_files_are_for_our_eyes_only_whatever_the_umask(tmp_path: Path, umask: i
             con.execute("begin")
         assert mode(warehouse.path.parent) == "700"
         assert modes == dict.fromkeys(
-            ["warehouse.duckdb"] + [f"warehouse.duckdb.{end}" for end in ("wal", "lock", "holder")], "600"
+            ["warehouse.duckdb"] + [f"warehouse.duckdb.{end}" for end in ("wal", "lock")], "600"
         )
         assert os.umask(umask) == umask
     finally:
@@ -493,7 +485,7 @@ def test_somebody_elses_database_is_left_alone(warehouse: Warehouse) -> None:
 def test_a_file_in_the_place_of_the_data_directory_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file", encoding="utf-8")
     for path in (tmp_path / "data" / "warehouse.duckdb", tmp_path / "data" / "deeper" / "warehouse.duckdb"):
-        with pytest.raises(WarehouseNotPermitted, match="is no directory: name another one"):
+        with pytest.raises(CreditsError, match="is no directory: name another one"):
             Warehouse(path).append_readings([reading()])
 
 
@@ -505,7 +497,7 @@ NO_FILE = {
 
 
 @pytest.mark.parametrize("what", NO_FILE)
-@pytest.mark.parametrize("suffix", ["", ".wal", ".lock", ".holder"])
+@pytest.mark.parametrize("suffix", ["", ".wal", ".lock"])
 def test_what_is_no_file_in_the_place_of_one_is_one_sentence_and_neither_waited_for_nor_covered(
     warehouse: Warehouse, what: str, suffix: str
 ) -> None:
@@ -513,7 +505,7 @@ def test_what_is_no_file_in_the_place_of_one_is_one_sentence_and_neither_waited_
     warehouse.path.parent.mkdir()
     place = warehouse.path.with_name(warehouse.path.name + suffix)
     NO_FILE[what](place)
-    with pytest.raises(WarehouseNotPermitted, match=f"{place} .* no file: mount its disk or move it away"):
+    with pytest.raises(CreditsError, match=f"{place} .* no file: mount its disk or move it away"):
         warehouse.append_readings([reading()])
     assert os.path.lexists(place)
     assert not place.is_file()
@@ -527,7 +519,7 @@ def test_what_is_no_file_in_the_place_of_the_published_copy_is_one_sentence(
     warehouse.append_readings([reading()])
     target = warehouse.path.with_name("credits.duckdb")
     NO_FILE[what](target.with_name(target.name + suffix))
-    with pytest.raises(WarehouseNotPermitted, match=f"{target}{suffix} .* no file: mount its disk"):
+    with pytest.raises(CreditsError, match=f"{target}{suffix} .* no file: mount its disk"):
         warehouse.publish(target, run_id="run", published_at=NOON, version="1", is_simulated=True)
     assert {path.name for path in target.parent.iterdir()} == {
         "warehouse.duckdb",
@@ -535,7 +527,7 @@ def test_what_is_no_file_in_the_place_of_the_published_copy_is_one_sentence(
         target.name + suffix,
     }
     if not suffix:
-        with pytest.raises(WarehouseNotPermitted), open_published(target):
+        with pytest.raises(CreditsError), open_published(target):
             pass
 
 
@@ -559,7 +551,7 @@ def unprivileged(code: str, path: Path) -> "subprocess.CompletedProcess[str]":
         from decimal import Decimal
         from pathlib import Path
         import duckdb
-        from credits_pipeline.warehouse import file as w
+        from credits_pipeline import warehouse as w
         w.Warehouse(Path(sys.argv[1]).parent / "warm-up.duckdb").reading().__enter__()
         path = Path(sys.argv[1])
         at = datetime(2026, 6, 10, tzinfo=UTC)
@@ -601,7 +593,7 @@ def test_a_missing_permission_is_one_sentence(tmp_path: Path, what: str, bits: i
         tmp_path / "data" / "warehouse.duckdb",
     )
     data.chmod(0o700)
-    assert done.stdout.startswith("WarehouseNotPermitted No permission to use "), done.stdout
+    assert done.stdout.startswith("WarehouseError No permission to use "), done.stdout
     assert "readable and writable for this user" in done.stdout
     assert count(warehouse) == 1
 
@@ -611,7 +603,7 @@ FILLS_THE_DISK = """
     from datetime import UTC, datetime
     from decimal import Decimal
     from pathlib import Path
-    from credits_pipeline.warehouse import file as w
+    from credits_pipeline import warehouse as w
     path, size = Path(sys.argv[1]), int(sys.argv[2])
     at = datetime(2026, 6, 10, tzinfo=UTC)
     def rows(n):
@@ -634,7 +626,7 @@ def test_running_out_of_room_loses_no_committed_reading(warehouse: Warehouse, ro
     attempt = FILLS_THE_DISK.replace("{attempt}", "w.Warehouse(path).append_readings(rows(20_000))")
     process = python(attempt, warehouse.path, room)
     out, err = process.communicate(timeout=60)
-    assert out.startswith("WarehouseDiskFull No room to write"), out + err
+    assert out.startswith("WarehouseError No room to write"), out + err
     assert count(warehouse) == 1
     assert warehouse.append_readings([reading()] * 1000) == 1000
     assert count(warehouse) == 1001
@@ -643,7 +635,7 @@ def test_running_out_of_room_loses_no_committed_reading(warehouse: Warehouse, ro
 def test_no_room_for_the_first_file_leaves_none(warehouse: Warehouse) -> None:
     attempt = FILLS_THE_DISK.replace("{attempt}", "w.Warehouse(path).append_readings(rows(1))")
     out, err = python(attempt, warehouse.path, 100_000).communicate(timeout=60)
-    assert out.startswith("WarehouseDiskFull No room to write"), out + err
+    assert out.startswith("WarehouseError No room to write"), out + err
     assert not warehouse.path.exists()
     assert warehouse.append_readings([reading()]) == 1
 
@@ -672,7 +664,7 @@ def test_who_waits_long_enough_gets_it(warehouse: Warehouse) -> None:
             from datetime import UTC, datetime
             from decimal import Decimal
             from pathlib import Path
-            from credits_pipeline.warehouse.file import Reading, Warehouse
+            from credits_pipeline.warehouse import Reading, Warehouse
             at = datetime(2026, 6, 10, tzinfo=UTC)
             print("waiting", flush=True)
             Warehouse(Path(sys.argv[1])).append_readings(
@@ -693,7 +685,7 @@ def test_who_waits_long_enough_gets_it(warehouse: Warehouse) -> None:
 def test_a_killed_holder_blocks_nobody_and_is_not_named(warehouse: Warehouse) -> None:
     with running(HOLDS_THE_LOCK, warehouse.path, kill=True) as dead:
         pass
-    note = warehouse.path.parent / "warehouse.duckdb.holder"
+    note = warehouse.path.parent / "warehouse.duckdb.lock"
     assert str(dead.pid) in note.read_text(encoding="utf-8")
     left_behind = note.read_bytes()
     assert warehouse.append_readings([reading()]) == 1
@@ -735,7 +727,7 @@ def test_writers_in_several_processes_take_turns_and_lose_nothing(warehouse: War
         from datetime import UTC, datetime
         from decimal import Decimal
         from pathlib import Path
-        from credits_pipeline.warehouse.file import Reading, Warehouse
+        from credits_pipeline.warehouse import Reading, Warehouse
         at = datetime(2026, 6, 10, tzinfo=UTC)
         for _ in range(5):
             Warehouse(Path(sys.argv[1])).append_readings(
@@ -762,7 +754,7 @@ COMMITS_UNTIL_KILLED = """
     from datetime import UTC, date, datetime, timedelta
     from decimal import Decimal
     from pathlib import Path
-    from credits_pipeline.warehouse.file import Reading, Warehouse
+    from credits_pipeline.warehouse import Reading, Warehouse
     warehouse, start = Warehouse(Path(sys.argv[1])), int(sys.argv[2])
     at = datetime(2026, 6, 10, tzinfo=UTC)
     print("begun", flush=True)
@@ -844,7 +836,7 @@ def test_an_older_file_is_brought_up_to_date_and_kept_as_it_was(
     (kept,) = warehouse.path.parent.glob("warehouse.duckdb.version-1-*")
     assert count(Warehouse(kept)) == 1
     assert mode(kept) == "600"
-    newer.append_readings([reading()])
+    assert stored(newer, "select note from raw.credits_snapshots") == [("old",)]
     assert len(list(warehouse.path.parent.glob("warehouse.duckdb.version-*Z"))) == 1
 
 
@@ -860,9 +852,10 @@ def test_a_migration_that_fails_changes_nothing(warehouse: Warehouse, next_relea
 def test_a_file_of_a_newer_release_is_refused_and_left_alone(
     warehouse: Warehouse, next_release: Path
 ) -> None:
-    Warehouse(warehouse.path, migrations=next_release).append_readings([reading()])
+    warehouse.append_readings([reading()])
+    count(Warehouse(warehouse.path, migrations=next_release))
     for attempt in (lambda: warehouse.append_readings([reading()]), lambda: count(warehouse)):
-        with pytest.raises(WarehouseTooNew, match=r"newer release of this program.*update this program"):
+        with pytest.raises(WarehouseError, match=r"newer release of this program.*update this program"):
             attempt()
     assert count(Warehouse(warehouse.path, migrations=next_release)) == 1
 
@@ -920,25 +913,22 @@ def filled(warehouse: Warehouse) -> Warehouse:
 
 
 def everything(warehouse: Warehouse) -> dict[str, list[tuple[object, ...]]]:
-    names = stored(
-        warehouse,
-        "select schema_name || '.' || table_name from duckdb_tables() where not internal order by all",
-    )
-    found = {str(name): stored(warehouse, f"from {name} order by all") for (name,) in names}
-    found["comments"] = stored(
-        warehouse,
-        """
-        select table_name, comment from duckdb_tables() union all
-        select table_name || '.' || column_name, comment from duckdb_columns() where not internal order by all
-        """,
-    )
-    found["constraints"] = stored(
-        warehouse, "select table_name, constraint_text from duckdb_constraints() order by all"
-    )
+    """What a backup must bring back: the rows of every table that cannot be built anew, and all that is in the file."""
+    found = {"catalog": stored(warehouse, CATALOG)}
+    for name in ("raw.credits_snapshots", "raw.model_usage", "raw.model_usage_days", "ops.alerts_sent"):
+        found[name] = stored(warehouse, f"from {name}")
     return found
 
 
-def test_a_backup_holds_everything_and_restores_it(filled: Warehouse, tmp_path: Path) -> None:
+CATALOG = """
+    select schema_name, table_name, sql from duckdb_tables() where schema_name <> 'marts' union all
+    select schema_name, view_name, sql from duckdb_views() where not internal union all
+    select schema_name, function_name, macro_definition from duckdb_functions() where not internal
+    order by all
+"""
+
+
+def test_a_backup_brings_back_every_row_that_cannot_be_built_anew(filled: Warehouse, tmp_path: Path) -> None:
     before = everything(filled)
     made = filled.backup(tmp_path / "backups")
     filled.append_readings([reading(at=NOON + timedelta(days=2))])
@@ -1020,29 +1010,31 @@ def test_a_damaged_backup_changes_nothing(filled: Warehouse, tmp_path: Path) -> 
     ]
 
 
-FORGERIES = {
-    "a view that reads files": """
+def forge(made: Path, change: str) -> Path:
+    with duckdb.connect(str(made / "warehouse.duckdb")) as con:
+        con.execute(change)
+    return made
+
+
+@pytest.mark.parametrize(
+    "forgery",
+    [
+        """
         alter table raw.model_usage rename to hidden;
         create view raw.model_usage as select * replace ((select content from read_text('/etc/hostname')) as model)
-        from raw.hidden""",
-    "a macro in place of a function": "create macro greatest(a, b) as 7",
-    "a table whose name is a path": """create table raw."/tmp/elsewhere" (i integer)""",
-    "a missing table": "drop table raw.credits_snapshots",
-    "a column of another type": "alter table raw.model_usage alter credits_usd type double",
-    "a column too many": "alter table ops.alerts_sent add column more varchar",
-    "version 0": "update ops.schema_version set version = 0",
-    "a version in words": "alter table ops.schema_version alter version type varchar using 'one'",
-    "no version": "alter table ops.schema_version rename version to number",
-}
-
-
-@pytest.mark.parametrize("forgery", FORGERIES)
-def test_a_file_that_holds_more_or_less_than_our_tables_is_no_backup_and_changes_nothing(
+        from raw.hidden
+        """,
+        "drop table raw.credits_snapshots",
+        "alter table raw.model_usage drop credits_usd",
+        "update ops.schema_version set version = 0",
+        "alter table ops.schema_version alter version type varchar using 'one'",
+        "alter table ops.schema_version rename version to number",
+    ],
+)
+def test_a_file_without_our_tables_is_no_backup_and_changes_nothing(
     filled: Warehouse, tmp_path: Path, forgery: str
 ) -> None:
-    made = filled.backup(tmp_path / "backups") / "warehouse.duckdb"
-    with duckdb.connect(str(made)) as con:
-        con.execute(FORGERIES[forgery])
+    made = forge(filled.backup(tmp_path / "backups"), forgery)
     before = everything(filled)
     with pytest.raises(WarehouseCorrupt, match="no backup of ours"):
         filled.restore(made)
@@ -1050,11 +1042,30 @@ def test_a_file_that_holds_more_or_less_than_our_tables_is_no_backup_and_changes
     assert list(filled.path.parent.glob("*before-restore*")) == []
 
 
+@pytest.mark.parametrize(
+    "forgery",
+    [
+        "create view marts.daily_spend as select content from read_text('/etc/hostname')",
+        "create macro greatest(a, b) as 7",
+        'create table raw."/tmp/elsewhere" (i integer)',
+        "alter table ops.alerts_sent add column more varchar",
+        "alter table raw.model_usage alter credits_usd type double",
+        "alter table raw.credits_snapshots alter payload set default 'theirs'",
+    ],
+)
+def test_nothing_but_the_rows_of_our_tables_comes_along_with_a_backup(
+    filled: Warehouse, tmp_path: Path, forgery: str
+) -> None:
+    before = everything(filled)
+    filled.restore(forge(filled.backup(tmp_path / "backups"), forgery))
+    assert everything(filled) == before
+
+
 def test_a_pipe_in_the_place_of_a_backup_is_refused_and_not_waited_for(
     filled: Warehouse, tmp_path: Path
 ) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(WarehouseError, match="is no file"):
+    with pytest.raises(CreditsError, match="is no file"):
         filled.restore(tmp_path / "pipe")
 
 
@@ -1091,7 +1102,7 @@ def test_a_restore_killed_at_any_moment_leaves_the_earlier_file_or_the_backup(
     code = """
         import sys
         from pathlib import Path
-        from credits_pipeline.warehouse.file import Warehouse
+        from credits_pipeline.warehouse import Warehouse
         print("begun", flush=True)
         Warehouse(Path(sys.argv[1])).restore(Path(sys.argv[2]))
     """
@@ -1123,7 +1134,7 @@ def test_backups_and_restores_of_one_instant_overwrite_nothing(filled: Warehouse
 def test_a_backup_that_was_cut_short_does_not_look_like_one(filled: Warehouse, tmp_path: Path) -> None:
     attempt = FILLS_THE_DISK.replace("{attempt}", "w.Warehouse(path).backup(path.parent.parent / 'backups')")
     out, err = python(attempt, filled.path, 300_000).communicate(timeout=60)
-    assert out.startswith(f"WarehouseDiskFull No room to write {tmp_path}/backups/"), out + err
+    assert out.startswith(f"WarehouseError No room to write {tmp_path}/backups/"), out + err
     assert list((tmp_path / "backups").iterdir()) == []
 
 
@@ -1132,14 +1143,9 @@ def test_no_room_to_restore_changes_nothing_and_leaves_no_litter(filled: Warehou
     filled.append_readings([reading()])
     attempt = FILLS_THE_DISK.replace("{attempt}", f"w.Warehouse(path).restore(Path({str(made)!r}))")
     out, err = python(attempt, filled.path, 300_000).communicate(timeout=60)
-    assert out.startswith("WarehouseDiskFull"), out + err
+    assert out.startswith("WarehouseError"), out + err
     assert count(filled) == 3
     assert sorted(path.name for path in filled.path.parent.iterdir()) == [
         "warehouse.duckdb",
         "warehouse.duckdb.lock",
     ]
-
-
-def test_errors_are_one_exception_family() -> None:
-    for kind in (WarehouseBusy, WarehouseCorrupt, WarehouseDiskFull, WarehouseNotPermitted, WarehouseTooNew):
-        assert issubclass(kind, WarehouseError)

@@ -1,0 +1,143 @@
+"""Backups of the warehouse, and their way back: only our own tables come along."""
+
+import errno
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from credits_pipeline import clock, files
+from credits_pipeline.text import literal, quoted
+from credits_pipeline.warehouse import connection
+from credits_pipeline.warehouse.connection import WarehouseBusy, WarehouseCorrupt, WarehouseError, tables_of
+from credits_pipeline.warehouse.file import WarehouseFile, stamp, temporary
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection as Connection
+
+_LEFTOVER_AFTER_S: Final = 86_400.0
+"""Age from which an unfinished backup is one that was cut short: making one takes seconds to minutes."""
+
+
+class Backups(WarehouseFile):
+    """Makes backups and takes them back."""
+
+    def backup(self, into: Path) -> Path:
+        """Write a consistent copy of everything into a new directory below `into`, and return that directory.
+
+        It holds `warehouse.duckdb`, which `restore` takes, and the raw and mart tables as Parquet
+        (`raw/…`, `marts/…`) for any other tool. A backup that was cut short never looks like a whole one.
+        """
+        into = files.absolute(into)
+        with self._held("making a backup") as deadline:
+            files.make_directory(into)
+            for leftover in into.glob(".credits-*.new"):  # another warehouse may be writing a younger one
+                if clock.now().timestamp() - leftover.stat().st_mtime > _LEFTOVER_AFTER_S:
+                    shutil.rmtree(leftover, ignore_errors=True)
+            finished = into / f"credits-{stamp()}"
+            fresh = temporary(finished)
+            try:
+                with self._open(deadline, read_only=True) as con:
+                    fresh.mkdir(mode=0o700)
+                    connection.copy_database(con, fresh / "warehouse.duckdb")
+                    for schema in ("raw", "marts"):
+                        (fresh / schema).mkdir()
+                        for table in tables_of(con, schema):
+                            file = fresh / schema / f"{table}.parquet"
+                            con.execute(
+                                f"copy {schema}.{quoted(table)} to {literal(str(file))} (format parquet)"
+                            )
+                            files.sync(file)
+                files.sync(fresh / "warehouse.duckdb")
+                return _with_unused_name(fresh, finished)
+            finally:
+                shutil.rmtree(fresh, ignore_errors=True)
+
+    def restore(self, source: Path) -> Path | None:
+        """Put a backup in the warehouse's place; return where the earlier file is kept, if there was one.
+
+        `source` is a directory made by `backup`, or the `warehouse.duckdb` in it. The rows of its raw and ops tables
+        are copied into a new file, so that a damaged backup changes nothing and a forged one brings nothing else
+        along. Rebuild the SQL and publish afterwards.
+        """
+        source = files.absolute(source)
+        source = source / "warehouse.duckdb" if source.is_dir() else source
+        files.refuse_what_is_no_file(source)
+        if not source.exists():
+            raise WarehouseError(
+                f"There is no backup at {source}: name a directory that `make backup` has made."
+            )
+        with self._held("restoring a backup") as deadline:
+            if self.path.exists() and source.samefile(self.path):
+                raise WarehouseError(f"{source} is the warehouse itself: name a backup.")
+            fresh = temporary(self.path)
+            self._copy_backup(source, fresh, deadline)
+            kept = self._keep_aside(deadline)
+            files.move_into_place(fresh, self.path)
+        return kept
+
+    def _copy_backup(self, source: Path, fresh: Path, deadline: float) -> None:
+        """Our tables as they are in `source`, in a new file of the form that `source` has."""
+        import duckdb
+
+        try:
+            with connection.named_errors(source), connection.connect(self.path) as con:
+                connection.attach_patiently(con, source, deadline, read_only=True)
+                version = self._version(con, source)
+                con.execute("detach warehouse")
+                connection.attach(con, fresh)
+                self._apply(con, 0, version)
+                connection.attach(con, fresh)
+                connection.attach(con, source, "backup", read_only=True)
+                _copy_our_tables(con)
+                con.execute("checkpoint warehouse")
+        except (WarehouseCorrupt, duckdb.Error) as error:
+            raise WarehouseCorrupt(f"{source} is damaged or no backup of ours: take another one.") from error
+
+    def _keep_aside(self, deadline: float) -> Path | None:
+        """Give the present file, whole or damaged, a second name, and take its log away from it."""
+        kept = files.unused(files.beside(self.path, f".before-restore-{stamp()}"))
+        log = files.beside(self.path, ".wal")
+        if self.path.exists():
+            # Opened once: then no other program has it, and what its log holds is in it.
+            with connection.connect(self.path) as con:
+                try:
+                    connection.attach_patiently(con, self.path, deadline, read_only=False)
+                except WarehouseBusy:
+                    raise
+                except WarehouseError:
+                    pass  # damaged or too new: file and log are kept as they are
+            try:  # a hard link, so that at no moment the file is missing
+                kept.hardlink_to(self.path)
+            except OSError:
+                shutil.copy2(self.path, kept)
+                files.sync(kept)
+        if log.exists():
+            log.replace(files.beside(kept, ".wal"))
+        return kept if kept.exists() else None
+
+
+def _copy_our_tables(con: "Connection") -> None:
+    """From `backup` into `warehouse`. A view in a table's place would run what somebody else wrote, so it is none."""
+    con.execute("begin transaction")
+    for schema in ("raw", "ops"):
+        if missing := set(tables_of(con, schema)) - set(tables_of(con, schema, "backup")):
+            raise WarehouseCorrupt(f"no {missing}")
+        for table in tables_of(con, schema):
+            if table != "schema_version":  # written already
+                name = f"{schema}.{table}"
+                columns = ", ".join(row[0] for row in con.execute(f"describe warehouse.{name}").fetchall())
+                con.execute(f"insert into warehouse.{name} ({columns}) select {columns} from backup.{name}")
+    con.execute("commit")
+
+
+def _with_unused_name(fresh: Path, path: Path) -> Path:
+    """Give a finished directory the first unused name; another process may take that one first."""
+    while True:
+        try:
+            made = fresh.rename(files.unused(path))
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                raise
+        else:
+            files.sync(path.parent)
+            return made

@@ -1,0 +1,165 @@
+"""Connections to DuckDB: always UTC, nothing from the network; and what goes wrong with a file, in a sentence."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from credits_pipeline import clock, files
+from credits_pipeline.errors import CreditsError
+from credits_pipeline.text import literal
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection as Connection
+
+STORAGE_VERSION: Final = "v1.1.0"
+"""The file format: every driver from 1.1.3 to 2.0.1 opens it; the default of 2.0 opens in no 1.x."""
+
+_MEMORY_SHARE: Final = 0.625
+"""DuckDB takes 80 % of what the machine or container has, 0.625 of that is half: Dagster and others live there too."""
+
+_POLL_S: Final = 0.1
+_REMEDY: Final = "run `make restore` to go back to a backup"
+
+
+class WarehouseError(CreditsError):
+    """The warehouse could not do what was asked; the message says why and what to do."""
+
+
+class WarehouseBusy(WarehouseError):
+    """Somebody else held the file for longer than we wait."""
+
+
+class WarehouseCorrupt(WarehouseError):
+    """The file is damaged, or is no warehouse of ours."""
+
+
+def connect(path: Path) -> "Connection":
+    """An empty in-memory database to attach files to; it spills beside `path` and downloads nothing."""
+    import duckdb
+
+    con = duckdb.connect(
+        config={
+            "temp_directory": str(files.beside(path, ".tmp")),
+            "autoinstall_known_extensions": "false",
+            "autoload_known_extensions": "false",
+            "allow_community_extensions": "false",
+        }
+    )
+    con.execute("set TimeZone = 'UTC'")
+    amount, unit = con.execute("select current_setting('memory_limit')").fetchall()[0][0].split()
+    con.execute(f"set memory_limit = '{float(amount) * _MEMORY_SHARE:.1f} {unit}'")
+    return con
+
+
+def attach(con: "Connection", path: Path, name: str = "warehouse", *, read_only: bool = False) -> None:
+    options = ["type duckdb", "read_only" if read_only else "read_write"]
+    if not path.exists():  # an existing file keeps the format that it has
+        options.append(f"storage_version '{STORAGE_VERSION}'")
+    con.execute(f"attach {literal(str(path))} as {name} ({', '.join(options)})")
+
+
+def attach_patiently(
+    con: "Connection", path: Path, deadline: float, *, read_only: bool, remedy: str = _REMEDY
+) -> None:
+    """Attach as `warehouse`; wait for another program that has the file open, until `deadline` of our clock."""
+    import duckdb
+
+    while True:
+        try:
+            return attach(con, path, read_only=read_only)
+        except duckdb.Error as error:
+            renamed = _renamed(error, path, remedy, opening=True)
+            if not isinstance(renamed, WarehouseBusy) or clock.monotonic() >= deadline:
+                raise renamed from error
+        clock.sleep(_POLL_S)
+
+
+def copy_database(con: "Connection", target: Path) -> None:
+    """Copy the whole warehouse into a new file; every block is read, so that a damaged one is found."""
+    attach(con, target, "target")
+    con.execute("copy from database warehouse to target; checkpoint target; detach target")
+
+
+def tables_of(con: "Connection", schema: str, database: str = "warehouse") -> list[str]:
+    """The names of the tables, not the views, in a schema."""
+    named = "select table_name from duckdb_tables() where database_name = ? and schema_name = ? order by all"
+    return [name for (name,) in con.execute(named, [database, schema]).fetchall()]
+
+
+def fetch_dicts(con: "Connection", sql: str, parameters: Any = None) -> list[dict[str, Any]]:
+    """The rows of a query, each a dict by column name."""
+    cursor = con.execute(sql, parameters)
+    names = [column[0] for column in cursor.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+# -- errors --------------------------------------------------------------------------------------
+
+# Signs in what DuckDB or the operating system says → our sentence.
+_SENTENCES: Final[dict[tuple[str, ...], str]] = {
+    ("No space left on device", "File too large", "Disk quota exceeded"):
+        "No room to write {path}: free some space, then run this again.",
+    ("Permission denied", "Read-only file system", "Operation not permitted"):
+        "No permission to use {path}: make it and its directory readable and writable for this user.",
+    ("File locks are not supported", "Could not fsync"):
+        "{path} cannot be used on {file_system} ({reason}): keep the data on a local disk.",
+    ("a database file with version number",):
+        "{path} was written by a newer DuckDB than the one installed: update this program.",
+}  # fmt: skip
+_LOCKED: Final = ("Could not set lock on file", "Unique file handle conflict")
+_TORN: Final = (
+    "not a valid DuckDB database file", "Corrupt database file", "Could not read enough bytes", "replaying WAL",
+    "Serialization Error", "checksum",
+)  # fmt: skip
+
+
+@contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """Give the failures of a file their own type and a sentence; let every other exception through."""
+    import duckdb
+
+    try:
+        yield
+    except (duckdb.Error, OSError) as error:
+        renamed = _renamed(error, path)
+        if renamed is error:
+            raise
+        raise renamed from error
+
+
+def _renamed(error: Exception, path: Path, remedy: str = _REMEDY, *, opening: bool = False) -> Exception:
+    message, place = str(error), path
+    reason = message.split("\n", 1)[0]
+    if isinstance(error, OSError) and error.filename:
+        place = Path(os.fsdecode(error.filename))
+    elif found := re.search(r'"(/[^"]+)"', message):  # it may be about the log or the spill file
+        place = Path(found[1])
+    for signs, sentence in _SENTENCES.items():
+        if any(sign in message for sign in signs):
+            return WarehouseError(
+                sentence.format(path=place, reason=reason, file_system=files.file_system(place))
+            )
+    if any(sign in message for sign in _LOCKED):
+        return WarehouseBusy(busy(path, _lock_holder(message)))
+    if any(sign in message for sign in _TORN) or (opening and "INTERNAL Error" in message):
+        return WarehouseCorrupt(f"{path} is damaged: {remedy} ({reason}).")
+    if isinstance(error, OSError) and error.errno in files.UNSUPPORTED:
+        return WarehouseError(f"{place} cannot be used on {files.file_system(place)} ({error.strerror}).")
+    return WarehouseError(f"{path} cannot be opened: {reason}") if opening else error
+
+
+def busy(path: Path, who: str) -> str:
+    return f"{path} is held by {who}: let it finish or stop it, then run this again."
+
+
+def _lock_holder(message: str) -> str:
+    """Who has the file open without our lock: a BI tool, a notebook, a DuckDB shell."""
+    if "Unique file handle conflict" in message:
+        return "another DuckDB connection of this very process"
+    found = re.search(r"Conflicting lock is held in (.*?\))", message)
+    if found is None:  # "PID 0": of another machine or container, or no lock at all
+        return "a program of another machine or container, or its file system keeps no locks"
+    return f"another program, {found[1]}"

@@ -1,0 +1,155 @@
+"""The published copy (`credits.duckdb`), which BI tools open: the marts, replaced as a whole, read-only."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from credits_pipeline import clock, config, files
+from credits_pipeline.text import literal, quoted
+from credits_pipeline.warehouse import connection
+from credits_pipeline.warehouse.connection import WarehouseError, tables_of
+from credits_pipeline.warehouse.file import WarehouseFile, naive, remove_leftovers, temporary
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from duckdb import DuckDBPyConnection as Connection
+
+_PUBLISHED_WAIT_S: Final = 10.0
+"""How long a reader waits if someone opened the published copy for writing, which nobody should."""
+
+
+class Publisher(WarehouseFile):
+    """Makes the published copy."""
+
+    def publish(
+        self, target: Path, *, run_id: str, published_at: datetime, version: str, is_simulated: bool
+    ) -> None:
+        """Replace the file `target` by a copy of the marts: tables only, comments kept, of one instant.
+
+        Whoever has the old file open goes on reading it; whoever opens it next gets the new one, mode 0444.
+        A crash at any point leaves the old file or the new one. `marts.published` says what is in it.
+        """
+        target = files.absolute(target)
+        with self._held("publishing") as deadline:
+            files.make_directory(target.parent)
+            for path in (target, files.beside(target, ".wal")):
+                files.refuse_what_is_no_file(path)
+            remove_leftovers(target)
+            fresh = temporary(target)
+            try:
+                with self._open(deadline, read_only=True) as con:
+                    connection.attach(con, fresh, "published")
+                    con.execute("begin transaction")  # one, not one per comment: each waits for the disk
+                    _copy_marts(con)
+                    _write_published(con, run_id, published_at, version, is_simulated)
+                    con.execute("commit")
+                    con.execute("checkpoint published")
+                    con.execute("detach published")
+                # DuckDB has released both files by now, so opening them here cannot drop its locks.
+                _replace(fresh, target)
+            finally:
+                remove_leftovers(target)
+
+
+@contextmanager
+def open_published(path: Path) -> Iterator["Connection"]:
+    """A read-only connection to the published copy; its tables are in the schema `marts`.
+
+    It goes on seeing the generation it was opened on. Raises WarehouseError where there is none yet.
+    """
+    path = files.absolute(path)
+    files.refuse_what_is_no_file(path)
+    if not path.exists():
+        raise WarehouseError(
+            f"There is no {path} yet: run `make run` first (the demo's copy is in data/demo)."
+        )
+    with connection.named_errors(path), connection.connect(path) as con:
+        deadline = clock.monotonic() + _PUBLISHED_WAIT_S
+        connection.attach_patiently(
+            con, path, deadline, read_only=True, remedy="run `make run` to publish it anew"
+        )
+        con.execute("use warehouse")
+        yield con
+
+
+def read_mart(name: str, path: Path | None = None) -> "pd.DataFrame":
+    """A table of the schema `marts` as a pandas DataFrame, its rows in the table's order.
+
+    Columns are backed by Arrow, so that nothing is rounded on the way: money is decimal128(18, 9) in USD (its
+    values are `Decimal`), counts are int64 also where some are missing, days are dates, instants are UTC.
+
+    `path` is a published copy; by default the one in the configured data directory.
+    Raises WarehouseError where there is none yet, or no such table in it.
+    """
+    import pandas as pd
+
+    path = path or config.current().published_path
+    with open_published(path) as con:
+        names = tables_of(con, "marts")
+        if name not in names:
+            raise WarehouseError(f"There is no mart {name!r} in {path}: there are {', '.join(names)}.")
+        table = con.sql(f"from marts.{quoted(name)}").to_arrow_table()
+    frame: pd.DataFrame = table.to_pandas(types_mapper=pd.ArrowDtype)
+    return frame
+
+
+def _replace(fresh: Path, target: Path) -> None:
+    files.set_mode(fresh, 0o444)
+    # A log left beside the old file would be replayed onto the new one by whoever opens it next; a second time,
+    # for a reader that opened the old one for writing in between.
+    files.beside(target, ".wal").unlink(missing_ok=True)
+    files.move_into_place(fresh, target)
+    files.beside(target, ".wal").unlink(missing_ok=True)
+
+
+def _copy_marts(con: "Connection") -> None:
+    con.execute("create schema published.marts")
+    for name in tables_of(con, "marts"):
+        table = f"marts.{quoted(name)}"
+        con.execute(f"create table published.{table} as from warehouse.{table}")
+    described = con.execute(
+        """
+        select 'table', [table_name], comment from duckdb_tables()
+        where database_name = 'warehouse' and schema_name = 'marts' and comment is not null
+        union all
+        select 'column', [table_name, column_name], comment from duckdb_columns()
+        where database_name = 'warehouse' and schema_name = 'marts' and comment is not null
+        """
+    ).fetchall()
+    # As one script: hundreds of statements by themselves cost more than the copy that they describe.
+    con.execute(
+        ";".join(
+            f"comment on {kind} {quoted('published', 'marts', *names)} is {literal(comment)}"
+            for kind, names, comment in described
+        )
+    )
+
+
+def _write_published(
+    con: "Connection", run_id: str, published_at: datetime, version: str, is_simulated: bool
+) -> None:
+    has_readings = "credits_readings" in tables_of(con, "marts")
+    newest = "(select max(observed_at) from warehouse.marts.credits_readings)" if has_readings else "null"
+    con.execute(
+        f"""
+        create table published.marts.published as select
+            ?::varchar as run_id, ?::timestamp as published_at, {newest}::timestamp as as_of,
+            ?::varchar as version, ?::boolean as is_simulated
+        """,
+        [run_id, naive(published_at), version, is_simulated],
+    )
+    con.execute(
+        """
+        use published.marts;
+        comment on table published is 'One row: which run made this file, when, and as of which reading.';
+        comment on column published.run_id is 'Run that made this file.';
+        comment on column published.published_at is 'UTC instant at which this file was made.';
+        comment on column published.as_of is 'UTC instant of the newest reading of any account.';
+        comment on column published.version is 'Version of the program that made this file.';
+        comment on column published.is_simulated is
+            'True: the figures come from the simulated API, not from an account.';
+        use warehouse;
+        """
+    )

@@ -1,0 +1,170 @@
+"""What the API said, stored and asked for: readings are appended, bills are replaced by whole days."""
+
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, fields
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final
+
+from credits_pipeline import clock
+from credits_pipeline.warehouse.file import WarehouseFile, naive
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection as Connection
+
+SETTLED_AFTER: Final = timedelta(days=1, hours=48)
+"""After a day's begin: when its bill is taken as final, since the vendor does not say when it is."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What `GET /credits` said at one instant: two lifetime counters in USD."""
+
+    account: str
+    snapshot_date: date
+    observed_at: datetime
+    total_credits: Decimal
+    total_usage: Decimal
+    key_fingerprint: str | None
+    run_id: str
+    source: str = "api"
+    payload: str | None = None
+
+
+class Tables(WarehouseFile):
+    """The raw tables."""
+
+    def append_readings(self, readings: Iterable[Reading], con: "Connection | None" = None) -> int:
+        """Append readings, all or none, and return how many. Reading twice appends two honest rows.
+
+        Pass `con` to append inside a `writing` block.
+        """
+        rows = list(readings)
+        if rows:
+            with nullcontext(con) if con else self.writing("storing readings") as inner:
+                insert(inner, "raw.credits_snapshots", rows)
+        return len(rows)
+
+    def newest_reading(self, account: str) -> Reading | None:
+        """The account's latest reading, by time and not by arrival, or None."""
+        columns = [column.name for column in fields(Reading)]
+        with self.reading("reading the history of an account") as con:
+            found = con.execute(
+                f"select {', '.join(columns)} from raw.credits_snapshots where account = ?"
+                " order by observed_at desc, rowid desc limit 1",
+                [account],
+            ).fetchone()
+        if found is None:
+            return None
+        values = dict(zip(columns, found, strict=True))
+        return Reading(**values | {"observed_at": values["observed_at"].replace(tzinfo=UTC)})
+
+    def has_history(self, account: str) -> bool:
+        """Whether the account was ever seen with credits or spend: then a reply of {0, 0} is not believed."""
+        with self.reading("reading the history of an account") as con:
+            found = con.execute(
+                """
+                from raw.credits_snapshots
+                select 1 where account = $account and (total_credits <> 0 or total_usage <> 0)
+                union all
+                from raw.model_usage_days select 1 where account = $account and credits_usd <> 0
+                limit 1
+                """,
+                {"account": account},
+            ).fetchall()
+        return bool(found)
+
+    def replace_usage(
+        self,
+        account: str,
+        first: date,
+        last: date,
+        rows: Sequence[Any],
+        *,
+        fetched_at: datetime,
+        run_id: str,
+        con: "Connection | None" = None,
+    ) -> dict[date, tuple[Decimal | None, Decimal]]:
+        """Replace the account's UTC days `first` to `last` (inclusive) by `rows`, all at once.
+
+        A row has an attribute for every other column of `raw.model_usage`. A day without rows becomes a day known to
+        be zero. Of two fetches of a day the later one wins, in whichever order they arrive. Returns the sum in USD of
+        every day that was replaced, before (None: not known) and after. Pass `con` to replace several accounts inside
+        one `writing` block.
+        Raises ValueError for a row outside the range and for two rows of the same day and model.
+        """
+        if len({(row.usage_date, row.model) for row in rows}) < len(rows):
+            raise ValueError(f"two rows of {account} for one day and model")
+        days = _days(first, last)
+        if not {row.usage_date for row in rows} <= set(days):
+            raise ValueError(f"a row of {account} lies outside {first} to {last}")
+        with nullcontext(con) if con else self.writing(f"storing the usage of {account}") as inner:
+            stored = {
+                day: (usd, at)
+                for day, usd, at in inner.execute(
+                    "select usage_date, credits_usd, fetched_at from raw.model_usage_days"
+                    " where account = ? and usage_date between ? and ?",
+                    [account, first, last],
+                ).fetchall()
+            }
+            # A fetch from the future was taken while the clock was wrong: it must not shut out right ones.
+            at, now = naive(fetched_at), naive(clock.now())
+            sums = {day: Decimal(0) for day in days if not (day in stored and at < stored[day][1] <= now)}
+            rows = [row for row in rows if row.usage_date in sums]
+            for row in rows:
+                sums[row.usage_date] += row.credits_usd
+            for table in ("raw.model_usage", "raw.model_usage_days"):
+                inner.execute(
+                    f"delete from {table} where account = ? and usage_date in (select unnest(?::date[]))",
+                    [account, list(sums)],
+                )
+            insert(inner, "raw.model_usage", rows, account=account)
+            totals = [SimpleNamespace(usage_date=day, credits_usd=usd) for day, usd in sums.items()]
+            insert(
+                inner, "raw.model_usage_days", totals, account=account, fetched_at=fetched_at, run_id=run_id
+            )
+        return {day: (stored[day][0] if day in stored else None, usd) for day, usd in sums.items()}
+
+    def unsettled_days(self, accounts: Collection[str], first: date, last: date) -> dict[str, list[date]]:
+        """Per account, the UTC days `first` to `last` (inclusive) whose bill is unknown or may still change.
+
+        A day is settled when it was fetched at least 48 h after its end. Judged from what is stored alone, whatever
+        became of the account's readings.
+        """
+        with self.reading("looking for days to fetch") as con:
+            settled = set(
+                con.execute(
+                    "select account, usage_date from raw.model_usage_days"
+                    " where usage_date between ? and ? and fetched_at between usage_date + ? and ?",
+                    [first, last, SETTLED_AFTER, naive(clock.now())],
+                ).fetchall()
+            )
+        return {name: [day for day in _days(first, last) if (name, day) not in settled] for name in accounts}
+
+
+def insert(con: "Connection", table: str, rows: Sequence[object], **constants: object) -> None:
+    """Append rows, of which each has an attribute per column that `constants` does not give.
+
+    As typed lists: a pandas object column would be typed from a sample, which makes 2 of the Decimal 1.5.
+    """
+    kinds = {name: kind for name, kind, *_ in con.execute(f"describe {table}").fetchall()}
+    columns = [
+        [constants[name]] * len(rows) if name in constants else [getattr(row, name) for row in rows]
+        for name in kinds
+    ]
+    values = [_parameters(column, kind) for column, kind in zip(columns, kinds.values(), strict=True)]
+    con.execute(
+        f"insert into {table} select {', '.join(f'unnest(?::{kind}[])' for kind in kinds.values())}", values
+    )
+
+
+def _parameters(column: list[Any], kind: str) -> list[Any]:
+    if kind.startswith("DECIMAL"):  # as text, since DuckDB 1.5.6 takes the parameter Decimal('1E+3') for 1
+        return [f"{value:f}" for value in column]
+    return [naive(value) for value in column] if kind == "TIMESTAMP" else column
+
+
+def _days(first: date, last: date) -> list[date]:
+    return [first + timedelta(days=n) for n in range((last - first).days + 1)]
