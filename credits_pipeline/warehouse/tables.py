@@ -1,5 +1,6 @@
 """What the API said, stored and asked for: readings are appended, bills are replaced by whole days."""
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 from credits_pipeline import clock
+from credits_pipeline.warehouse.connection import WarehouseError
 from credits_pipeline.warehouse.file import WarehouseFile, naive
 
 if TYPE_CHECKING:
@@ -16,6 +18,33 @@ if TYPE_CHECKING:
 
 SETTLED_AFTER: Final = timedelta(days=1, hours=48)
 """After a day's begin: when its bill is taken as final, since the vendor does not say when it is."""
+
+
+_CONFLICT: Final = """
+    with readings as (
+        select *, lag(account) over by_time as account_before, lag(total_usage) over by_time as usage_before
+        from raw.credits_snapshots where account in ($old, $new)
+        window by_time as (order by observed_at, total_usage)
+    )
+    select format('usage falls from {:.2f} to {:.2f} on {}', usage_before::double, total_usage::double, snapshot_date)
+    -- Figures can be a minute old, and corrections happen.
+    from readings where account <> account_before and total_usage < usage_before * 0.99
+    union all
+    select format('{:.2f} and {:.2f} USD were billed on {}', o.credits_usd::double, n.credits_usd::double, usage_date)
+    from raw.model_usage_days as o inner join raw.model_usage_days as n using (usage_date)
+    where o.account = $old and n.account = $new and o.credits_usd <> n.credits_usd
+        and least(o.fetched_at, n.fetched_at) >= usage_date + interval 3 day
+    limit 1
+"""
+_SUPERSEDED: Final = """
+    select if(o.fetched_at < n.fetched_at, o.account, n.account), usage_date
+    from raw.model_usage_days as o inner join raw.model_usage_days as n using (usage_date)
+    where o.account = $old and n.account = $new
+"""
+_TABLES_WITH_ACCOUNTS: Final = """
+    select schema_name || '.' || table_name from duckdb_columns()
+    where database_name = 'warehouse' and schema_name in ('raw', 'ops') and column_name = 'account' order by all
+"""
 
 
 @dataclass(frozen=True)
@@ -75,6 +104,40 @@ class Tables(WarehouseFile):
                 {"account": account},
             ).fetchall()
         return bool(found)
+
+    def accounts_of_key(self, fingerprint: str) -> list[str]:
+        """The names under which readings with this key are stored: more than one, or another one, means a rename."""
+        query = "select distinct account from raw.credits_snapshots where key_fingerprint = ? order by all"
+        with self.reading("looking for a key") as con:
+            return [account for (account,) in con.execute(query, [fingerprint]).fetchall()]
+
+    def rename_account(self, old: str, new: str) -> int:
+        """Call the account `old` `new` from now on, and return how many rows of raw and ops it had.
+
+        Where `new` has rows already, both become one account: of a day that both know, the later fetch stays.
+        Raises WarehouseError, and changes nothing, if there is no `old`, or if the two cannot be one account.
+        Rebuild the SQL and publish afterwards.
+        """
+        names = {"old": old, "new": new}
+        with self.writing(f"renaming {old}") as con:
+            if conflict := con.execute(_CONFLICT, names).fetchone():
+                raise WarehouseError(
+                    f"{old} and {new} are not one account: {conflict[0]}. Nothing was renamed."
+                )
+            for table in ("raw.model_usage", "raw.model_usage_days"):
+                con.execute(f"delete from {table} where (account, usage_date) in ({_SUPERSEDED})", names)
+            con.execute(
+                "update ops.alerts_sent set alert_key = regexp_replace(alert_key, $key, '/' || $new || '\\1')"
+                " where account = $old",
+                names | {"key": f"/{re.escape(old)}(/|$)"},
+            )
+            renamed = 0
+            for (table,) in con.execute(_TABLES_WITH_ACCOUNTS).fetchall():
+                update = f"update {table} set account = $new where account = $old"
+                renamed += con.execute(update, names).fetchall()[0][0]
+            if not renamed:
+                raise WarehouseError(f"There is no account {old}: nothing was renamed.")
+        return renamed
 
     def replace_usage(
         self,

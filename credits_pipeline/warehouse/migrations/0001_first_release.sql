@@ -1,4 +1,5 @@
--- The tables of the first release. A file that was released is never edited: a change is a new file.
+-- The tables of the first release: their form is never edited, a change is a new file. What the raw tables mean is said
+-- in dbt_like_sql/models/sources.yml, which every build of the SQL applies.
 
 create schema raw;
 create schema ops;
@@ -15,20 +16,6 @@ create table raw.credits_snapshots (
     source varchar not null check (source in ('api', 'import')),
     payload varchar
 );
-comment on table raw.credits_snapshots is
-    'One row per account and reading of GET /credits, as the API said it; append-only.';
-comment on column raw.credits_snapshots.account is
-    'Name of the account, from the name of its key''s variable.';
-comment on column raw.credits_snapshots.snapshot_date is 'UTC day of observed_at.';
-comment on column raw.credits_snapshots.observed_at is 'UTC instant at which the reply had been read.';
-comment on column raw.credits_snapshots.total_credits is 'USD ever bought by the account, as of observed_at.';
-comment on column raw.credits_snapshots.total_usage is 'USD ever spent by the account, as of observed_at.';
-comment on column raw.credits_snapshots.key_fingerprint is
-    'Short hash of the key that was used, to see a rotation; null for imported readings.';
-comment on column raw.credits_snapshots.run_id is 'Run that wrote the row.';
-comment on column raw.credits_snapshots.source is
-    'api: read by this program. import: logged earlier by other means.';
-comment on column raw.credits_snapshots.payload is 'JSON text of the reply, or of the imported row.';
 
 create table raw.model_usage (
     account varchar not null,
@@ -42,20 +29,6 @@ create table raw.model_usage (
     reasoning_tokens bigint not null,
     cached_tokens bigint not null
 );
-comment on table raw.model_usage is
-    'One row per account, UTC day and model: what POST /analytics/query says was billed; replaced by whole days.';
-comment on column raw.model_usage.account is 'Name of the account.';
-comment on column raw.model_usage.usage_date is 'UTC day of the requests.';
-comment on column raw.model_usage.model is 'Model as the vendor names it.';
-comment on column raw.model_usage.credits_usd is
-    'USD taken from credits (metric credits_usage, the one that matches total_usage of GET /credits).';
-comment on column raw.model_usage.byok_usd is
-    'USD of inference paid with the account''s own provider keys: not taken from credits.';
-comment on column raw.model_usage.requests is 'Requests.';
-comment on column raw.model_usage.prompt_tokens is 'Tokens sent.';
-comment on column raw.model_usage.completion_tokens is 'Tokens received.';
-comment on column raw.model_usage.reasoning_tokens is 'Tokens spent on reasoning.';
-comment on column raw.model_usage.cached_tokens is 'Tokens read from a cache.';
 
 create table raw.model_usage_days (
     account varchar not null,
@@ -64,14 +37,6 @@ create table raw.model_usage_days (
     fetched_at timestamp not null,
     run_id varchar not null
 );
-comment on table raw.model_usage_days is
-    'One row per account and UTC day whose bill was fetched, also when nothing was billed; replaced with its day.';
-comment on column raw.model_usage_days.account is 'Name of the account.';
-comment on column raw.model_usage_days.usage_date is 'UTC day of the requests.';
-comment on column raw.model_usage_days.credits_usd is
-    'USD taken from credits on that day: the sum over its models.';
-comment on column raw.model_usage_days.fetched_at is 'UTC instant at which the reply had been read.';
-comment on column raw.model_usage_days.run_id is 'Run that wrote the row.';
 
 create table ops.alerts_sent (
     alert_key varchar not null,
