@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from credits_pipeline import clock, wording
+from credits_pipeline import clock
 from credits_pipeline.alerts.memory import EXHAUSTED, RUN_OUT, SPEND, STALE, Alert
 from credits_pipeline.alerts.messages import message
 from credits_pipeline.config import Settings
@@ -92,10 +92,10 @@ def by_runway(runway: Row, active: Sequence[Alert], thresholds: Collection[int])
     return Changes(tuple(due), resolved)
 
 
-def stale_alerts(
-    con: "Connection", active: Sequence[Alert], settings: Settings, watched: dict[str, str]
+def by_age(
+    con: "Connection", active: Sequence[Alert], settings: Settings, watched: dict[str, str], limit: timedelta
 ) -> Changes:
-    """An alert per account with a key that was not read for `wording.STALE_AFTER`.
+    """An alert per account with a key whose newest reading is older than `limit` (`Settings.stale_after`).
 
     `watched` is kept between calls: since when (ISO 8601) an account that was never read is known.
     """
@@ -112,13 +112,13 @@ def stale_alerts(
         name: clock.now() - (at.replace(tzinfo=UTC) if at else datetime.fromisoformat(watched[name]))
         for name, at in newest.items()
     }
-    old = [name for name, age in ages.items() if age > wording.STALE_AFTER]
+    old = [name for name, age in ages.items() if age > limit]
     found = []
     for name in old:
         hours = int(ages[name].total_seconds() // 3600)
         title, body = message(STALE, name, newest[name], hours, len(old) < len(newest))
         found.append(Alert(f"{STALE}/{name}", STALE, title, body, account=name, as_of=newest[name]))
-    read_again = {a.key for a in active if a.kind == STALE and a.account in newest and a.account not in old}
+    read_again = {a.key for a in active if a.kind == STALE and a.account in newest.keys() - old}
     return Changes(tuple(found), frozenset(read_again))
 
 

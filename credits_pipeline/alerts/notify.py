@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from credits_pipeline import files
-from credits_pipeline.alerts import channels, due, memory, messages
+from credits_pipeline.alerts import channels, memory, messages
 from credits_pipeline.alerts.channels import Channel, Outcome
 from credits_pipeline.alerts.due import Changes
 from credits_pipeline.alerts.memory import Alert, Pending
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 WAIT_FOR_OTHERS_S: Final = 30
 """Longer than one pass takes (`channels.SEND_LIMIT_S` and some milliseconds)."""
 
-Detector = Callable[["Connection", Sequence[Alert]], Changes]
-"""Reads the warehouse and the active alerts, and says what changed."""
+Detector = Callable[["Connection", Sequence[Alert], Settings], Changes]
+"""Reads the warehouse and the active alerts, and says what changed: `due.by_marts`, or a sensor's own."""
 
 
 class AlertsBusy(CreditsError):
@@ -40,18 +40,6 @@ class Sent:
     delivered: int = 0
 
 
-def send_due(settings: Settings, warehouse: Warehouse, *, run_id: str, log: logging.Logger) -> Sent:
-    """Send what the latest marts make due: credits running out, and days of unusually high spend.
-
-    A channel that fails is logged by name and tried again in the next pass. Raises WarehouseError, AlertsBusy.
-    """
-
-    def detect(con: "Connection", active: Sequence[Alert]) -> Changes:
-        return due.by_marts(con, active, settings)
-
-    return notify(settings, warehouse, detect, run_id=run_id, log=log)
-
-
 def notify(
     settings: Settings,
     warehouse: Warehouse,
@@ -62,7 +50,8 @@ def notify(
 ) -> Sent:
     """Send what `detect` finds. One pass at a time, so that no two find the same alert due and send it twice.
 
-    The warehouse is closed while messages are sent. Raises WarehouseError, AlertsBusy.
+    A channel that fails is logged by name and tried again in the next pass. The warehouse is closed while messages
+    are sent. Raises WarehouseError, AlertsBusy.
     """
     for problem in settings.alert_problems:
         log.warning(problem)
@@ -71,7 +60,7 @@ def notify(
     with files.only_one(settings.data_dir / "alerts.lock", otherwise=busy, timeout_s=WAIT_FOR_OTHERS_S):
         with warehouse.reading("looking for alerts") as con:
             active = {alert.key: alert for alert in memory.active(con)}
-            found = detect(con, list(active.values()))
+            found = detect(con, list(active.values()), settings)
             pending = memory.pending(con, accounts)
         resolved = found.resolved & active.keys()
         news = {a.key: a for a in found.due if a.key not in active.keys() - resolved}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import dagster as dg
 
 from credits_pipeline import clock, config
-from credits_pipeline.alerts.due import Changes, stale_alerts
+from credits_pipeline.alerts.due import Changes, by_age
 from credits_pipeline.alerts.memory import RUN_FAILED, Alert
 from credits_pipeline.alerts.messages import message
 from credits_pipeline.alerts.notify import AlertsBusy, notify, send_without_memory
@@ -30,7 +30,7 @@ REMIND_AFTER: Final = timedelta(hours=24)
 """A job that keeps failing for the same reason is reported again after this, not at every run."""
 
 STALE_EVERY_S: Final = 600
-"""Short against the limit of 36 h; also how soon a channel that failed is tried again."""
+"""Short against the day and a half after which data are stale; also how soon a channel that failed is tried again."""
 
 DEAD_EVERY_S: Final = 60
 """How long other runs wait for one whose process is gone."""
@@ -56,8 +56,8 @@ def run_failure(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
         return dg.SkipReason("Dagster tries this run again: only the last try is reported")
     alert = failure_alert(context)
 
-    def detect(_: "Connection", active: Sequence[Alert]) -> Changes:
-        resolved = {a.key for a in active if a.kind == RUN_FAILED and is_resolved(instance, a)}
+    def detect(_: "Connection", active: Sequence[Alert], settings: config.Settings) -> Changes:
+        resolved = (a.key for a in active if a.kind == RUN_FAILED and is_resolved(instance, a))
         return Changes((alert,), frozenset(resolved))
 
     try:
@@ -73,16 +73,17 @@ def run_failure(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
     name="stale_data",
     minimum_interval_seconds=STALE_EVERY_S,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Sends one alert when an account's latest reading is older than 36 hours, and no more until there is "
-    "a new one. Also retries alerts that a channel did not accept.",
+    description="Sends one alert when an account's latest reading is older than the schedule explains (36 hours for a "
+    "daily one), and no more until there is a new one. Also retries alerts that a channel did not accept.",
 )
 def stale_data(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     settings = config.current()
     watched = json.loads(context.cursor) if context.cursor else {}
-    old: list[str] = []
+    limit, old = settings.stale_after, list[str]()
+    hours = f"{limit / timedelta(hours=1):g} hours"
 
-    def detect(con: "Connection", active: Sequence[Alert]) -> Changes:
-        found = stale_alerts(con, active, settings, watched)
+    def detect(con: "Connection", active: Sequence[Alert], settings: config.Settings) -> Changes:
+        found = by_age(con, active, settings, watched, limit)
         old.extend(str(alert.account) for alert in found.due)
         return found
 
@@ -91,9 +92,11 @@ def stale_data(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     except (WarehouseError, OSError, AlertsBusy) as error:
         return dg.SkipReason(f"could not look: {error}")
     context.update_cursor(json.dumps(watched))
-    if old:
-        return dg.SkipReason(f"no new reading for 36 hours: {', '.join(old)}")
-    return dg.SkipReason("every account with a key was read within the last 36 hours")
+    return dg.SkipReason(
+        f"no new reading for {hours}: {', '.join(old)}"
+        if old
+        else f"every account with a key was read within the last {hours}"
+    )
 
 
 @dg.sensor(

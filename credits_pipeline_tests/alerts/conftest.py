@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from credits_pipeline import clock, config
+from credits_pipeline.alerts import due
 from credits_pipeline.alerts import notify as alerts
 from credits_pipeline.warehouse import Warehouse
 from credits_pipeline_tests.receiver import Receiver
@@ -98,9 +99,11 @@ class World:
         self.execute(
             """
             insert into marts.credit_events
-            select account, observed_at, $at, 'top_up', $credits - total_credits from marts.credits_readings
-            where account = $account and total_credits < $credits
-            order by observed_at desc limit 1
+            with earlier as (
+                from marts.credits_readings where account = $account order by observed_at desc limit 1
+            )
+            select account, observed_at, $at, 'top_up', $credits - total_credits from earlier
+            where total_credits < $credits
             """,
             at=at,
             credits=bought,
@@ -139,7 +142,7 @@ class World:
 
     def send(self) -> alerts.Sent:
         """A pass as the asset makes it, by a program that remembers nothing of earlier ones."""
-        return alerts.send_due(config.load(self.env), self.warehouse, run_id="run-1", log=LOG)
+        return alerts.notify(config.load(self.env), self.warehouse, due.by_marts, run_id="run-1", log=LOG)
 
     def due(self) -> list[str]:
         return [alert.key for alert in self.send().due]

@@ -14,7 +14,7 @@ import dagster as dg
 import pytest
 
 from credits_pipeline import clock, config
-from credits_pipeline.alerts import channels, messages
+from credits_pipeline.alerts import channels, due, messages
 from credits_pipeline.alerts import notify as alerts
 from credits_pipeline.simulator import SimulatedAccount
 from credits_pipeline.warehouse import Warehouse
@@ -302,5 +302,5 @@ def test_a_daily_run_alerts_once_about_credits_that_run_out_and_the_day_that_cos
     assert "unusually high spend on 16 Jun 2026" in message["message"]
     assert "Models: vendor/leak $80.00 (usually $" in message["message"]
     settings = config.load(os.environ)
-    again = alerts.send_due(settings, Warehouse(settings.warehouse_path), run_id="the next run", log=LOG)
+    again = alerts.notify(settings, Warehouse(settings.warehouse_path), due.by_marts, log=LOG)
     assert (again, len(receiver.messages)) == (alerts.Sent(), 1)

@@ -154,6 +154,17 @@ def test_no_figure_of_one_account_stops_the_alerts_of_another(world: World) -> N
             assert "run_out/default/3" in {alert.key for alert in found.due}
 
 
+def test_two_accounts_that_run_out_are_told_in_one_message_the_nearest_first(
+    world: World, receiver: Receiver
+) -> None:
+    world.channels(receiver.url("/a"))
+    world.runway(6)
+    world.runway(1, "acme")
+    world.runway(0, "gone", status="exhausted")  # its key was taken away
+    world.send()
+    assert receiver.titles == ["acme: credits run out around 18 Jun 2026, 2 days left (and 1 more alert)"]
+
+
 def test_an_account_without_a_key_is_no_news(world: World) -> None:
     world.runway(2, "imported_long_ago")
     assert world.due() == []
@@ -193,6 +204,84 @@ def test_an_early_estimate_says_so(world: World) -> None:
     assert alert.title.endswith("2 days left (early estimate)")
     assert "early estimate from 5 complete days" in alert.body
     assert "What to do: Top up now at" in alert.body
+
+
+@pytest.mark.parametrize(
+    ("balance", "rate", "said"),
+    [
+        ("-944.20", "38.0203333", "$2,084.81, of which $944.20 settle the debt, would last about 30 days"),
+        ("-944.20", None, "$944.20 would settle the debt."),
+        ("0", "2", "$60.00 would last about 30 days at the expected rate."),
+        ("-0.00035", "0.00007", "$0.0024, of which $0.00035 settle the debt, would last"),
+        ("-999999999", "999999999", "$30,999,999,969.00, of which $999,999,999.00 settle"),
+    ],
+)
+def test_what_to_buy_settles_the_debt_and_lasts_30_days(
+    world: World, balance: str, rate: str | None, said: str
+) -> None:
+    columns = {"balance_usd": Decimal(balance), "expected_daily_spend_usd": rate and Decimal(rate)}
+    world.runway(0, status="exhausted", **columns)
+    (alert,) = world.send().due
+    assert f"https://openrouter.ai/settings/credits. {said}" in alert.body
+    assert "unknown a day" not in alert.body
+
+
+def test_an_account_that_never_bought_or_spent_anything_is_no_alarm(world: World) -> None:
+    world.env["OPENROUTER_API_KEY_NEW"] = "sk-or-v1-new"
+    world.reading("0", "0", "new")
+    world.runway(0, "new", status="exhausted", balance_usd=Decimal(0), expected_daily_spend_usd=None)
+    assert world.due() == []
+    world.reading("0", "0.01", "new")
+    assert world.due() == ["exhausted/new"]
+
+
+def test_days_that_are_not_known_are_said_beside_the_sums(world: World) -> None:
+    world.insert("spend_summary", {"account": "default", "unknown_days_7d": 1, "unknown_days_30d": 12})
+    world.runway(2)
+    (alert,) = world.send().due
+    assert "last 7 days $45.10 (1 day unknown), in the last 30 $180.00 (12 days unknown)." in alert.body
+
+
+# -- credits that are bought automatically -----------------------------------------------------------------------
+
+
+def nights(world: World, now: clock.FrozenClock, balances: list[int], amounts: list[int] = [50]) -> list[str]:  # noqa: B006
+    """$10 a day, one reading a night; a balance that rises was bought: what is told, by night."""
+    told, used, bought = [], 1000, 1000 + balances[0]
+    for balance in balances:
+        used += 10
+        bought = max(bought, used + balance)
+        world.reading(str(bought), str(used))
+        world.runway(balance // 10, balance_usd=Decimal(balance))
+        told += [f"{balance}: {alert.key.removeprefix('run_out/default/')}" for alert in world.send().due]
+        now.advance(timedelta(days=1))
+    return told
+
+
+CYCLE = [15, 55, 45, 35, 25]
+
+
+def test_automatic_top_ups_are_told_once_and_their_every_cycle_is_no_alert(
+    world: World, receiver: Receiver, now: clock.FrozenClock
+) -> None:
+    world.channels(receiver.url("/a"))
+    assert nights(world, now, CYCLE * 6) == ["15: 3", "25: 3", "55: 7", "25: 3", "55: automatic"]
+    (message,) = [m["message"] for m in receiver.taken("/a") if "Automatic top-up:" in m["message"]]
+    assert (
+        "The last 3 top-ups were $50.00 each, always at about the same balance, at most $15.00: OpenRouter seems to "
+        "buy credits by itself. If so, nothing needs doing, and while this goes on no such alert is sent again unless "
+        "the balance falls below $5.00. Used-up credits are always an alert."
+    ) in message
+
+
+def test_an_automatic_top_up_that_does_not_come_is_an_alert(world: World, now: clock.FrozenClock) -> None:
+    told = nights(world, now, [*CYCLE * 4, 15, 5, 4, 4])
+    assert told[-2:] == ["55: automatic", "4: 3"]
+
+
+def test_equal_top_ups_at_any_balance_are_not_called_automatic(world: World, now: clock.FrozenClock) -> None:
+    told = nights(world, now, [15, 55, 45, 85, 75, 115, 105, 95, 85, 75, 65, 55, 45, 35, 25])
+    assert told == ["15: 3", "115: 14", "65: 7", "25: 3"]
 
 
 # -- a day that costs too much -----------------------------------------------------------------------------------

@@ -198,6 +198,18 @@ def test_the_same_failure_of_a_job_is_not_told_at_every_run(report: Report, told
     ]
 
 
+def test_a_run_that_is_tried_again_is_told_once_the_last_try_has_failed(
+    report: Report, instance: dg.DagsterInstance, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(instance), "run_retries_enabled", True)  # as dagster.yaml has it
+    for tries in ({"dagster/max_retries": "1"}, {"dagster/max_retries": "0"}):
+        result = JOBS.resolve_job_def("daily").execute_in_process(
+            instance=instance, raise_on_error=False, tags=tries
+        )
+        sense(result, instance)
+        assert len(told.titles) == (tries["dagster/max_retries"] == "0")
+
+
 def test_a_failure_is_told_again_after_a_success_in_between(report: Report, told: Told) -> None:
     reason = mood["reason"]
     for outcome in (reason, reason, "", reason):
@@ -273,6 +285,19 @@ def test_data_older_than_36_hours_are_reported_once_until_there_is_a_new_reading
     now.advance(timedelta(hours=37))
     assert watch.tick() == "no new reading for 36 hours: default"
     assert told.titles == ["default: no new reading for 37 hours"] * 2
+
+
+def test_a_weekend_without_readings_is_no_alarm_where_none_are_scheduled(
+    watch: Watch, told: Told, now: clock.FrozenClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CREDITS_SNAPSHOT_CRON", "5 0 * * mon-fri")
+    now.set(datetime(2026, 6, 19, 0, 5, tzinfo=UTC))  # a Friday
+    watch.read()
+    now.set(datetime(2026, 6, 22, 0, 4, tzinfo=UTC))
+    assert watch.tick() == "every account with a key was read within the last 84 hours"
+    now.advance(timedelta(hours=13))
+    watch.tick()
+    assert told.titles == ["default: no new reading for 84 hours"]
 
 
 def test_it_says_to_look_at_the_daemon_the_schedule_and_the_machine_when_nothing_is_read(

@@ -10,8 +10,8 @@ Money is USD, days and instants are UTC.
 import dagster as dg
 
 from credits_pipeline import config
-from credits_pipeline.alerts import memory
-from credits_pipeline.alerts.notify import AlertsBusy, send_due
+from credits_pipeline.alerts import due, memory
+from credits_pipeline.alerts.notify import AlertsBusy, notify
 from credits_pipeline.defs.assets import published
 from credits_pipeline.defs.partitions import description
 from credits_pipeline.defs.preview import PREVIEW_ROWS, table_metadata
@@ -32,7 +32,7 @@ def alerts_sent(
     context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Warehouse]
 ) -> dg.MaterializeResult[None]:
     try:
-        sent = send_due(config.current(), warehouse, run_id=context.run.run_id, log=context.log)
+        sent = notify(config.current(), warehouse, due.by_marts, run_id=context.run.run_id, log=context.log)
         with warehouse.reading("describing the alerts") as con:
             preview = dg.MetadataValue.md(markdown_table(*memory.newest(con, PREVIEW_ROWS)))
             table = {**table_metadata(con, "ops", "alerts_sent"), "preview": preview}
