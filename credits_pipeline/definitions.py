@@ -24,13 +24,13 @@ from credits_pipeline.warehouse import Warehouse
 SNAPSHOTS_FRESH = dg.FreshnessPolicy.time_window(
     fail_window=timedelta(hours=36), warn_window=timedelta(hours=26)
 )
-OWNERS = ["team:finops"]
 # Tags to filter the catalogue by. Who is meant to look, by group; engineers look at all the rest.
 AUDIENCES = {"marts": "analysts", "delivery": "everyone"}
 # Readings cannot be fetched again and alerts must not repeat: a backup must hold these. All else can be rebuilt.
 KEPT = {credits_snapshots.KEY, model_usage.KEY, alerts_sent.KEY}
 
 project = SqlProject.load(sql_models.PROJECT_DIR)
+OWNERS = [str(project.meta["owner"])]  # of the SQL models and of everything around them
 
 RAW_TABLES = {credits_snapshots.KEY: "raw.credits_snapshots", model_usage.KEY: "raw.model_usage"}
 

@@ -37,14 +37,14 @@ RAW_SCHEMAS = {"raw", "ops"}  # written by Python; a model's schema is emptied o
 SAMPLE_ROWS = 5  # failing rows that a test shows: enough to see the pattern
 SAMPLE_CHARACTERS = 300  # of one such row: a whole reply in JSON would drown the rest
 GENERIC_TESTS = """
-{% macro test_unique(model, column_name) -%} select {{ column_name }}, count(*) as n_records from {{ model }}
-where {{ column_name }} is not null group by {{ column_name }} having count(*) > 1 {%- endmacro %}
-{% macro test_not_null(model, column_name) -%} select * from {{ model }} where {{ column_name }} is null {%- endmacro %}
-{% macro test_accepted_values(model, column_name, values) -%} select {{ column_name }}, count(*) as n_records from
-{{ model }} where {{ column_name }} not in ('{{ values | join("', '") }}') group by {{ column_name }} {%- endmacro %}
-"""  # dbt's own, as dbt's macros would write them
+{% macro test_unique(model, column_name) %} select {{ column_name }}, count(*) as n_records from {{ model }}
+where {{ column_name }} is not null group by {{ column_name }} having count(*) > 1 {% endmacro %}
+{% macro test_not_null(model, column_name) %} select * from {{ model }} where {{ column_name }} is null {% endmacro %}
+{% macro test_accepted_values(model, column_name, values) %} select {{ column_name }}, count(*) as n_records from
+{{ model }} where {{ column_name }} not in ('{{ values | join("', '") }}') group by {{ column_name }} {% endmacro %}
+"""  # those that dbt brings along; others are macros of the project
 
-
+Variables = Mapping[str, Any]
 _Value = TypeVar("_Value")
 
 
@@ -53,14 +53,6 @@ class SqlProjectError(CreditsError):
 
     def __init__(self, file: Path, line: int | None, problem: str) -> None:
         super().__init__(f"{file}{f':{line}' if line else ''}: {problem}")
-
-
-def _described(text: str, info: ValidationInfo) -> str:
-    """On one line, with its doc blocks in place."""
-    words = re.sub(r"{{ doc\('(\w+)'\) }}", lambda found: (info.context or {}).get(found[1], found[0]), text)
-    if not text or "{{" in words:
-        raise ValueError(f"{words!r} is no text, or names a doc block that no .md of models/ has")
-    return " ".join(words.split())
 
 
 class _Yml(BaseModel):
@@ -82,17 +74,24 @@ class GenericTest(_Yml):
     config: Config = Config()
 
 
-_OneTest = Annotated[
-    dict[str, GenericTest],
-    BeforeValidator(lambda test: {test: {}} if isinstance(test, str) else test),
-    Field(min_length=1, max_length=1),
-]
+def _with_docs(text: str, info: ValidationInfo) -> str:
+    """On one line, with its doc blocks in place."""
+    words = re.sub(r"{{ doc\('(\w+)'\) }}", lambda found: (info.context or {}).get(found[1], found[0]), text)
+    if not words or "{{" in words:
+        raise ValueError(f"{words!r} is no text, or names a doc block that no .md of models/ has")
+    return " ".join(words.split())
 
 
 class _Described(_Yml):
     name: str
-    description: Annotated[str, AfterValidator(_described)]
-    data_tests: list[_OneTest] = []
+    description: Annotated[str, AfterValidator(_with_docs)]
+    data_tests: list[
+        Annotated[
+            dict[str, GenericTest],
+            BeforeValidator(lambda test: {test: {}} if isinstance(test, str) else test),
+            Field(min_length=1, max_length=1),
+        ]
+    ] = []
 
 
 class Column(_Described):
@@ -112,6 +111,19 @@ class Table(_Described):
     def relation(self) -> str:
         """As SQL names it."""
         return quoted(self.schema_name, self.name)
+
+    @property
+    def primary_key(self) -> list[str]:
+        """Its columns, as the test `primary_key` names them."""
+        found = (test["primary_key"] for test in self.data_tests if "primary_key" in test)
+        return [name for test in found for name in test.arguments["columns"]]
+
+    @property
+    def comment(self) -> str:
+        """What people are told of it: its description, then its primary key."""
+        return self.description + (
+            f" Primary key: {', '.join(self.primary_key)}." if self.primary_key else ""
+        )
 
 
 class SourceGroup(_Yml):
@@ -209,7 +221,8 @@ class SqlProject:
     models: Mapping[str, Model]
     sources: Mapping[str, Table]
     schemas: tuple[str, ...]
-    variables: Mapping[str, Any]
+    variables: Variables
+    meta: Mapping[str, Any]  # what holds for every model, such as its owner
     macros: Mapping[Path, str]
 
     @classmethod
@@ -217,52 +230,48 @@ class SqlProject:
         """Read and check the project in `root`, opening no database. Raises SqlProjectError."""
         root = root.resolve()
         settings = yaml.safe_load((root / "dbt_project.yml").read_text("utf-8"))
-        docs = "".join(_files(root, "models/**/*.md").values())
-        blocks = dict(re.findall(r"{% docs (\w+) %}(.*?){% enddocs %}", docs, re.DOTALL))
-        ymls = {path: _yml(path, text, blocks) for path, text in _files(root, "models/**/*.yml").items()}
-        groups = [group for yml in ymls.values() for group in yml.sources]
-        sources = {
-            f"{group.name}.{table.name}": table.model_copy(update={"schema_name": group.schema_name})
-            for group in groups
-            for table in group.tables
-        }
-        entries = {entry.name: (path, entry) for path, yml in ymls.items() for entry in yml.models}
-        folders = settings["models"][settings["name"]]
-        schemas = {folder: part["+schema"] for folder, part in folders.items() if folder[0] != "+"}
+        options = settings["models"][settings["name"]]
+        schemas = {folder: part["+schema"] for folder, part in options.items() if folder[0] != "+"}
         if RAW_SCHEMAS & {*schemas.values()}:
             problem = (
                 f"{' and '.join(sorted(RAW_SCHEMAS))} hold what cannot be built again: take another schema"
             )
             raise SqlProjectError(Path(root.name, "dbt_project.yml"), None, problem)
+        text = "".join(_files(root, "models/**/*.md").values())
+        docs = dict(re.findall(r"{% docs (\w+) %}(.*?){% enddocs %}", text, re.DOTALL))
+        ymls = {path: _yml(path, text, docs) for path, text in _files(root, "models/**/*.yml").items()}
+        groups = [(group, table) for yml in ymls.values() for group in yml.sources for table in group.tables]
+        sources = {
+            f"{g.name}.{t.name}": t.model_copy(update={"schema_name": g.schema_name}) for g, t in groups
+        }
+        entries = {entry.name: (path, entry) for path, yml in ymls.items() for entry in yml.models}
         models = {}
         for path, sql in _files(root, "models/**/*.sql").items():
             if path.stem not in entries:
                 raise SqlProjectError(path, None, f"is not described: write {path.stem}.yml beside it")
-            yml_path, entry = entries.pop(path.stem)
             if path.parts[2] not in schemas:
                 raise SqlProjectError(path, None, f"models/{path.parts[2]} has no +schema in dbt_project.yml")
+            yml_path, entry = entries.pop(path.stem)
             fields = {**dict(entry), "schema_name": schemas[path.parts[2]]}
             models[path.stem] = Model(**fields, path=path, yml_path=yml_path, sql=sql)
         for name, (path, _) in entries.items():
             raise SqlProjectError(path, None, f"{name} is described, but models/ holds no {name}.sql")
         macros = {Path("dbt"): GENERIC_TESTS, **_files(root, "macros/*.sql")}
-        return cls(
-            root, models, sources, tuple(schemas.values()), settings.get("vars", {}), macros
-        )._connected()
+        variables, meta = settings.get("vars", {}), options.get("+meta", {})
+        return cls(root, models, sources, tuple(schemas.values()), variables, meta, macros)._connected()
 
     def _connected(self) -> "SqlProject":
         """The models in order, each with what it reads, found by rendering it, and with its tests."""
         models = {}
         for name, model in self.models.items():
             _, refs, sources, config = self._render(model.path, model.sql)
-            config = model.config.model_copy(update=config.model_dump(exclude_unset=True))
-            models[name] = model.model_copy(update={"depends_on": refs, "sources": sources, "config": config})
+            found = {"depends_on": refs, "sources": sources, "config": model.config.model_copy(update=config)}
+            models[name] = model.model_copy(update=found)
         try:
             order = [*TopologicalSorter({name: m.depends_on for name, m in models.items()}).static_order()]
         except CycleError as error:
-            circle = [*reversed(error.args[1])]
-            problem = f"models read each other in a circle: {' <- '.join(circle)}"
-            raise SqlProjectError(models[circle[0]].path, None, problem) from None
+            problem = f"models read each other in a circle: {' <- '.join(reversed(error.args[1]))}"
+            raise SqlProjectError(models[error.args[1][0]].path, None, problem) from None
         tests = [*self._generic_tests(), *self._singular_tests(order)]
         ours = {name: tuple(test for test in tests if test.model == name) for name in order}
         return replace(self, models={n: models[n].model_copy(update={"tests": ours[n]}) for n in order})
@@ -271,62 +280,63 @@ class SqlProject:
         for model in self.models.values():
             for part in (model, *model.columns):
                 for kind, test in (pair for item in part.data_tests for pair in item.items()):
-                    column = {"column_name": part.name} if isinstance(part, Column) else {}
-                    arguments, where = {**test.arguments, **column}, test.config.where
+                    column = {} if part is model else {"column_name": part.name}
+                    where = test.config.where
                     tested = f"(select * from {model.relation} where {where})" if where else model.relation
-                    given = ", ".join(
-                        f"{key}={value!r}" for key, value in {"model": tested, **arguments}.items()
+                    given = {"model": tested, **test.arguments, **column}
+                    sql, *_ = self._render(model.yml_path, f"{{{{ test_{kind}(**{given}) }}}}")
+                    rule, key = kind.replace("_", " "), ", ".join(model.primary_key)
+                    about = f"Column {part.name}: {rule}." if column else f"The {rule} holds: {key}."
+                    name = test.name or _test_name(kind, model.name, {**test.arguments, **column})
+                    yield Test(
+                        name,
+                        model.name,
+                        kind,
+                        test.config.severity,
+                        sql,
+                        test.description or about,
+                        model.yml_path,
                     )
-                    sql = self._render(model.yml_path, f"{{{{ test_{kind}({given}) }}}}")[0]
-                    about = test.description or f"Column {part.name}: {kind.replace('_', ' ')}."
-                    name = test.name or _test_name(kind, model.name, arguments)
-                    yield Test(name, model.name, kind, test.config.severity, sql, about, model.yml_path)
 
     def _singular_tests(self, order: list[str]) -> Iterator[Test]:
         for path, sql in _files(self.root, "tests/*.sql").items():
             _, refs, _, config = self._render(path, sql)
             if not refs:
                 raise SqlProjectError(path, None, "a test reads at least one model by ref()")
+            about = " ".join(line[3:] for line in takewhile(lambda line: line[:2] == "--", sql.splitlines()))
             # The last model it reads is the one that makes it fail: the others were there before.
             model = max(refs, key=order.index)
-            about = " ".join(line[3:] for line in takewhile(lambda line: line[:2] == "--", sql.splitlines()))
-            yield Test(path.stem, model, "singular", config.severity, sql, about, path)
+            yield Test(path.stem, model, "singular", config.get("severity", "error"), sql, about, path)
 
-    def compile(self, item: Model | Test, variables: Mapping[str, Any] | None = None) -> str:
+    def compile(self, item: Model | Test, variables: Variables | None = None) -> str:
         """The SQL that DuckDB is given for a model or a test."""
         is_template = isinstance(item, Model) or item.kind == "singular"
         return self._render(item.path, item.sql, variables)[0] if is_template else item.sql
 
     def _render(
-        self, path: Path, template: str, variables: Mapping[str, Any] | None = None
-    ) -> tuple[str, tuple[str, ...], tuple[str, ...], Config]:
-        """A template's SQL, the models and sources that it asked for, and its config()."""
+        self, path: Path, template: str, variables: Variables | None = None
+    ) -> tuple[str, tuple[str, ...], tuple[str, ...], dict[str, Any]]:
+        """A template's SQL, the models and sources that it asked for, and what it says in config()."""
         known = {**self.variables, **(variables or {})}
-        refs, sources, config = dict[str, None](), dict[str, None](), dict[str, Any]()
-
-        def ref(name: str) -> str:
-            refs[name] = None
-            return _known(self.models, name, "model").relation
+        refs, sources, config = dict[str, str](), dict[str, str](), dict[str, Any]()
 
         def source(group: str, table: str) -> str:
-            sources[f"{group}.{table}"] = None
-            return _known(self.sources, f"{group}.{table}", "source").relation
+            name = f"{group}.{table}"
+            return sources.setdefault(name, _known(self.sources, name, "source").relation)
 
-        def var(name: str, *default: Any) -> Any:
-            return known.get(name, *default) if default else _known(known, name, "var")
-
-        context = {
-            "ref": ref,
+        context: dict[str, Any] = {
+            "ref": lambda name: refs.setdefault(name, _known(self.models, name, "model").relation),
             "source": source,
-            "var": var,
-            "config": lambda **given: config.update(given) or "",
+            "var": lambda name, *default: (
+                known.get(name, *default) if default else _known(known, name, "var")
+            ),
+            "config": lambda **given: config.update(Config(**given).model_dump(exclude_unset=True)) or "",
         }
         try:
             for file, macro in self.macros.items():
                 module = vars(_template(file, macro).make_module(context))
                 context |= {name: value for name, value in module.items() if name[0] != "_"}
-            sql = _template(path, template).render(context)
-            return sql, tuple(refs), tuple(sources), Config(**config)
+            return _template(path, template).render(context), tuple(refs), tuple(sources), config
         except Exception as error:  # whatever an expression in a template may raise
             # Jinja gives its generated code the names and line numbers of the templates: the innermost counts.
             line, trace = getattr(error, "lineno", None), error.__traceback__
@@ -337,10 +347,7 @@ class SqlProject:
             raise SqlProjectError(path, line, str(error)) from error
 
     def build(
-        self,
-        con: "Connection",
-        select: Collection[str] | None = None,
-        variables: Mapping[str, Any] | None = None,
+        self, con: "Connection", select: Collection[str] | None = None, variables: Variables | None = None
     ) -> BuildResult:
         """Build, describe and test the selected models (default: all) inside the caller's transaction.
 
@@ -359,7 +366,7 @@ class SqlProject:
         return BuildResult(built, tests, dropped)
 
     def test(
-        self, con: "Connection", tests: Collection[Test], variables: Mapping[str, Any] | None = None
+        self, con: "Connection", tests: Collection[Test], variables: Variables | None = None
     ) -> tuple[TestResult, ...]:
         """Run tests on tables that are there already: those of one file in one query."""
         sql = {test.name: self.compile(test, variables) for test in tests}
@@ -376,40 +383,32 @@ class SqlProject:
         """A model that left the project must not live on as a table that nobody refreshes."""
         kept = {("table", t.schema_name, t.name) for t in (*self.models.values(), *self.sources.values())}
         rows = con.execute(
-            "select 'table', schema_name, table_name from duckdb_tables() where database_name = current_database()"
-            " union all select 'view', schema_name, view_name from duckdb_views()"
-            " where database_name = current_database() order by all"
+            "select if(table_type = 'VIEW', 'view', 'table'), table_schema, table_name"
+            " from information_schema.tables where table_catalog = current_database() order by all"
         ).fetchall()
         left = [row for row in rows if row[1] in self.schemas and row not in kept]
         for kind, *name in left:
             con.execute(f"drop {kind} {quoted(*name)}")
         return tuple(f"{schema}.{name}" for _, schema, name in left)
 
-    def _build_model(
-        self, con: "Connection", model: Model, variables: Mapping[str, Any] | None
-    ) -> ModelResult:
-        started = clock.monotonic()
-        sql = self.compile(model, variables)
+    def _build_model(self, con: "Connection", model: Model, variables: Variables | None) -> ModelResult:
+        started, sql = clock.monotonic(), self.compile(model, variables)
         # Brackets refuse a second statement; no line break before the model keeps DuckDB's line numbers.
         query = f"create or replace table {model.relation} as ({sql}\n)"
         [(rows,)] = _run(con, query, model.path, model.sql, sql)
         made = {name: kind for name, kind, *_ in con.execute(f"describe {model.relation}").fetchall()}
         said = {column.name: re.sub(r"\s", "", column.data_type).upper() for column in model.columns}
         for name in (name for name in {**made, **said} if made.get(name) != said.get(name)):
-            before, found, _ = (
-                (self.root.parent / model.yml_path).read_text("utf-8").partition(f"name: {name}\n")
-            )
             kinds = (
                 f"{said.get(name, 'missing')} here and {made.get(name, 'missing')} in what {model.path} makes"
             )
-            line = before.count("\n") + 1 if found else None
-            raise SqlProjectError(model.yml_path, line, f"the column {name} is {kinds}")
+            raise SqlProjectError(model.yml_path, None, f"the column {name} is {kinds}")
         return ModelResult(model.name, rows, clock.monotonic() - started)
 
 
 def _describe(con: "Connection", tables: Collection[Table]) -> None:
     """Comment on the tables and columns that are there and do not say this yet."""
-    words = {(table.schema_name, table.name, ""): table.description for table in tables}
+    words = {(table.schema_name, table.name, ""): table.comment for table in tables}
     words |= {
         (t.schema_name, t.name, column.name): column.description for t in tables for column in t.columns
     }

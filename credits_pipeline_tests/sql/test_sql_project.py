@@ -376,11 +376,11 @@ def test_a_second_statement_in_a_model_is_refused(files, con):
         ),
         (
             ["n INTEGER", "t VARCHAR", "x DATE"],
-            "marts/m.yml:12: the column x is DATE here and missing in what shop/models/marts/m.sql makes",
+            "marts/m.yml: the column x is DATE here and missing in what shop/models/marts/m.sql makes",
         ),
         (
             ["n BIGINT", "t VARCHAR"],
-            "marts/m.yml:6: the column n is BIGINT here and INTEGER in what shop/models/marts/m.sql makes",
+            "marts/m.yml: the column n is BIGINT here and INTEGER in what shop/models/marts/m.sql makes",
         ),
     ],
 )
@@ -414,8 +414,8 @@ TEMPLATES = [
     ("from {{ source('raw', 'nothing') }}", 1, "there is no source named 'raw.nothing'"),
     ("select\n\n{{ var('days') }} as n", 3, "there is no var named 'days'"),
     ("{% set days = [1] %}\nselect {{ days[3] }} as n", 2, "has no element 3"),
-    ("{{ config(materialized='view') }}", None, "Input should be 'table'"),
-    ("{{ config(pre_hook='drop table x') }}", None, "pre_hook"),
+    ("{{ config(materialized='view') }}", 1, "Input should be 'table'"),
+    ("{{ config(pre_hook='drop table x') }}", 1, "pre_hook"),
     ("from {{ ref('m') }}", None, "models read each other in a circle: m <- m"),
 ]
 

@@ -1,4 +1,4 @@
-{# dbt would say main_marts: the schema is the one that dbt_project.yml names. The pipeline's own runner reads no macros. #}
+{# dbt would say main_marts: the schema is the one that dbt_project.yml names. #}
 {% macro generate_schema_name(custom_schema_name, node) -%}
     {{ custom_schema_name or target.schema }}
 {%- endmacro %}

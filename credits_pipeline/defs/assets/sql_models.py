@@ -94,10 +94,9 @@ def asset_spec(project: SqlProject, model: Model) -> dg.AssetSpec:
     return dg.AssetSpec(
         model.name,
         deps=[*model.depends_on, *{RAW_ASSETS[source] for source in model.sources}],
-        description=model.description,
+        description=model.comment,
         group_name=model.schema_name,
         kinds={"duckdb", "sql"},
-        owners=[str(model.config.meta["owner"])] if "owner" in model.config.meta else None,
         tags={tag: "" for tag in model.config.tags},
         metadata={
             "dagster/table_name": f"{model.schema_name}.{model.name}",
