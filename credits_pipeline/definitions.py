@@ -17,7 +17,7 @@ from credits_pipeline.defs.assets import (
 from credits_pipeline.launch import run_history
 from credits_pipeline.launch import runs as launch
 from credits_pipeline.openrouter import OpenRouter
-from credits_pipeline.sql_project import SqlProject, Table
+from credits_pipeline.sql_project import SqlProject
 from credits_pipeline.warehouse import Warehouse
 
 # A day and a bit: one missed night is a warning, a day and a half without a reading is stale.
@@ -28,33 +28,36 @@ SNAPSHOTS_FRESH = dg.FreshnessPolicy.time_window(
 AUDIENCES = {"marts": "analysts", "delivery": "everyone"}
 # Readings cannot be fetched again and alerts must not repeat: a backup must hold these. All else can be rebuilt.
 KEPT = {credits_snapshots.KEY, model_usage.KEY, alerts_sent.KEY}
+RAW_TABLES = {credits_snapshots.KEY: "raw.credits_snapshots", model_usage.KEY: "raw.model_usage"}
 
 project = SqlProject.load(sql_models.PROJECT_DIR)
 OWNERS = [str(project.meta["owner"])]  # of the SQL models and of everything around them
 
-RAW_TABLES = {credits_snapshots.KEY: "raw.credits_snapshots", model_usage.KEY: "raw.model_usage"}
-
-
-def table_of(source: Table) -> dict[str, object]:
-    """What the catalogue shows of a raw table: its name and its columns, as sources.yml describes them."""
-    columns = [dg.TableColumn(c.name, c.data_type, c.description) for c in source.columns]
-    return {
-        "dagster/table_name": f"{source.schema_name}.{source.name}",
-        "dagster/column_schema": dg.TableSchema(columns),
-    }
-
 
 def with_policies(spec: dg.AssetSpec) -> dg.AssetSpec:
-    """What holds for every asset, said once: owner and tags, and that raw tables are described and kept fresh."""
+    """What holds for every asset, said once: owner, tags, what raw tables look like, when the others are rebuilt."""
+    state, audience = (
+        "kept" if spec.key in KEPT else "derived",
+        AUDIENCES.get(spec.group_name or "", "engineers"),
+    )
     spec = spec.replace_attributes(owners=spec.owners or OWNERS)
-    if spec.key in RAW_TABLES:
-        spec = spec.replace_attributes(group_name="raw", kinds={"openrouter", "duckdb"})
-        spec = spec.merge_attributes(metadata=table_of(project.sources[RAW_TABLES[spec.key]]))
-    if spec.key == credits_snapshots.KEY:
-        spec = spec.replace_attributes(freshness_policy=SNAPSHOTS_FRESH)
-    audience = AUDIENCES.get(spec.group_name or "", "engineers")
+    spec = spec.merge_attributes(tags={"audience": audience, "state": state})
+    if spec.key not in RAW_TABLES:
+        is_alerts = spec.key == alerts_sent.KEY
+        rebuilt = schedules.WITH_A_REBUILD if is_alerts else schedules.AFTER_CHANGES
+        return spec.replace_attributes(automation_condition=rebuilt)
+    source = project.sources[RAW_TABLES[spec.key]]
+    columns = [dg.TableColumn(c.name, c.data_type, c.description) for c in source.columns]
+    spec = spec.replace_attributes(
+        group_name="raw",
+        kinds={"openrouter", "duckdb"},
+        freshness_policy=SNAPSHOTS_FRESH if spec.key == credits_snapshots.KEY else None,
+    )
     return spec.merge_attributes(
-        tags={"audience": audience, "state": "kept" if spec.key in KEPT else "derived"}
+        metadata={
+            "dagster/table_name": RAW_TABLES[spec.key],
+            "dagster/column_schema": dg.TableSchema(columns),
+        }
     )
 
 
@@ -78,7 +81,7 @@ ASSETS = [
 defs = dg.Definitions(
     assets=dg.with_source_code_references([asset.map_asset_specs(with_policies) for asset in ASSETS]),
     asset_checks=[credits_snapshots.every_account_was_read, model_usage.every_account_was_fetched],
-    jobs=[schedules.daily_credits, schedules.backfill_history, schedules.rebuild, *housekeeping.JOBS],
+    jobs=[*schedules.JOBS, *housekeeping.JOBS],
     schedules=[schedules.daily_credits_schedule, schedules.history_backfill, *housekeeping.SCHEDULES],
     sensors=[schedules.rebuild_after_manual_changes, *sensors.SENSORS],
     resources={"openrouter": OpenRouter(), "warehouse": warehouse},

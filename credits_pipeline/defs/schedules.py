@@ -1,16 +1,11 @@
-"""What runs when: two jobs, their schedules, and a sensor for whatever people materialize by hand."""
+"""What runs when: the jobs, their schedules, and what follows when people materialize something by hand."""
 
-import json
-from dataclasses import dataclass
-from datetime import date, datetime, timedelta
-from typing import Final
+from datetime import date, timedelta
 
 import dagster as dg
 
 from credits_pipeline import clock, config
-from credits_pipeline.defs.assets import alerts_sent, credits_snapshots, model_usage, published
-from credits_pipeline.defs.partitions import today_key
-from credits_pipeline.launch import runs as launch
+from credits_pipeline.defs.assets import alerts_sent, credits_snapshots, model_usage
 from credits_pipeline.warehouse import Warehouse
 
 RAW = dg.AssetSelection.assets(credits_snapshots.KEY, model_usage.KEY)
@@ -35,14 +30,7 @@ rebuild = dg.define_asset_job(
     description="The SQL, the published copy, the report and the alerts from what is in the raw tables.",
 )
 
-UNFINISHED_RUN = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
-UNFINISHED_BACKFILL = {"REQUESTED", "CANCELING", "FAILING"}
-RECENT_BACKFILLS = 20  # the newest come first; an unfinished one is among them
+JOBS = [daily_credits, backfill_history, rebuild]
 
 # An hour and a half after midnight UTC: the night's readings are done, and so is the vendor's bill of yesterday.
 HISTORY_CRON = "30 1 * * *"
@@ -58,7 +46,8 @@ HISTORY_CRON = "30 1 * * *"
 )
 def daily_credits_schedule() -> dg.RunRequest:
     # Tags, for a partition key would be looked up as of the tick: a late tick knows no partition of today.
-    return dg.RunRequest(tags=range_tags(today_key(), today_key()))
+    today = clock.today().isoformat()
+    return dg.RunRequest(tags=range_tags(today, today))
 
 
 @dg.schedule(
@@ -99,87 +88,28 @@ def range_tags(first: str, last: str) -> dict[str, str]:
     return {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
 
 
-# A rebuild that fails (the file is held, a blocking test) may succeed later; a few tries, and then it is for people.
-REBUILDS_TRIED: Final = 3
-REBUILD_AGAIN_AFTER: Final = timedelta(hours=1)
-
-
-@dg.sensor(
-    job=rebuild,
-    minimum_interval_seconds=30,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="When people materialize raw assets by hand (for example a UI backfill, of however many runs), one "
-    "rebuild follows; if it fails it is retried twice, an hour apart. The jobs rebuild by themselves and cause none, "
-    "unless they failed after fetching something.",
-)
-def rebuild_after_manual_changes(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    change = newest_change(context.instance)
-    if change <= last_rebuild(context):
-        return dg.SkipReason("the tables are as new as the raw assets")
-    if something_is_running(context.instance):
-        return dg.SkipReason("raw assets are newer than the tables; waiting until all runs are done")
-    before = Rebuilds.load(context.cursor)
-    tries = before.tries if before.change == change else 0
-    if tries >= REBUILDS_TRIED:
-        return dg.SkipReason(
-            f"the rebuild failed {tries} times: look at its runs, fix the cause, then run the job rebuild"
-        )
-    if tries and clock.now() - before.tried_at < REBUILD_AGAIN_AFTER:
-        return dg.SkipReason(f"the rebuild failed; it is retried one hour after {before.tried_at:%H:%M} UTC")
-    context.update_cursor(json.dumps([change, tries + 1, clock.now().isoformat()]))
-    return dg.RunRequest(run_key=f"manual-change-{change}-{tries + 1}")
-
-
-@dataclass(frozen=True)
-class Rebuilds:
-    """What the sensor remembers: for which change it asked last, how often, and when."""
-
-    change: int
-    tries: int
-    tried_at: datetime
-
-    @classmethod
-    def load(cls, cursor: str | None) -> "Rebuilds":
-        try:
-            change, tries, at = json.loads(cursor or "")
-            return cls(int(change), int(tries), datetime.fromisoformat(at))
-        except (ValueError, TypeError):
-            return cls(0, 0, clock.now())
-
-
-def newest_change(instance: dg.DagsterInstance) -> int:
-    """Storage id of the newest materialization of a raw asset; 0 if there is none."""
-    return max(newest_materialization(instance, key) for key in (credits_snapshots.KEY, model_usage.KEY))
-
-
-def last_rebuild(context: dg.SensorEvaluationContext) -> int:
-    """Storage id of the oldest of the newest materializations of all SQL models and of the published copy.
-
-    Of all, since people may materialize some of them by hand, and an upgrade may bring a new one.
-    """
-    if context.repository_def is None:
-        raise RuntimeError("the sensor needs the definitions that it is in, to know the SQL models")
-    models = context.repository_def.asset_graph.get(published.KEY).parent_keys
-    ids = {
-        record.asset_entry.asset_key: record.asset_entry.last_materialization_storage_id
-        for record in context.instance.get_asset_records([*models, published.KEY])
-    }
-    return min(ids.get(key) or 0 for key in (*models, published.KEY))
-
-
-def newest_materialization(instance: dg.DagsterInstance, key: dg.AssetKey) -> int:
-    records = instance.fetch_materializations(key, limit=1).records
-    return records[0].storage_id if records else 0
-
-
-def something_is_running(instance: dg.DagsterInstance) -> bool:
-    """A run, or a backfill that has runs still to launch."""
-    backfills = instance.get_backfills(limit=RECENT_BACKFILLS)
-    if any(backfill.status.value in UNFINISHED_BACKFILL for backfill in backfills):
-        return True
-    return any(launch.is_ours(run) for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED_RUN)))
-
-
 def first_day_of_daily_run() -> date:
     """The earliest day that today's daily run reads by itself."""
     return clock.today() - timedelta(days=model_usage.DAYS_READ_AGAIN)
+
+
+# Updates by a run that builds the asset as well, as the jobs do, do not count; those seen while anything upstream is
+# going on are remembered, so that a backfill of many runs is followed by one.
+AFTER_CHANGES = (
+    dg.AutomationCondition.any_deps_updated().since_last_handled()
+    & ~dg.AutomationCondition.any_deps_in_progress()
+    & ~dg.AutomationCondition.in_progress()
+)
+# With a rebuild, and not after the job backfill_history, which sends no alerts.
+WITH_A_REBUILD = dg.AutomationCondition.any_deps_match(dg.AutomationCondition.will_be_requested())
+
+rebuild_after_manual_changes = dg.AutomationConditionSensorDefinition(
+    "rebuild_after_manual_changes",
+    target=EVERYTHING - RAW,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    minimum_interval_seconds=30,
+    # A rebuild that fails (the file is held) may succeed soon; a few tries, and then it is for people.
+    run_tags={"dagster/max_retries": "2"},
+    description="When people materialize raw assets by hand (for example a UI backfill, of however many runs), one "
+    "rebuild and publication follows. The jobs rebuild by themselves and cause none.",
+)

@@ -61,7 +61,11 @@ def pinned() -> str:
         for spec in sorted(specs(), key=lambda spec: spec.key)
     }
     jobs = {
-        job.name: sorted(key.to_user_string() for key in job.asset_layer.executable_asset_keys)
+        job.name: {
+            "without": sorted(
+                assets.keys() - {k.to_user_string() for k in job.asset_layer.executable_asset_keys}
+            )
+        }
         for job in repository.get_all_jobs()
         if not job.name.startswith("__")
     }

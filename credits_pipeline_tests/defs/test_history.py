@@ -10,10 +10,12 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import yaml
 
 from credits_pipeline import clock, config
 from credits_pipeline.defs import schedules
 from credits_pipeline.defs.assets import model_usage
+from credits_pipeline.launch import runs as launch
 from credits_pipeline.simulator import AGENTS, SimulatedAccount
 from credits_pipeline.warehouse import Warehouse
 from credits_pipeline_tests.conftest import TODAY
@@ -315,18 +317,17 @@ def test_both_schedules_run_by_default_and_take_the_day_from_the_clock(
 
 
 @pytest.fixture
-def tick(instance: dg.DagsterInstance) -> Callable[..., Any]:
-    """Evaluate the sensor that rebuilds after changes by hand; its cursor lives on between ticks."""
+def tick(instance: dg.DagsterInstance) -> Callable[[], set[str]]:
+    """What the daemon would rebuild now, judged from all that happened since it looked last; first, before all."""
     from credits_pipeline.definitions import defs
 
-    sensor = defs.resolve_sensor_def("rebuild_after_manual_changes")
-    state: dict[str, str | None] = {"cursor": None}
+    state = dg.evaluate_automation_conditions(defs, instance)
 
-    def evaluate() -> list[dg.RunRequest]:
-        with dg.build_sensor_context(instance, cursor=state["cursor"], definitions=defs) as context:
-            data = sensor.evaluate_tick(context)
-            state["cursor"] = data.cursor or state["cursor"]
-        return list(data.run_requests or [])
+    def evaluate() -> set[str]:
+        nonlocal state
+        state = dg.evaluate_automation_conditions(defs, instance, cursor=state.cursor)
+        requested = [r.key.to_user_string() for r in state.results if not r.true_subset.is_empty]
+        return set(requested)
 
     return evaluate
 
@@ -344,67 +345,60 @@ def by_hand(instance: dg.DagsterInstance, first: str, last: str) -> dg.ExecuteIn
     )
 
 
+DELIVERY = {"published", "report", "alerts_sent"}
+
+
 @pytest.mark.slow
 def test_a_backfill_from_the_ui_is_followed_by_one_rebuild_and_the_jobs_by_none(
-    simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance, tick: Callable[..., Any]
+    simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance, tick: Callable[[], set[str]]
 ) -> None:
     simulate(spender())
     run_job("daily_credits")
+    assert tick() == set()
     run_job("backfill_history", tags=schedules.range_tags("2026-06-01", "2026-06-05"))
-    assert tick() == []
+    assert tick() == set()
     assert by_hand(instance, "2026-05-20", "2026-05-25").success
     assert by_hand(instance, "2026-05-01", "2026-05-02").success
-    assert len(tick()) == 1
-    assert tick() == []
+    assert tick() > {"daily_spend", "credits_runway", *DELIVERY}
+    assert tick() == set()
     assert run_job("rebuild").success
-    assert tick() == []
+    assert tick() == set()
     assert ("2026-05-20",) in published("select spend_date::varchar from marts.daily_spend")
 
 
-def test_a_rebuild_that_fails_is_tried_three_times_an_hour_apart(
-    simulate: Simulate,
-    run_job: RunJob,
-    instance: dg.DagsterInstance,
-    tick: Callable[..., Any],
-    at_five_past_midnight: clock.FrozenClock,
+def test_nothing_is_rebuilt_while_a_backfill_from_the_ui_goes_on(
+    simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance, tick: Callable[[], set[str]]
 ) -> None:
-    simulate(spender())
-    run_job("daily_credits")
+    api = simulate(spender())
     assert by_hand(instance, "2026-05-20", "2026-05-25").success
-    for _ in range(3):
-        assert len(tick()) == 1  # and the run that was asked for fails
-        assert tick() == []
-        at_five_past_midnight.advance(timedelta(hours=1))
-    assert tick() == []
+    meanwhile: list[set[str]] = []
+
+    def slow_server() -> datetime:
+        meanwhile.append(tick())
+        return clock.now()
+
+    api.now = slow_server
     assert by_hand(instance, "2026-05-01", "2026-05-02").success
-    assert len(tick()) == 1
+    assert meanwhile
+    assert not any(meanwhile)
+    assert tick() > DELIVERY
 
 
 def test_what_a_job_of_ours_fetched_before_it_failed_is_rebuilt_too(
-    simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance, tick: Callable[..., Any]
+    simulate: Simulate, run_job: RunJob, tick: Callable[[], set[str]]
 ) -> None:
     simulate(spender())
     run_job("daily_credits")
+    assert tick() == set()
     tags = schedules.range_tags("2026-06-01", "2026-06-05")
     run_job("backfill_history", tags=tags, asset_selection=BILL)  # as if it had ended there
-    assert len(tick()) == 1
+    assert tick() > DELIVERY
 
 
-@pytest.mark.slow
-def test_tables_of_two_builds_in_the_published_copy_are_built_anew(
-    simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance, tick: Callable[..., Any]
-) -> None:
-    from credits_pipeline.definitions import defs
-
-    simulate(spender())
-    run_job("daily_credits")
-    assert by_hand(instance, "2026-05-20", "2026-05-25").success
-    some = [dg.AssetKey("daily_spend"), dg.AssetKey("published")]
-    job = defs.resolve_implicit_global_asset_job_def()
-    assert job.execute_in_process(instance=instance, asset_selection=some).success
-    assert len(tick()) == 1
-    assert run_job("rebuild").success
-    assert tick() == []
+def test_a_rebuild_that_fails_is_tried_twice_more() -> None:
+    assert schedules.rebuild_after_manual_changes.run_tags["dagster/max_retries"] == "2"
+    settings = yaml.safe_load(launch.INSTANCE_SETTINGS.read_text(encoding="utf-8"))
+    assert settings["run_retries"] == {"enabled": True, "max_retries": 0}
 
 
 def test_a_bill_that_not_every_account_told_gives_the_days_no_figure(

@@ -13,8 +13,7 @@ from credits_pipeline import config
 from credits_pipeline.alerts import due, memory
 from credits_pipeline.alerts.notify import AlertsBusy, notify
 from credits_pipeline.defs.assets import published
-from credits_pipeline.defs.partitions import description
-from credits_pipeline.defs.preview import PREVIEW_ROWS, table_metadata
+from credits_pipeline.defs.metadata import PREVIEW_ROWS, table_metadata
 from credits_pipeline.text import markdown_table
 from credits_pipeline.warehouse import Warehouse, WarehouseBusy
 
@@ -24,7 +23,7 @@ KEY = dg.AssetKey("alerts_sent")
 @dg.asset(
     key=KEY,
     deps=[published.KEY],
-    description=description(__doc__),
+    description=__doc__,
     group_name="delivery",
     kinds={"apprise", "duckdb"},
 )

@@ -6,27 +6,23 @@ its own UTC day and never afterwards: a past day that was missed stays missing h
 all the same, from `model_usage`, which can be backfilled.
 """
 
-from collections.abc import Iterator, Mapping
-from decimal import Decimal
+from collections.abc import Mapping
 
 import dagster as dg
 
 from credits_pipeline import clock
 from credits_pipeline.config import Account
-from credits_pipeline.defs.partitions import (
-    accounts_verdict,
-    daily_partitions,
-    description,
+from credits_pipeline.defs.accounts import (
+    accounts_check,
     failure_summary,
-    requested_days,
     required_settings,
 )
-from credits_pipeline.defs.preview import preview
+from credits_pipeline.defs.metadata import preview
+from credits_pipeline.defs.partitions import daily_partitions, requested_days
 from credits_pipeline.openrouter import Client, Credits, OpenRouter
 from credits_pipeline.warehouse import Reading, Warehouse
 
 KEY = dg.AssetKey("credits_snapshots")
-CHECK = "every_account_was_read"
 
 
 def refuse_all_but_today(context: dg.AssetExecutionContext) -> None:
@@ -46,14 +42,11 @@ def refuse_all_but_today(context: dg.AssetExecutionContext) -> None:
 
 def unbelieved(credits: Mapping[str, Credits], warehouse: Warehouse) -> dict[str, str]:
     """Accounts with history for which the API says 0 and 0, as ordinary keys have been seen to get."""
-    nothing = [
-        name for name, reply in credits.items() if reply.total_credits == reply.total_usage == Decimal(0)
-    ]
     return {
         name: "the API reported 0 credits and 0 usage for an account that has had both, so the reading was rejected; "
         "check that its key is still a management key of that account"
-        for name in nothing
-        if warehouse.has_history(name)
+        for name, reply in credits.items()
+        if reply.total_credits == reply.total_usage == 0 and warehouse.has_history(name)
     }
 
 
@@ -73,7 +66,7 @@ def reading(account: Account, reply: Credits, run_id: str) -> Reading:
 
 @dg.asset(
     key=KEY,
-    description=description(__doc__),
+    description=__doc__,
     partitions_def=daily_partitions,
     backfill_policy=dg.BackfillPolicy.single_run(),
     pool="warehouse",
@@ -85,27 +78,29 @@ def credits_snapshots(
     for warning in settings.warnings:
         context.log.warning(warning)
     refuse_all_but_today(context)
-    keys = {account.name: account for account in settings.accounts}
     credits, errors = openrouter.ask_each(settings.accounts, Client.credits)
     failures = {name: str(error) for name, error in errors.items()}
     refuse_all_but_today(context)  # the UTC day may have turned while the API was asked
     failures |= unbelieved(credits, warehouse)
-    credits = {name: reply for name, reply in credits.items() if name not in failures}
-    if not credits:
+    believed = [account for account in settings.accounts if account.name not in failures]
+    if not believed:
         raise dg.Failure(f"no account could be read. {failure_summary(failures)}")
     written = warehouse.append_readings(
-        reading(keys[name], reply, context.run.run_id) for name, reply in sorted(credits.items())
+        reading(account, credits[account.name], context.run.run_id)
+        for account in sorted(believed, key=lambda account: account.name)
     )
     context.log.info(f"{written} of {len(settings.accounts)} accounts read")
     with warehouse.reading() as con:
         newest = preview(con, "raw.credits_snapshots")
-        today = f"select count(*) from raw.credits_snapshots where snapshot_date = '{clock.today()}'"
-        rows = con.execute(today).fetchall()[0][0]
+        query = "select count(*) from raw.credits_snapshots where snapshot_date = ?"
+        rows = con.execute(query, [clock.today()]).fetchall()[0][0]
     # Over some accounts only, the sum would look like spend in the plot.
-    whole = {"balance_usd": float(sum(c.total_credits - c.total_usage for c in credits.values()))}
+    balances = [
+        credits[account.name].total_credits - credits[account.name].total_usage for account in believed
+    ]
     return dg.MaterializeResult(
         metadata={
-            **({} if failures else whole),
+            **({} if failures else {"balance_usd": float(sum(balances))}),
             "accounts_read": written,
             "accounts_failed": len(failures),
             "failed_accounts": dg.MetadataValue.json(failures),
@@ -115,15 +110,9 @@ def credits_snapshots(
     )
 
 
-@dg.multi_asset_check(
-    specs=[
-        dg.AssetCheckSpec(
-            CHECK,
-            asset=KEY,
-            description="Every account with a key returned a plausible reading. If one fails, the others are still "
-            "stored and published, and the run ends red naming the failed ones.",
-        )
-    ]
+every_account_was_read = accounts_check(
+    KEY,
+    "every_account_was_read",
+    "Every account with a key returned a plausible reading. If one fails, the others are still stored and published, "
+    "and the run ends red naming the failed ones.",
 )
-def every_account_was_read(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
-    yield from accounts_verdict(context, KEY, CHECK)

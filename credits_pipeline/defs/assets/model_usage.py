@@ -6,32 +6,33 @@ nothing was billed included. The running day is partial until it has been read a
 run (today and the three days before it) and the schedule `history_backfill` see to.
 """
 
-from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from datetime import date, timedelta
 from decimal import Decimal
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from credits_pipeline import clock, config
 from credits_pipeline.config import Account
-from credits_pipeline.defs.assets import credits_snapshots
-from credits_pipeline.defs.partitions import (
-    accounts_verdict,
-    daily_partitions,
-    description,
+from credits_pipeline.defs.accounts import (
+    accounts_check,
     failure_summary,
-    requested_days,
+    newest_metadata,
     required_settings,
     stored_json,
 )
-from credits_pipeline.defs.preview import preview
+from credits_pipeline.defs.assets import credits_snapshots
+from credits_pipeline.defs.metadata import preview
+from credits_pipeline.defs.partitions import daily_partitions, requested_days
 from credits_pipeline.openrouter import Client, Forbidden, OpenRouter, Usage
 from credits_pipeline.warehouse import Warehouse
 
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection as Connection
+
 KEY = dg.AssetKey("model_usage")
-CHECK = "every_account_was_fetched"
 
 # How far back the API answers. Source: the vendor's documentation of POST /analytics/query.
 HISTORY_DAYS = 365
@@ -39,6 +40,9 @@ HISTORY_DAYS = 365
 # A day's bill still moves after its end (when it becomes final is not documented), so a run that takes the
 # running day takes these days again.
 DAYS_READ_AGAIN = 3
+
+# Per account and day, the sum billed (USD): before (None where the day was unknown) and after.
+Changes = Mapping[str, Mapping[date, tuple[Decimal | None, Decimal]]]
 
 
 def oldest_day() -> date:
@@ -49,15 +53,15 @@ def oldest_day() -> date:
 def days_to_fetch(context: dg.AssetExecutionContext) -> tuple[date, date]:
     """The days asked for; with today among them, the three days before it as well."""
     first, last = requested_days(context)
-    today = clock.today()
-    if first < oldest_day() or last > today:
+    oldest, today = oldest_day(), clock.today()
+    if first < oldest or last > today:
         raise dg.Failure(
-            f"model_usage was asked for {first} to {last}, but the API only covers {oldest_day()} to {today} (UTC), "
+            f"model_usage was asked for {first} to {last}, but the API only covers {oldest} to {today} (UTC), "
             "so nothing was written. Choose partitions within these days.",
             allow_retries=False,
         )
     if last == today:
-        first = max(min(first, today - timedelta(days=DAYS_READ_AGAIN)), oldest_day())
+        first = max(min(first, today - timedelta(days=DAYS_READ_AGAIN)), oldest)
     return first, last
 
 
@@ -70,10 +74,6 @@ class Progress:
     def range_done(self, account: str, first: date, last: date) -> None:
         self._done[account] = done = self._done.get(account, 0) + (last - first).days + 1
         self._log.info(f"{account}: {first} to {last} read, {done} of {self._days} days")
-
-
-# Per account and day, the sum billed (USD): before (None where the day was unknown) and after.
-Changes = Mapping[str, Mapping[date, tuple[Decimal | None, Decimal]]]
 
 
 def stored(warehouse: Warehouse, usage: Mapping[str, Usage], run_id: str) -> Changes:
@@ -101,7 +101,7 @@ def change_in_stored_days(changes: Changes) -> dict[str, str]:
 
 @dg.asset(
     key=KEY,
-    description=description(__doc__),
+    description=__doc__,
     partitions_def=daily_partitions,
     backfill_policy=dg.BackfillPolicy.single_run(),
     pool="warehouse",
@@ -119,25 +119,34 @@ def model_usage(
     usage, errors = openrouter.ask_each(settings.accounts, ask)
     forbidden = {name: str(error) for name, error in errors.items() if isinstance(error, Forbidden)}
     failures = {name: str(error) for name, error in errors.items() if name not in forbidden}
-    changes = stored(warehouse, usage, context.run.run_id)
+    changes = change_in_stored_days(stored(warehouse, usage, context.run.run_id))
     for name, reason in forbidden.items():
         context.log.warning(
             f"{name}: no analytics with this key, its spend comes from readings alone. {reason}"
         )
     if failures and not usage and not forbidden and is_only_source(context):
         raise dg.Failure(f"no account's bill could be fetched. {failure_summary(failures)}")
-    moved = change_in_stored_days(changes)
     with warehouse.reading() as con:
         newest = preview(con, "raw.model_usage")
+        # Over some accounts only, the sum would look like spend in the plot.
+        figures = {} if failures else figures_by_day(con, first, last)
     if usage:
-        yield from of_each_day(context, first, last, usage, is_whole=not failures)
+        asked, _ = requested_days(context)
+        for day in (first + timedelta(days=n) for n in range((last - first).days + 1)):
+            if day < asked:  # read again with those asked for, so it is recorded as well
+                again = "read again with the running day"
+                yield dg.AssetMaterialization(
+                    KEY, partition=day.isoformat(), metadata=figures.get(day), description=again
+                )
+            else:
+                context.add_asset_metadata(figures.get(day, {}), partition_key=day.isoformat())
     context.add_asset_metadata({"preview": newest}, partition_key=last.isoformat())
     yield dg.MaterializeResult(
         metadata={
             "days": (last - first).days + 1,
             "requests": sum(u.requests_made for u in usage.values()),
-            "days_changed": len(moved),
-            "changed_days_usd": dg.MetadataValue.json(moved),
+            "days_changed": len(changes),
+            "changed_days_usd": dg.MetadataValue.json(changes),
             "accounts_read": len(usage),
             "accounts_without_analytics": dg.MetadataValue.json(forbidden),
             "failed_accounts": dg.MetadataValue.json(failures),
@@ -150,46 +159,28 @@ def is_only_source(context: dg.AssetExecutionContext) -> bool:
     return credits_snapshots.KEY not in context.job_def.asset_layer.executable_asset_keys
 
 
-def of_each_day(
-    context: dg.AssetExecutionContext, first: date, last: date, usage: Mapping[str, Usage], *, is_whole: bool
-) -> Iterator[dg.AssetMaterialization]:
-    """Give each day its own figures; the days read again before those asked for were fetched, so they are recorded.
-
-    No figures unless the replies are the whole: over some accounts only, the sum would look like spend in the plot.
-    """
-    billed: dict[date, Decimal] = defaultdict(Decimal)
-    rows: Counter[date] = Counter()
-    for row in (row for reply in usage.values() for row in reply.rows):
-        billed[row.usage_date] += row.credits_usd
-        rows[row.usage_date] += 1
-    asked = requested_days(context)[0]
-    for day in (first + timedelta(days=n) for n in range((last - first).days + 1)):
-        figures: dict[str, float] = {}
-        if is_whole:
-            figures = {"billed_usd": float(billed[day]), "dagster/partition_row_count": rows[day]}
-        if day < asked:
-            again = "read again with the running day"
-            yield dg.AssetMaterialization(KEY, partition=day.isoformat(), metadata=figures, description=again)
-        else:
-            context.add_asset_metadata(figures, partition_key=day.isoformat())
+def figures_by_day(con: "Connection", first: date, last: date) -> dict[date, dict[str, Any]]:
+    """What was billed each day, by all accounts: by those, too, that have no key any more and were not asked."""
+    rows = con.execute(
+        """
+        select usage_date, sum(credits_usd)::double, (
+            select count(*) from raw.model_usage as models where models.usage_date = days.usage_date
+        )
+        from raw.model_usage_days as days where usage_date between ? and ? group by usage_date
+        """,
+        [first, last],
+    ).fetchall()
+    return {day: {"billed_usd": usd, "dagster/partition_row_count": models} for day, usd, models in rows}
 
 
 def accounts_without_analytics(instance: dg.DagsterInstance) -> set[str]:
     """The accounts whose key was refused when the bill was last asked for."""
-    event = instance.get_latest_materialization_event(KEY)
-    metadata = event.asset_materialization.metadata if event and event.asset_materialization else {}
-    return set(stored_json(metadata, "accounts_without_analytics"))
+    return set(stored_json(newest_metadata(instance, KEY), "accounts_without_analytics"))
 
 
-@dg.multi_asset_check(
-    specs=[
-        dg.AssetCheckSpec(
-            CHECK,
-            asset=KEY,
-            description="The bill of each account could be read. A key that may not use analytics is a warning: "
-            "the account keeps working from its readings. Any other failure ends the run red, after all else is done.",
-        )
-    ]
+every_account_was_fetched = accounts_check(
+    KEY,
+    "every_account_was_fetched",
+    "The bill of each account could be read. A key that may not use analytics is a warning: the account keeps working "
+    "from its readings. Any other failure ends the run red, after all else is done.",
 )
-def every_account_was_fetched(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
-    yield from accounts_verdict(context, KEY, CHECK)

@@ -10,8 +10,7 @@ from importlib.metadata import version
 import dagster as dg
 
 from credits_pipeline import clock, config
-from credits_pipeline.defs.partitions import description
-from credits_pipeline.defs.pictures import exists
+from credits_pipeline.defs.metadata import exists
 from credits_pipeline.sql_project import SqlProject
 from credits_pipeline.warehouse import Warehouse
 
@@ -24,7 +23,7 @@ def published(project: SqlProject) -> dg.AssetsDefinition:
     @dg.asset(
         key=KEY,
         deps=marts,
-        description=description(__doc__),
+        description=__doc__,
         group_name="delivery",
         kinds={"duckdb"},
         pool="warehouse",

@@ -8,18 +8,11 @@ import dagster as dg
 
 from credits_pipeline import config
 from credits_pipeline.defs.assets import published
-from credits_pipeline.defs.partitions import description
 
 KEY = dg.AssetKey("report")
 
 
-@dg.asset(
-    key=KEY,
-    deps=[published.KEY],
-    description=description(__doc__),
-    group_name="delivery",
-    kinds={"html"},
-)
+@dg.asset(key=KEY, deps=[published.KEY], description=__doc__, group_name="delivery", kinds={"html"})
 def report() -> dg.MaterializeResult[None]:
     from credits_pipeline.report import page  # here, because drawing libraries take half a second to load
 

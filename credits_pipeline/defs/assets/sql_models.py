@@ -3,21 +3,20 @@
 One step is one transaction: build the selected models, test them, then commit, or change nothing at all.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from credits_pipeline import config
+from credits_pipeline.defs import metadata
 from credits_pipeline.defs.assets import credits_snapshots, model_usage
-from credits_pipeline.defs.pictures import exists, picture_metadata
-from credits_pipeline.defs.preview import preview
-from credits_pipeline.sql_project import BuildResult, Model, ModelResult, SqlProject, Test, TestResult
+from credits_pipeline.sql_project import BuildResult, Model, SqlProject, Test, TestResult
 from credits_pipeline.text import markdown
-from credits_pipeline.warehouse import Warehouse
+from credits_pipeline.warehouse import Warehouse, WarehouseError
 
 if TYPE_CHECKING:
-    import duckdb
+    from duckdb import DuckDBPyConnection as Connection
 
 PROJECT_DIR = config.PROJECT_ROOT / "dbt_like_sql"
 
@@ -28,8 +27,7 @@ RAW_ASSETS = {
     "raw.model_usage_days": model_usage.KEY,
 }
 
-
-# Check → the mart that sums up what it looks at, shown in its metadata.
+# Check → the mart that sums up what it looks at, shown beside its verdict.
 ROLL_UPS = {"spend_agrees_with_the_bill": "spend_reconciliation_monthly"}
 ROLLED_UP_ROWS = 24
 
@@ -57,31 +55,37 @@ def sql_models(project: SqlProject) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Warehouse]
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
         models = [key.path[-1] for key in context.selected_asset_keys]
-        checks = {(key.asset_key.path[-1], key.name) for key in context.selected_asset_check_keys}
+        wanted = {(key.asset_key.path[-1], key.name) for key in context.selected_asset_check_keys}
+        shown: dict[str, dict[str, Any]] = {}
+        failure = None
         try:
             with warehouse.writing("building the SQL models") as con:
                 result = project.build(con, select=None if len(models) == len(project.models) else models)
-                result = add_unselected_tests(project, con, result, [tests[key] for key in checks])
+                result = add_unselected_tests(project, con, result, [tests[key] for key in wanted])
                 if result.blocked:
                     raise BlockedBuild(result)
-                metadata = {m.model: model_metadata(con, project.models[m.model], m) for m in result.models}
-                rolled_up = roll_ups(con)
         except BlockedBuild as blocked:
-            yield from check_results(blocked.result, checks)
-            raise dg.Failure(
-                f"the tables were not rebuilt, because {blocked}. The previous tables are unchanged. Fix the data or "
-                "the test, then run again.",
+            result = blocked.result
+            failure = dg.Failure(
+                f"the tables were not rebuilt, because {blocked}. The previous tables are unchanged. Fix the data or"
+                " the test, then run again.",
                 allow_retries=False,
-            ) from None
-        for name, entries in metadata.items():
-            yield dg.MaterializeResult(asset_key=name, metadata=entries)
-        yield from check_results(result, checks, rolled_up)
+            )
+        else:
+            shown = described(context, warehouse, project, result)
+            for built in result.models:
+                yield dg.MaterializeResult(asset_key=built.model, metadata=shown.get(built.model))
+        for test in result.tests:
+            if (test.test.model, test.test.name) in wanted:
+                yield check_result(test, shown.get(test.test.name, {}))
+        if failure:
+            raise failure
 
     return build
 
 
 def add_unselected_tests(
-    project: SqlProject, con: "duckdb.DuckDBPyConnection", result: BuildResult, wanted: list[Test]
+    project: SqlProject, con: "Connection", result: BuildResult, wanted: list[Test]
 ) -> BuildResult:
     """Run also the tests that were asked for without their model (an asset check executed alone)."""
     done = {(r.test.model, r.test.name) for r in result.tests}
@@ -89,8 +93,27 @@ def add_unselected_tests(
     return BuildResult(result.models, (*result.tests, *project.test(con, lone)), result.dropped)
 
 
+def described(
+    context: dg.AssetExecutionContext, warehouse: Warehouse, project: SqlProject, result: BuildResult
+) -> dict[str, dict[str, Any]]:
+    """Metadata by model and check: after the commit, so that nothing which goes wrong here can undo it."""
+    try:
+        with warehouse.reading("describing the tables") as con:
+            of_models = {m.model: metadata.of_model(con, project.models[m.model], m) for m in result.models}
+            rolled_up = {
+                check: {"by_month": metadata.preview(con, f"marts.{mart}", rows=ROLLED_UP_ROWS)}
+                for check, mart in ROLL_UPS.items()
+                if metadata.exists(con, mart)
+            }
+            return of_models | rolled_up
+    except WarehouseError as error:
+        context.log.warning(f"the tables were rebuilt, and could not be described: {error}")
+        return {}
+
+
 def asset_spec(project: SqlProject, model: Model) -> dg.AssetSpec:
     """The model as people see it in the UI: what it means, its columns, its SQL, where it is written."""
+    files = [str(project.root.parent / path) for path in (model.path, model.yml_path)]
     return dg.AssetSpec(
         model.name,
         deps=[*model.depends_on, *{RAW_ASSETS[source] for source in model.sources}],
@@ -105,10 +128,7 @@ def asset_spec(project: SqlProject, model: Model) -> dg.AssetSpec:
             ),
             "sql": dg.MetadataValue.md(f"```sql\n{model.sql.strip()}\n```"),
             "dagster/code_references": dg.CodeReferencesMetadataValue(
-                code_references=[
-                    dg.LocalFileCodeReference(file_path=str(project.root.parent / path))
-                    for path in (model.path, model.yml_path)
-                ]
+                code_references=[dg.LocalFileCodeReference(file_path=file) for file in files]
             ),
         },
     )
@@ -123,15 +143,7 @@ def check_spec(test: Test) -> dg.AssetCheckSpec:
     )
 
 
-def check_results(
-    result: BuildResult, wanted: set[tuple[str, str]], rolled_up: Mapping[str, dg.MetadataValue] | None = None
-) -> Iterator[dg.AssetCheckResult]:
-    for test in result.tests:
-        if (test.test.model, test.test.name) in wanted:
-            yield check_result(test, (rolled_up or {}).get(test.test.name))
-
-
-def check_result(result: TestResult, roll_up: dg.MetadataValue | None = None) -> dg.AssetCheckResult:
+def check_result(result: TestResult, beside: dict[str, Any]) -> dg.AssetCheckResult:
     error = result.test.severity == "error"
     return dg.AssetCheckResult(
         asset_key=result.test.model,
@@ -140,48 +152,5 @@ def check_result(result: TestResult, roll_up: dg.MetadataValue | None = None) ->
         severity=dg.AssetCheckSeverity.ERROR if error else dg.AssetCheckSeverity.WARN,
         # Markdown to the UI, and names from outside are in it: escaped here, plain in the metadata, for alerts.
         description=markdown(result.message),
-        metadata={
-            "failing_rows": result.failing_rows,
-            "reason": result.message,
-            **({"by_month": roll_up} if roll_up else {}),
-        },
+        metadata={"failing_rows": result.failing_rows, "reason": result.message, **beside},
     )
-
-
-def roll_ups(con: "duckdb.DuckDBPyConnection") -> dict[str, dg.MetadataValue]:
-    """What some checks show beside their verdict, as Markdown tables."""
-    return {
-        test: preview(con, f"marts.{table}", rows=ROLLED_UP_ROWS)
-        for test, table in ROLL_UPS.items()
-        if exists(con, table)
-    }
-
-
-def model_metadata(con: "duckdb.DuckDBPyConnection", model: Model, result: ModelResult) -> dict[str, Any]:
-    """What a build says of a table: its size, the figures worth plotting, its newest rows."""
-    return {
-        **picture_metadata(con, model.name),
-        "dagster/row_count": result.row_count,
-        "build_seconds": round(result.seconds, 4),
-        **plot_metadata(con, model),
-        "preview": preview(con, model.relation),
-    }
-
-
-def plot_metadata(con: "duckdb.DuckDBPyConnection", model: Model) -> dict[str, Any]:
-    """The model's own `meta: plots:`, metadata key → aggregate over its rows, kept under stable names."""
-    plots = model.config.meta.get("plots", {})
-    if not plots:
-        return {}
-    row = con.execute(f"select {', '.join(plots.values())} from {model.relation}").fetchone() or ()
-    return {name: metadata_value(value) for name, value in zip(plots, row, strict=True) if value is not None}
-
-
-def metadata_value(value: Any) -> dg.MetadataValue:
-    """Numbers are plotted over time by the UI; dates are shown as text."""
-    if isinstance(value, int):
-        return dg.MetadataValue.int(value)
-    try:
-        return dg.MetadataValue.float(float(value))
-    except (TypeError, ValueError):
-        return dg.MetadataValue.text(str(value))

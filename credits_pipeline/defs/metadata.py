@@ -1,0 +1,127 @@
+"""What a table shows of itself on its page in the UI: the answer as a sentence, a picture, its newest rows, figures.
+
+The drawing code is the report's. Only three tables have a picture: it is kept with every run's history, 10 to 50 kB.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from credits_pipeline import wording
+from credits_pipeline.sql_project import Model, ModelResult
+from credits_pipeline.text import markdown, markdown_table
+from credits_pipeline.warehouse import fetch_dicts
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection as Connection
+
+    from credits_pipeline.report.charts import Chart
+
+Metadata = dict[str, Any]
+
+# A week: enough to see the rhythm of a daily table.
+PREVIEW_ROWS = 7
+
+PICTURES = {"credits_runway", "daily_spend", "daily_spend_by_model"}
+
+URGENT_FIRST = "select * from marts.credits_runway order by run_out_p50 nulls last, balance_usd, account"
+
+
+def of_model(con: "Connection", model: Model, built: ModelResult) -> Metadata:
+    """What a build says of a table. A figure that cannot be computed, or a picture that cannot be drawn, says so."""
+    entries: Metadata = {"dagster/row_count": built.row_count, "build_seconds": round(built.seconds, 4)}
+    parts = {"answer": answers, "picture": picture, "plots": plots, "preview": newest_rows}
+    for name, part in parts.items():
+        try:
+            entries |= part(con, model)
+        except Exception as error:  # what is shown of the figures must not cost the figures
+            entries[name] = dg.MetadataValue.md(f"This could not be shown: {markdown(str(error))}")
+    return entries
+
+
+def answers(con: "Connection", model: Model) -> Metadata:
+    """One sentence per account, the most urgent first."""
+    if model.name != "credits_runway":
+        return {}
+    lines = []
+    for row in fetch_dicts(con, URGENT_FIRST):
+        answer = wording.answer(row)
+        said = f"{answer.headline} {answer.detail} Balance {wording.usd(row['balance_usd'])}."
+        lines.append(f"**{markdown(wording.name(row['account']))}**: {markdown(said)}")
+    return {"answer": dg.MetadataValue.md("\n\n".join(lines))} if lines else {}
+
+
+def picture(con: "Connection", model: Model) -> Metadata:
+    """A chart of the account whose credits run out first, with what it says for those who cannot see it."""
+    if model.name not in PICTURES or not exists(con, "credits_runway"):
+        return {}
+    if not (accounts := fetch_dicts(con, URGENT_FIRST)):
+        return {}
+    from credits_pipeline.report import charts  # here: the drawing library takes half a second to load
+
+    name, drawn = accounts[0]["account"], chart(con, model.name, accounts[0])
+    image = f"![{markdown(drawn.words)}]({charts.data_uri(drawn)})"
+    return {"picture": dg.MetadataValue.md(f"{markdown(wording.name(name))}\n\n{image}")}
+
+
+def chart(con: "Connection", model: str, runway: dict[str, Any]) -> "Chart":
+    from credits_pipeline.report import charts
+
+    def rows(mart: str) -> list[dict[str, Any]]:
+        query = f"select * from marts.{mart} where account = ?"
+        return fetch_dicts(con, query, [runway["account"]]) if exists(con, mart) else []
+
+    if model == "daily_spend":
+        return charts.daily_spend(rows("daily_spend"), rows("credit_events"))
+    if model == "daily_spend_by_model":
+        return charts.spend_by_model(rows("daily_spend_by_model"))
+    return charts.balance(rows("daily_balance"), rows("balance_forecast"), runway)
+
+
+def plots(con: "Connection", model: Model) -> Metadata:
+    """The model's own `meta: plots:`, metadata key → aggregate over its rows: the UI plots numbers over time."""
+    if not (aggregates := model.config.meta.get("plots")):
+        return {}
+    row = con.execute(f"select {', '.join(aggregates.values())} from {model.relation}").fetchone() or ()
+    return {name: plotted(value) for name, value in zip(aggregates, row, strict=True) if value is not None}
+
+
+def plotted(value: Any) -> int | float | str:
+    """Exact amounts as the UI can plot them; what is no number as text."""
+    try:
+        return value if isinstance(value, int) else float(value)
+    except (TypeError, ValueError):
+        return str(value)
+
+
+def newest_rows(con: "Connection", model: Model) -> Metadata:
+    return {"preview": preview(con, model.relation)}
+
+
+def preview(con: "Connection", relation: str, rows: int = PREVIEW_ROWS) -> dg.MarkdownMetadataValue:
+    """The newest rows of `relation` (a quoted name) as a Markdown table; all text in it is escaped."""
+    columns = con.execute(f"describe {relation}").fetchall()
+    times = [name for name, kind, *_ in columns if kind in {"DATE", "TIMESTAMP"}]
+    order = f'order by "{times[0]}" desc' if times else ""
+    newest = con.execute(f"select * from {relation} {order} limit {rows}").fetchall()
+    return dg.MetadataValue.md(markdown_table([name for name, *_ in columns], newest))
+
+
+def exists(con: "Connection", mart: str) -> bool:
+    query = "from duckdb_tables() where schema_name = 'marts' and table_name = ?"
+    return con.execute(query, [mart]).fetchone() is not None
+
+
+def table_metadata(con: "Connection", schema: str, table: str) -> Metadata:
+    """How many rows a table has, and its columns as their comments describe them: for tables that no .yml describes."""
+    columns = con.execute(
+        "select column_name, data_type, comment from duckdb_columns() where schema_name = ? and table_name = ? "
+        "order by column_index",
+        [schema, table],
+    ).fetchall()
+    return {
+        "dagster/row_count": con.execute(f'select count(*) from "{schema}"."{table}"').fetchall()[0][0],
+        "dagster/column_schema": dg.TableSchema(
+            [dg.TableColumn(name, kind, description=comment) for name, kind, comment in columns]
+        ),
+    }
