@@ -95,7 +95,7 @@ def pending(con: "Connection", accounts: Sequence[str]) -> list[Pending]:
                         or (nearer.kind = 'run_out' and nearer.threshold_days < a.threshold_days)
                     )
             )
-        order by list_position($urgency, a.kind), a.run_out_p50 nulls last, a.due_at, a.alert_key, a.channel
+        order by list_position($urgency, a.kind), a.run_out_p50 nulls last, a.account, a.due_at, a.alert_key, a.channel
         """,
         {"since": now() - RETRY_FOR, "accounts": list(accounts), "urgency": list(URGENCY)},
     )
