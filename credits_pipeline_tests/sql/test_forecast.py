@@ -8,21 +8,15 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from credits_pipeline.openrouter.replies import LARGEST_COUNT, LARGEST_DAY_USD, LARGEST_TOTAL_USD
 from credits_pipeline_tests.models import DAY, Row, World, midnight, usd
 
 START = date(2025, 3, 3)  # a Monday
 MARTS = ("runway_curve", "credits_runway", "balance_forecast", "runway_history", "forecast_accuracy")
-PROPERTY = settings(
-    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
 
 
 class Forecasts(World):
@@ -223,87 +217,12 @@ def test_the_curve_is_the_one_that_the_method_describes(world: Forecasts, days: 
 
 # -- what always holds -------------------------------------------------------------------------------------
 
-AMOUNTS = st.one_of(
-    st.just(Decimal(0)),
-    st.decimals("0.000000001", "0.01", places=9),
-    st.decimals("0.1", "20", places=4),
-    st.decimals("1000", "900000", places=2),
-)
-HISTORIES = st.lists(AMOUNTS, min_size=1, max_size=60)
 
-
-@PROPERTY
-@given(
-    accounts=st.lists(st.tuples(HISTORIES, AMOUNTS, st.integers(0, 40)), min_size=1, max_size=6),
-    data=st.data(),
-)
-def test_dates_are_ordered_never_past_and_agree_with_curve_and_fan(
-    world: Forecasts, accounts: list[tuple[list[Decimal], Decimal, int]], data: st.DataObject
-):
-    world.empty()
-    for number, (days, unit, cover) in enumerate(accounts):
-        unread = data.draw(st.sets(st.integers(1, max(1, len(days) - 1)), max_size=len(days) // 2))
-        balance = unit * cover - (unit if cover == 0 else 0)
-        world.spend(f"a{number}", days, balance, unread=sorted(unread - {len(days)}))
-    world.build_all()
-    for number in range(len(accounts)):
-        _check_promises(world, f"a{number}")
-
-
-def _check_promises(world: Forecasts, account: str) -> None:
-    runway = world.runway(account)
-    today = runway["as_of"].date()
-    curve = world.table("runway_curve", account)
-    fan = world.table("balance_forecast", account)
-    p10, p50, p90 = dates(runway)
-    assert late(p10) <= late(p50) <= late(p90)
-    assert p10 is None or p10 >= today
-    assert runway["status"] in ("ok", "exhausted") or p10 is None
-    assert runway["explanation"].endswith(".")
-    values = [row["probability"] for row in curve]
-    assert values == sorted(values)
-    assert all(0 <= value <= 1 for value in values)
-    assert not curve or (len(curve) == 365 and curve[0]["run_out_date"] >= today)
-    if runway["status"] == "ok":
-        for quantile, probability in (("p10", 0.1), ("p50", 0.5), ("p90", 0.9)):
-            first = next((row["run_out_date"] for row in curve if row["probability"] >= probability), None)
-            assert runway[f"run_out_{quantile}"] == first
-            gone = next((row["forecast_date"] for row in fan if row[f"balance_{quantile}"] <= 0), None)
-            assert gone == first
-    for row in fan:
-        assert row["spend_p10"] <= row["spend_p50"] <= row["spend_p90"]
-        assert row["balance_p10"] <= row["balance_p50"] <= row["balance_p90"]
-    for earlier, later in pairwise(fan):
-        assert all(earlier[key] <= later[key] for key in ("spend_p10", "spend_p50", "spend_p90"))
-    for night in world.table("runway_history", account):
-        low, middle, high = dates(night)
-        assert late(low) <= late(middle) <= late(high)
-        assert low is None or low > night["as_of_date"]
-
-
-@PROPERTY
-@given(days=HISTORIES, unit=AMOUNTS, covers=st.lists(st.integers(0, 500), min_size=2, max_size=6))
-def test_more_balance_never_means_an_earlier_date(
-    world: Forecasts, days: list[Decimal], unit: Decimal, covers: list[int]
-):
-    world.empty()
-    for number, cover in enumerate(sorted(covers)):
-        world.spend(f"a{number}", days, unit * cover)
-    world.build_all()
-    rows = [world.runway(f"a{number}") for number in range(len(covers))]
-    for less, more in pairwise(rows):
-        if {less["status"], more["status"]} <= {"ok", "exhausted"}:
-            for first, second in zip(dates(less), dates(more), strict=True):
-                assert late(first) <= late(second)
-    curves = [world.table("runway_curve", f"a{number}") for number in range(len(covers))]
-    for less, more in pairwise(curves):
-        for row, other in zip(less, more, strict=True):
-            assert row["probability"] >= other["probability"] - 1e-12
-
-
-@PROPERTY
-@given(seed=st.integers(0, 10**6), changed=st.lists(AMOUNTS, min_size=1, max_size=15))
-def test_what_happens_later_moves_no_earlier_forecast(world: Forecasts, seed: int, changed: list[Decimal]):
+@pytest.mark.parametrize("seed", range(4))
+def test_what_happens_later_moves_no_earlier_forecast(world: Forecasts, seed: int):
+    changed = random.Random(seed).choices(
+        [Decimal(0), Decimal("0.000001"), Decimal(7), Decimal(900000)], k=12
+    )
     past = believable(seed, 50)
     rows = []
     for future in ([past[-1]] * len(changed), changed):
@@ -363,21 +282,6 @@ def test_an_account_in_debt_is_exhausted_and_ran_out_today(world: Forecasts, bal
     fan = world.table("balance_forecast")
     assert [point["forecast_date"] for point in fan] == [row["as_of"].date() + n * DAY for n in range(365)]
     assert fan[0]["balance_p50"] == usd(balance) - fan[0]["spend_p50"]
-
-
-def test_debt_comes_before_every_other_status(world: Forecasts):
-    assert world.answer([0] * 40, 0)["status"] == "exhausted"  # idle as well
-    assert world.answer([], -1)["status"] == "exhausted"  # nothing known but one reading
-    assert dates(world.runway()) == (START, START, START)
-
-
-def test_credits_used_up_during_the_running_day_are_gone_today(world: Forecasts):
-    world.spend("a", [5] * 20, 3)
-    world.read(datetime.combine(START + 20 * DAY, datetime.min.time()) + timedelta(hours=9), 103, 104)
-    world.build_all()
-    row = world.runway()
-    assert row["status"] == "exhausted"
-    assert row["run_out_p10"] == row["run_out_p90"] == START + 20 * DAY
 
 
 def test_an_account_that_spent_nothing_for_30_days_is_idle_and_has_no_date(world: Forecasts):
@@ -464,11 +368,6 @@ def test_two_days_of_history_give_a_curve_and_no_date(world: Forecasts):
     assert "known so far: 2, 2 with spend" in row["explanation"]
     curve = world.table("runway_curve")
     assert 0.2 < curve[9]["probability"] < 0.8  # ten days at about five
-
-
-@pytest.mark.parametrize(("days", "early"), [(13, True), (14, False)])
-def test_an_estimate_is_early_under_two_weeks(world: Forecasts, days: int, early: bool):
-    assert world.answer([5] * days, 50)["is_early"] is early
 
 
 # -- guard rails ------------------------------------------------------------------------------------------
@@ -569,33 +468,6 @@ def test_backfilled_bills_and_one_reading_are_enough_on_day_one(world: Forecasts
     assert world.table("forecast_accuracy")
 
 
-def test_days_unknown_before_the_first_reading_put_no_date_into_the_past(world: Forecasts):
-    for n in range(20):
-        world.bill(START + n * DAY, 5)
-    world.read(datetime(2025, 4, 12, 8), 300, 290)  # three weeks later, nothing in between was fetched
-    world.build_all()
-    row = world.runway()
-    assert row["status"] == "ok"
-    assert row["run_out_p10"] >= date(2025, 4, 12)
-
-
-def test_a_day_whose_bill_came_after_the_newest_reading_leaves_what_the_bill_says(world: Forecasts):
-    world.spend("a", [5] * 20, 100)
-    world.read(datetime(2025, 3, 23, 12), 200, "102")
-    world.bill(date(2025, 3, 23), 6, fetched=datetime(2025, 3, 24, 1))
-    world.build_all()
-    first = world.table("balance_forecast")[0]
-    assert first["forecast_date"] == date(2025, 3, 24)
-    assert first["balance_p50"] + first["spend_p50"] == usd(94)
-
-
-def test_an_account_that_was_never_read_has_no_runway(world: Forecasts):
-    for n in range(20):
-        world.bill(START + n * DAY, 5)
-    world.build_all()
-    assert world.table("credits_runway") == world.table("runway_curve") == []
-
-
 def test_no_readings_at_all_give_empty_marts(world: Forecasts):
     world.build_all()
     assert all(world.table(mart, None) == [] for mart in MARTS)
@@ -690,14 +562,6 @@ def test_tonight_in_the_history_is_the_runway_of_today(world: Forecasts):
         assert nights[-1]["next_day_spend_usd"] is None
 
 
-def test_a_day_beyond_what_was_held_possible_stands_out(world: Forecasts):
-    world.spend("a", [*believable(20, 60), 10**6], 10**7)
-    world.build_all()
-    nights = world.table("runway_history")
-    assert nights[-2]["next_day_spend_usd"] == usd(10**6)
-    assert nights[-2]["next_day_spend_usd"] > nights[-2]["next_day_p99_usd"] > nights[-2]["next_day_p50_usd"]
-
-
 @pytest.mark.parametrize(
     ("right", "replays", "said"),
     [
@@ -775,28 +639,20 @@ def test_a_quiet_day_is_named_with_the_model_that_was_missing(world: Forecasts):
     assert "lower spend than expected (+1 day, mostly vendor/usual)" in world.runway()["explanation"]
 
 
-def test_a_top_up_is_named_with_its_days(world: Forecasts):
+@pytest.mark.parametrize(
+    ("bought", "said"),
+    [
+        (50, "10 days later than the previous day's forecast: a top-up (+10 days)"),
+        (-50, "10 days earlier than the previous day's forecast: a refund or other deduction (-10 days)"),
+    ],
+)
+def test_credits_bought_or_taken_back_are_named_with_their_days(world: Forecasts, bought: int, said: str):
     world.spend("a", [5] * 41, 100)
-    world.read(datetime.combine(START + 41 * DAY, datetime.min.time()) + timedelta(hours=1), 355, 205)
+    world.read(midnight(START + 41 * DAY) + timedelta(hours=1), 305 + bought, 205)
     world.build_all()
     row = causes(world)
-    assert (row["spend_days"], row["credit_days"]) == (0, 10)
-    assert row["credit_change_usd"] == usd(50)
-    assert (
-        "10 days later than the previous day's forecast: a top-up (+10 days)" in world.runway()["explanation"]
-    )
-
-
-def test_credits_taken_back_are_named_with_their_days(world: Forecasts):
-    world.spend("a", [5] * 41, 100)
-    world.read(datetime.combine(START + 41 * DAY, datetime.min.time()) + timedelta(hours=1), 255, 205)
-    world.build_all()
-    row = causes(world)
-    assert (row["credit_days"], row["credit_change_usd"]) == (-10, usd(-50))
-    assert (
-        "10 days earlier than the previous day's forecast: a refund or other deduction (-10 days)"
-        in (world.runway()["explanation"])
-    )
+    assert (row["spend_days"], row["credit_days"], row["credit_change_usd"]) == (0, bought / 5, usd(bought))
+    assert said in world.runway()["explanation"]
 
 
 def test_what_was_learnt_is_named_with_its_days_and_no_model_where_no_bill_is_known(world: Forecasts):
@@ -850,6 +706,20 @@ def test_the_most_absurd_replies_that_are_believed_stop_no_other_accounts_figure
     read("used up in one gap", 0, most, 0)
     read("used up in one gap", end, most, most)
     read("gigantic counts", end, 400, 300)
+    for number in range(end + 1):
+        read("bought and never spent", number, most, 0)
+        read("free models only", number, 0, 0)
+        read("a nano-dollar a day", number, 1, 0)
+        world.bill(START + number * DAY, 0, account="free models only", models={"v/free": 0})
+        world.bill(START + number * DAY, "0.000000001", account="a nano-dollar a day")
+        world.bill(START + number * DAY, day, account="billed and never read")
+    for number in range(500):  # a gap of more than a year, each day billed as much as is believed
+        world.bill(START + number * DAY, day, account="away for years")
+    read("away for years", 0, most, 0)
+    read("away for years", 500, most, most)
+    read("one huge day and silence", 0, most, 0)
+    for number in range(200, 260):
+        read("one huge day and silence", number, most, most - 1)
     read("ordinary", end, 400, 300)
     world.con.execute(
         f"""

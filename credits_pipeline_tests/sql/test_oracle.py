@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from random import Random
 from typing import Any
 
@@ -243,6 +243,44 @@ class Oracle:
                     }
                 )
         return found
+
+    # ---- marts.spend_reconciliation
+
+    def spend_reconciliation(self) -> list[Row]:
+        """»Gaps are reconciled as a whole: sum over the gap's days when all of them are billed«, from one midnight
+        that was read to the next, within the larger of a cent and 1 % of the bill."""
+        read = [
+            day
+            for day in [*self.days(), *(self.days()[-1:] and [self.days()[-1] + DAY])]
+            if self.is_read(day)
+        ]
+        read = [day for day in read if self.readings[-1].at >= midnight(day)]
+        found = []
+        for first, end in pairwise(read):
+            days = [row for row in self.rows if first <= row["spend_date"] < end]
+            if all(self.is_billed(row["spend_date"]) for row in days):
+                observed, billed = (sum(row[name] for row in days) for name in ("observed_usd", "billed_usd"))
+                tolerance = max(nine_decimals(Fraction(abs(billed)) / 100), Decimal("0.01"))
+                found.append(
+                    {
+                        "first_date": first,
+                        "last_date": end - DAY,
+                        "days": len(days),
+                        "observed_usd": observed,
+                        "billed_usd": billed,
+                        "residual_usd": observed - billed,
+                        "shared_usd": self.shared(first) + self.shared(end),
+                        "is_within_tolerance": abs(observed - billed) <= tolerance,
+                    }
+                )
+        return found
+
+    def shared(self, day: date) -> Decimal:
+        """What lies between the midnight that begins the day and the reading nearest in usage."""
+        usage, instant = self.usage_at_midnight(day), midnight(day)
+        before = [r.usage for r in self.readings if r.at < instant][-1:]
+        after = [r.usage for r in self.readings if r.at >= instant][:1]
+        return min((abs(usage - side) for side in before + after if usage is not None), default=Decimal(0))
 
     # ---- marts.credits_runway
 
@@ -578,6 +616,7 @@ def differences(oracle: Oracle, answer: Answers, account: str) -> Iterator[str]:
     yield from unlike("daily_spend", oracle.rows)
     yield from unlike("daily_balance", oracle.daily_balance())
     yield from unlike("credit_events", oracle.credit_events())
+    yield from unlike("spend_reconciliation", oracle.spend_reconciliation())
     yield from unlike("spend_summary", oracle.spend_summary())
     if not oracle.readings:  # nothing is known of its balance
         for table in ("credits_runway", "runway_curve", "balance_forecast"):
@@ -607,6 +646,15 @@ def forecast_differences(
         for spent, left in (("p10", "p90"), ("p50", "p50"), ("p90", "p10")):
             if row[f"balance_{left}"] != max(balance - row[f"spend_{spent}"], LEAST_USD):
                 yield f"balance_forecast {row['forecast_date']}: {left} does not start at {balance}"
+    fan, [runway] = answer("balance_forecast", account), answer("credits_runway", account)
+    for p in ("p10", "p50", "p90") if runway["status"] == "ok" else ():
+        gone = next((row["forecast_date"] for row in fan if row[f"balance_{p}"] <= 0), None)
+        if gone != runway[f"run_out_{p}"]:
+            yield f"balance_forecast: {p} is gone on {gone}, but the runway says {runway[f'run_out_{p}']}"
+    for earlier, later in pairwise(fan):
+        spends = [row[f"spend_{p}"] for p in ("p10", "p50", "p90") for row in (earlier, later)]
+        if spends[::2] != sorted(spends[::2]) or any(spends[n] > spends[n + 1] for n in (0, 2, 4)):
+            yield f"balance_forecast {later['forecast_date']}: spend falls, or its quantiles are out of order"
     nights = answer("runway_history", account)
     yield from unlike("runway_history", oracle.runway_history())
     for night in nights:
