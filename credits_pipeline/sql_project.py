@@ -11,23 +11,14 @@ from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import yaml
 from jinja2.sandbox import SandboxedEnvironment
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-)
 
 from credits_pipeline import clock
-from credits_pipeline.errors import CreditsError
+from credits_pipeline.dbt_files import Config, GenericTest, SqlProjectError, Table, read_texts, read_yml
 from credits_pipeline.text import literal, quoted
 
 if TYPE_CHECKING:
@@ -36,109 +27,8 @@ if TYPE_CHECKING:
 RAW_SCHEMAS = {"raw", "ops"}  # written by Python; a model's schema is emptied of what no model makes
 SAMPLE_ROWS = 5  # failing rows that a test shows: enough to see the pattern
 SAMPLE_CHARACTERS = 300  # of one such row: a whole reply in JSON would drown the rest
-GENERIC_TESTS = """
-{% macro test_unique(model, column_name) %} select {{ column_name }}, count(*) as n_records from {{ model }}
-where {{ column_name }} is not null group by {{ column_name }} having count(*) > 1 {% endmacro %}
-{% macro test_not_null(model, column_name) %} select * from {{ model }} where {{ column_name }} is null {% endmacro %}
-{% macro test_accepted_values(model, column_name, values) %} select {{ column_name }}, count(*) as n_records from
-{{ model }} where {{ column_name }} not in ('{{ values | join("', '") }}') group by {{ column_name }} {% endmacro %}
-"""  # those that dbt brings along; others are macros of the project
 
 Variables = Mapping[str, Any]
-_Value = TypeVar("_Value")
-
-
-class SqlProjectError(CreditsError):
-    """The SQL project is wrong or cannot be built; the message begins with file and, where known, line."""
-
-    def __init__(self, file: Path, line: int | None, problem: str) -> None:
-        super().__init__(f"{file}{f':{line}' if line else ''}: {problem}")
-
-
-class _Yml(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Config(_Yml):
-    materialized: Literal["table"] = "table"
-    severity: Literal["error", "warn"] = "error"
-    where: str | None = None
-    meta: dict[str, Any] = {}
-    tags: tuple[str, ...] = ()
-
-
-class GenericTest(_Yml):
-    name: str = ""
-    description: str = ""
-    arguments: dict[str, Any] = {}
-    config: Config = Config()
-
-
-def _with_docs(text: str, info: ValidationInfo) -> str:
-    """On one line, with its doc blocks in place."""
-    words = re.sub(r"{{ doc\('(\w+)'\) }}", lambda found: (info.context or {}).get(found[1], found[0]), text)
-    if not words or "{{" in words:
-        raise ValueError(f"{words!r} is no text, or names a doc block that no .md of models/ has")
-    return " ".join(words.split())
-
-
-class _Described(_Yml):
-    name: str
-    description: Annotated[str, AfterValidator(_with_docs)]
-    data_tests: list[
-        Annotated[
-            dict[str, GenericTest],
-            BeforeValidator(lambda test: {test: {}} if isinstance(test, str) else test),
-            Field(min_length=1, max_length=1),
-        ]
-    ] = []
-
-
-class Column(_Described):
-    """A described column; `data_type` is DuckDB's name for it, such as DECIMAL(18,9)."""
-
-    data_type: str
-
-
-class Table(_Described):
-    """A described table: a source, or the entry of a model."""
-
-    columns: list[Column]
-    config: Config = Config()
-    schema_name: str = ""  # filled in by the loader
-
-    @property
-    def relation(self) -> str:
-        """As SQL names it."""
-        return quoted(self.schema_name, self.name)
-
-    @property
-    def primary_key(self) -> list[str]:
-        """Its columns, as the test `primary_key` names them."""
-        found = (test["primary_key"] for test in self.data_tests if "primary_key" in test)
-        return [name for test in found for name in test.arguments["columns"]]
-
-    @property
-    def comment(self) -> str:
-        """What people are told of it: its description, then its primary key."""
-        return self.description + (
-            f" Primary key: {', '.join(self.primary_key)}." if self.primary_key else ""
-        )
-
-
-class SourceGroup(_Yml):
-    name: str
-    description: str = ""
-    schema_name: str = Field(alias="schema")
-    tables: list[Table]
-
-
-class YmlFile(_Yml):
-    version: int = 2
-    models: list[Table] = []
-    sources: list[SourceGroup] = []
-    exposures: list[Any] = []
-    unit_tests: list[Any] = []
 
 
 @dataclass(frozen=True)
@@ -232,21 +122,19 @@ class SqlProject:
         settings = yaml.safe_load((root / "dbt_project.yml").read_text("utf-8"))
         options = settings["models"][settings["name"]]
         schemas = {folder: part["+schema"] for folder, part in options.items() if folder[0] != "+"}
-        if RAW_SCHEMAS & {*schemas.values()}:
-            problem = (
-                f"{' and '.join(sorted(RAW_SCHEMAS))} hold what cannot be built again: take another schema"
-            )
+        if taken := RAW_SCHEMAS & {*schemas.values()}:
+            problem = f"{', '.join(taken)} holds what cannot be built again: take another schema"
             raise SqlProjectError(Path(root.name, "dbt_project.yml"), None, problem)
-        text = "".join(_files(root, "models/**/*.md").values())
+        text = "".join(read_texts(root, "models/**/*.md").values())
         docs = dict(re.findall(r"{% docs (\w+) %}(.*?){% enddocs %}", text, re.DOTALL))
-        ymls = {path: _yml(path, text, docs) for path, text in _files(root, "models/**/*.yml").items()}
-        groups = [(group, table) for yml in ymls.values() for group in yml.sources for table in group.tables]
-        sources = {
-            f"{g.name}.{t.name}": t.model_copy(update={"schema_name": g.schema_name}) for g, t in groups
+        ymls = {
+            path: read_yml(path, text, docs) for path, text in read_texts(root, "models/**/*.yml").items()
         }
+        groups = [group for yml in ymls.values() for group in yml.sources]
+        sources = {f"{group.name}.{table.name}": table for group in groups for table in group.placed_tables}
         entries = {entry.name: (path, entry) for path, yml in ymls.items() for entry in yml.models}
         models = {}
-        for path, sql in _files(root, "models/**/*.sql").items():
+        for path, sql in read_texts(root, "models/**/*.sql").items():
             if path.stem not in entries:
                 raise SqlProjectError(path, None, f"is not described: write {path.stem}.yml beside it")
             if path.parts[2] not in schemas:
@@ -256,7 +144,7 @@ class SqlProject:
             models[path.stem] = Model(**fields, path=path, yml_path=yml_path, sql=sql)
         for name, (path, _) in entries.items():
             raise SqlProjectError(path, None, f"{name} is described, but models/ holds no {name}.sql")
-        macros = {Path("dbt"): GENERIC_TESTS, **_files(root, "macros/*.sql")}
+        macros = read_texts(root, "macros/*.sql")
         variables, meta = settings.get("vars", {}), options.get("+meta", {})
         return cls(root, models, sources, tuple(schemas.values()), variables, meta, macros)._connected()
 
@@ -278,28 +166,22 @@ class SqlProject:
 
     def _generic_tests(self) -> Iterator[Test]:
         for model in self.models.values():
-            for part in (model, *model.columns):
-                for kind, test in (pair for item in part.data_tests for pair in item.items()):
-                    column = {} if part is model else {"column_name": part.name}
-                    where = test.config.where
-                    tested = f"(select * from {model.relation} where {where})" if where else model.relation
-                    given = {"model": tested, **test.arguments, **column}
-                    sql, *_ = self._render(model.yml_path, f"{{{{ test_{kind}(**{given}) }}}}")
-                    rule, key = kind.replace("_", " "), ", ".join(model.primary_key)
-                    about = f"Column {part.name}: {rule}." if column else f"The {rule} holds: {key}."
-                    name = test.name or _test_name(kind, model.name, {**test.arguments, **column})
-                    yield Test(
-                        name,
-                        model.name,
-                        kind,
-                        test.config.severity,
-                        sql,
-                        test.description or about,
-                        model.yml_path,
-                    )
+            parts = [(dict[str, str](), f"The {{}} holds: {', '.join(model.primary_key)}.", model.data_tests)]
+            parts += [
+                ({"column_name": c.name}, f"Column {c.name}: {{}}.", c.data_tests) for c in model.columns
+            ]
+            for column, about, item in (
+                (column, about, item) for column, about, items in parts for item in items
+            ):
+                [(kind, test)] = {item: GenericTest()}.items() if isinstance(item, str) else item.items()
+                given = {"model": model.relation, **test.arguments, **column}
+                sql, *_ = self._render(model.yml_path, f"{{{{ test_{kind}(**{given}) }}}}")
+                name = test.name or _test_name(kind, model.name, {**test.arguments, **column})
+                told = about.format(kind.replace("_", " "))
+                yield Test(name, model.name, kind, test.config.severity, sql, told, model.yml_path)
 
     def _singular_tests(self, order: list[str]) -> Iterator[Test]:
-        for path, sql in _files(self.root, "tests/*.sql").items():
+        for path, sql in read_texts(self.root, "tests/*.sql").items():
             _, refs, _, config = self._render(path, sql)
             if not refs:
                 raise SqlProjectError(path, None, "a test reads at least one model by ref()")
@@ -320,16 +202,19 @@ class SqlProject:
         known = {**self.variables, **(variables or {})}
         refs, sources, config = dict[str, str](), dict[str, str](), dict[str, Any]()
 
+        def look_up(name: str, among: Mapping[str, Any], what: str, *default: Any) -> Any:
+            if name not in among and not default:
+                raise LookupError(f"there is no {what} named {name!r}")
+            return among.get(name, *default)
+
         def source(group: str, table: str) -> str:
             name = f"{group}.{table}"
-            return sources.setdefault(name, _known(self.sources, name, "source").relation)
+            return sources.setdefault(name, look_up(name, self.sources, "source").relation)
 
         context: dict[str, Any] = {
-            "ref": lambda name: refs.setdefault(name, _known(self.models, name, "model").relation),
+            "ref": lambda name: refs.setdefault(name, look_up(name, self.models, "model").relation),
             "source": source,
-            "var": lambda name, *default: (
-                known.get(name, *default) if default else _known(known, name, "var")
-            ),
+            "var": lambda name, *default: look_up(name, known, "var", *default),
             "config": lambda **given: config.update(Config(**given).model_dump(exclude_unset=True)) or "",
         }
         try:
@@ -441,30 +326,6 @@ def _sample(con: "Connection", sql: str) -> tuple[str, ...]:
     names = [column[0] for column in rows.description or []]
     shown = [", ".join(f"{n}={v}" for n, v in zip(names, row, strict=True)) for row in rows.fetchall()]
     return tuple(text[:SAMPLE_CHARACTERS] for text in shown)
-
-
-def _files(root: Path, pattern: str) -> dict[Path, str]:
-    """Text by path, in order, without what an editor leaves beside a file."""
-    paths = [path for path in sorted(root.glob(pattern)) if path.name[0] != "."]
-    return {path.relative_to(root.parent): path.read_text("utf-8") for path in paths}
-
-
-def _yml(path: Path, text: str, docs: Mapping[str, str]) -> YmlFile:
-    try:
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
-        return YmlFile.model_validate(loader.get_single_data(), context=docs)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else None
-        raise SqlProjectError(path, line, f"is no valid YAML: {error.problem}") from error
-    except ValidationError as error:
-        problems = [f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors()]
-        raise SqlProjectError(path, None, "; ".join(problems)) from error
-
-
-def _known(among: Mapping[str, _Value], name: str, what: str) -> _Value:
-    if name not in among:
-        raise LookupError(f"there is no {what} named {name!r}")
-    return among[name]
 
 
 @cache

@@ -120,7 +120,6 @@ def asset_spec(project: SqlProject, model: Model) -> dg.AssetSpec:
         description=model.comment,
         group_name=model.schema_name,
         kinds={"duckdb", "sql"},
-        tags={tag: "" for tag in model.config.tags},
         metadata={
             "dagster/table_name": f"{model.schema_name}.{model.name}",
             "dagster/column_schema": dg.TableSchema(
