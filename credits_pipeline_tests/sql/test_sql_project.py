@@ -1,5 +1,6 @@
 """The SQL runner over small projects and a real DuckDB: what it builds, what it refuses and where."""
 
+import gzip
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -11,6 +12,7 @@ from credits_pipeline import sql_project
 from credits_pipeline.config import PROJECT_ROOT
 from credits_pipeline.dbt_files import SqlProjectError
 from credits_pipeline.sql_project import SqlProject
+from credits_pipeline.warehouse import Warehouse
 
 SETTINGS = """\
 name: shop
@@ -41,6 +43,7 @@ sources:
           - { name: id, description: Order., data_type: INTEGER }
 """
 
+FIXTURES = Path(__file__).parent.parent / "fixtures"
 GENERIC_TESTS = PROJECT_ROOT / "dbt_like_sql" / "macros" / "generic_tests.sql"
 ORDERS = "select * from (values (1, 'paid'), (2, 'open'), (2, null)) as orders(id, state)"
 
@@ -211,6 +214,22 @@ models:
         )
         assert comments.fetchall() == [("A 'quoted' $$word$$; -- and more",), ("Plain.",)]
     assert project.models["m"].config.meta == {"owner": "team"}
+
+
+def test_a_build_describes_the_raw_tables_as_sources_yml_does_in_a_warehouse_of_any_age(tmp_path):
+    path = tmp_path / "warehouse.duckdb"
+    path.write_bytes(gzip.decompress((FIXTURES / "warehouse_of_version_1.duckdb.gz").read_bytes()))
+    project = SqlProject.load(PROJECT_ROOT / "dbt_like_sql")
+    with Warehouse(path).writing("the test") as con:
+        con.execute("comment on column raw.model_usage_days.fetched_at is 'something else'")
+        project.build(con)
+        rows = con.execute(
+            "select table_name, column_name, comment from duckdb_columns() where schema_name = 'raw'"
+            " union all select table_name, '', comment from duckdb_tables() where schema_name = 'raw'"
+        ).fetchall()
+    described = {(table.name, "", table.comment) for table in project.sources.values()}
+    described |= {(t.name, c.name, c.description) for t in project.sources.values() for c in t.columns}
+    assert set(rows) == described
 
 
 def test_rows_keep_the_order_that_the_model_gives_them(files, con):
