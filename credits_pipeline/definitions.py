@@ -5,7 +5,6 @@ from datetime import timedelta
 import dagster as dg
 
 from credits_pipeline import config
-from credits_pipeline.dbt_files import Table
 from credits_pipeline.defs import housekeeping, schedules, sensors
 from credits_pipeline.defs.assets import (
     alerts_sent,
