@@ -40,6 +40,9 @@ HORIZON = 90  # days of the curve that are scored
 RATIO_FLOOR = 0.02  # added to both scores of a ratio, so that a perfect one does not decide it
 # A counter holds just under 1e9 USD; the forecast is independent of scale, so larger tasks are scaled down.
 MOST_USD = 9e8
+# Days of history of a task, from … to.
+AGES = {"<= 5": (0, 5), "6-10": (6, 10), "11-30": (11, 30), "31-90": (31, 90), "> 90": (91, 10_000)}
+BINS = (0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.001)
 STATSFORECAST = "statsforecast==2.1.1"
 LIBRARIES = ROOT / ".venv" / "bench-libraries"
 FORECAST_STEPS = (
@@ -248,13 +251,54 @@ class Scores:
         self.cover = np.clip(self.tasks.balance.to_numpy() / recent, 1, HORIZON)
         self.is_real = ~self.tasks.dataset.str.startswith("synthetic").to_numpy()
 
-    def of(self, curves: Path) -> "pd.DataFrame":
+    def probability(self, curves: Path) -> np.ndarray:
         import pandas as pd
 
         probability, missing = matrix(pd.read_parquet(curves), self.tasks.task_id)
         if missing:
             print(f"  {curves.name}: {missing} tasks without a full curve, counted as 'never runs out'")
-        return per_task(probability, self.tasks, self.cover)
+        return probability
+
+    def of(self, curves: Path) -> "pd.DataFrame":
+        return per_task(self.probability(curves), self.tasks, self.cover)
+
+    def kinds(self) -> "pd.Series":
+        """What kind of account each task's history shows; the first that fits, in this order."""
+
+        def kind(spend: "pd.Series") -> str:
+            mean, last_week = spend.mean(), spend.tail(7).mean()
+            before = spend.iloc[:-7].mean() if len(spend) > 7 else mean
+            if last_week > 3 * before:
+                return "starting"
+            if last_week < before / 3:
+                return "ending"
+            if (spend > 0).mean() < 0.5:
+                return "intermittent"
+            return "steady" if spend.var(ddof=1) <= 0.3 * mean * mean else "bursty"
+
+        return self.history.groupby("task_id").spend.apply(kind).reindex(self.tasks.task_id)
+
+    def print_coverage(self, ours: "pd.DataFrame") -> None:
+        """Coverage of the 80 % interval by length of history and by kind of account, real series only."""
+        days, kinds = self.tasks.history_days.to_numpy(), self.kinds().to_numpy()
+        groups = {f"{name} days": (days >= low) & (days <= high) for name, (low, high) in AGES.items()}
+        groups |= {name: kinds == name for name in ("steady", "bursty", "intermittent", "starting", "ending")}
+        parts = []
+        for name, chosen in groups.items():
+            found = ours.coverage_80[chosen & self.is_real]
+            parts.append(f"{name} {found.mean():.2f} (n={len(found)})")
+        print("80 % interval covers, by history and kind: " + ", ".join(parts))
+
+    def print_reliability(self, probability: np.ndarray) -> None:
+        """P(gone within 7, 14, 30 days), said against seen, by bins of a tenth; real series only."""
+        known, run_out = self.tasks.known_days.to_numpy(), self.tasks.run_out_day.fillna(1e9).to_numpy()
+        for day in (7, 14, 30):
+            chosen = self.is_real & (known >= day)
+            said, seen = probability[chosen, day - 1], (run_out <= day)[chosen]
+            at = np.digitize(said, BINS) - 1
+            bins = [at == number for number in range(len(BINS) - 1)]
+            cells = [f"{said[b].mean():.2f}>{seen[b].mean():.2f} ({b.sum()})" for b in bins if b.any()]
+            print(f"gone within {day:2d} days, said>seen (tasks): " + "  ".join(cells))
 
     def report(self, ours: "pd.DataFrame", extra: dict[str, Path]) -> None:
         real = ours[self.is_real]
@@ -267,6 +311,7 @@ class Scores:
         print(f"data sets {coverage.min():.3f} to {coverage.max():.3f} (0.70 to 0.90), ", end="")
         by_set = short.groupby("dataset").coverage_80.mean()
         print(f"10 days of history or less {by_set.mean():.3f} (0.70 to 0.90)")
+        self.print_coverage(ours)
         rivals = {
             path.stem.removeprefix("curves_"): path for path in sorted(self.folder.glob("curves_*.parquet"))
         }
@@ -340,6 +385,7 @@ def score(tasks: Path, curves: Path, libraries: bool) -> None:
         f"all models and their tests: {cost['seconds']:.1f} s, {cost['peak_mb']:.0f} MB at most; curves in {curves}"
     )
     ours = scores.of(curves)
+    scores.print_reliability(scores.probability(curves))
     with tempfile.TemporaryDirectory() as folder:
         extra = {}
         if libraries:
