@@ -98,9 +98,9 @@ def late(day: date | None) -> date:
 # -- the method, computed a second time ------------------------------------------------------------------
 
 
-MEMORIES = (0.05, 0.3)
-CALM: Mapping[str, float] = {"m": 0.4, "p": 2.5, "v1": 1.2, "v2": 0.6, "drift": 0.02, "v0": 0.0075, "nu": 3}
-BURSTY: Mapping[str, float] = {"m": 0.5, "p": 3, "v1": 1.8, "v2": 1.2, "drift": 0.04, "v0": 0.01, "nu": 5}
+MEMORIES = (0.05, 0.35)
+CALM: Mapping[str, float] = {"m": 0.4, "p": 2.5, "v1": 1.2, "v2": 0.4, "drift": 0.01, "v0": 0.005, "nu": 3}
+BURSTY: Mapping[str, float] = {"m": 0.5, "p": 3, "v1": 1.8, "v2": 1.2, "drift": 0.04, "v0": 0.01, "nu": 12}
 
 
 class ByHand:
@@ -131,22 +131,23 @@ class ByHand:
         cv2 = 0.0
         if n > 1 and mean_flat > 0:
             cv2 = sum((z - mean_flat) ** 2 for z in flat) / (n - 1) / mean_flat**2
-        kind = CALM if cv2 <= 0.3 else BURSTY
+        bursty = min(max((cv2 - 0.1) / 0.4, 0), 1)
+        kind = {name: CALM[name] + bursty * (BURSTY[name] - CALM[name]) for name in CALM}
         active = sum(v > 0 for v in y) / n
-        used = MEMORIES if sum(v == 0 for v in y[-7:]) <= 3 else MEMORIES[:1]
+        used = MEMORIES if sum(v == 0 for v in y[-7:]) <= 6 else MEMORIES[:1]
         levels, inverse = [], []
         for a in MEMORIES:
             weights = [(1 - a) ** (n - 1 - j) for j in range(n)]
             shape = [(1 - a) ** k for k in range(7)]
             factor = sum(w * factors[self._weekday(n - 1 - k)] for k, w in enumerate(shape)) / sum(shape)
             mean = sum(w * v for w, v in zip(weights, y, strict=True)) / sum(weights)
-            levels.append(mean / factor + 0.03 * sum(y) / n)
+            levels.append(mean / factor + 0.01 * sum(y) / n)
             inverse.append(sum(w * w for w in weights) / sum(weights) ** 2)
         c2 = ((n - 1) * cv2 + kind["p"] * kind["m"]) / (n - 1 + kind["p"])
         logs = [math.log(max(level, 1e-300)) for level in levels[: len(used)]]
         middle = sum(logs) / len(logs)
         return {
-            "factors": factors, "levels": levels, "used": len(used), "kind": kind, "c2": c2, "active": active,
+            "factors": factors, "levels": levels, "used": len(used), "kind": kind, "c2": c2, "active": active, "days": n, "erratic": bursty * min(c2, 1),
             "inverse": sum(inverse[: len(used)]) / len(used), "middle": math.exp(middle),
             "spread": sum((v - middle) ** 2 for v in logs) / len(logs),
         }  # fmt: skip
@@ -155,7 +156,7 @@ class ByHand:
     def _variance(state: dict[str, Any], h: int) -> float:
         kind = state["kind"]
         noise = state["c2"] * (kind["v1"] / h + kind["v2"] * state["inverse"])
-        return math.log(1 + noise) + kind["drift"] * h / 30 + kind["v0"]
+        return math.log(1 + noise) + kind["drift"] * h / 30 + kind["v0"] + 4 * state["erratic"] / state["days"]
 
     def curve(self, balance: float, horizon: int = 365) -> list[float]:
         now, n = self.states[-1], len(self.y)
@@ -163,28 +164,31 @@ class ByHand:
         for i in range(2, n + 1):
             then = self.states[i - 1]
             for w in (1, 7):
-                if i + w > n or sum(self.y[:i]) == 0 or (1 - then["active"]) ** w > 0.05:
+                if i + w > n or sum(self.y[:i]) == 0 or (1 - then["active"]) ** w > 0.5:
                     continue
                 days = then["factors"][self._weekday(i)] if w == 1 else w
                 rate, small = sum(self.y[i : i + w]) / days, 0.1 * then["middle"]
                 claimed = self._variance(then, w) + then["spread"]
 
                 def error(level: float, *, rate=rate, small=small, claimed=claimed, w=w) -> float:
-                    return min(math.log((rate + small) / (level + small)) ** 2 / claimed, 9) / w
+                    return min(math.log((rate + small) / (level + small)) ** 2 / claimed, 6) / w
 
                 judged += 1 / w
                 errors = [e + error(level) for e, level in zip(errors, then["levels"], strict=True)]
                 error_all += error(then["middle"])
         weights = [((e + 5) / (judged + 5)) ** -4 for e in errors][: now["used"]]
         logs = [math.log(level) for level in now["levels"][: now["used"]]]
-        level = sum(w * v for w, v in zip(weights, logs, strict=True)) / sum(weights)
-        disagreement = sum(w * (v - level) ** 2 for w, v in zip(weights, logs, strict=True)) / sum(weights)
+        share = weights[1] / sum(weights) if len(weights) == 2 else 0.0
+        gap = logs[1] - logs[0] if len(logs) == 2 else 0.0
+        shift = now["erratic"] * (0.5 * (1 - now["active"]) - 0.1)
         width = (now["kind"]["nu"] + error_all) / (now["kind"]["nu"] + judged)
         probabilities, days = [0.0], 0.0
         for h in range(1, horizon + 1):
             days += now["factors"][self._weekday(n - 1 + h)]
-            spread = math.sqrt(width * self._variance(now, h) + disagreement)
-            x = 1.702 * (level + math.log(days / balance)) / spread
+            odds = share / (1 - share) * (h / 7) ** (-1.5 * now["erratic"])
+            fast = odds / (1 + odds)
+            spread = math.sqrt(width * self._variance(now, h) + fast * (1 - fast) * gap**2)
+            x = 1.702 * (logs[0] + shift + fast * gap + math.log(days / balance)) / spread
             probabilities.append(max(probabilities[-1], 1 / (1 + math.exp(max(-x, -700)))))
         return probabilities[1:]
 

@@ -1,19 +1,37 @@
 {# The sum of the `days` days after a close is log-logistic, see int_spend_forecast; `days` is SQL, a number from 1 on.
    `forecast` is a prefix such as 'nights.' of its columns. #}
 
+{# Share of the fast level in the level: share_fast a week ahead, less further ahead where spend is bursty. #}
+{% macro spend_share_fast(days, forecast='') -%}
+    {{ forecast }}share_fast
+    / ({{ forecast }}share_fast + (1 - {{ forecast }}share_fast) * power(({{ days }}) / 7.0, {{ forecast }}fade))
+{%- endmacro %}
+
+{# What an average one of these days costs, USD. It only rises or only falls with the horizon. #}
+{% macro spend_level(days, forecast='') -%}
+    {{ forecast }}level_usd
+    * exp({{ forecast }}level_gap * ({{ spend_share_fast(days, forecast) }} - {{ forecast }}share_fast))
+{%- endmacro %}
+
 {# Median of the sum, USD. #}
 {% macro spend_median(days, forecast='') -%}
-    {{ forecast }}level_usd * ({{ days }} // 7 * 7 + {{ forecast }}factor_sums[{{ days }} % 7 + 1])
+    {{ spend_level(days, forecast) }} * ({{ days }} // 7 * 7 + {{ forecast }}factor_sums[{{ days }} % 7 + 1])
+{%- endmacro %}
+
+{# Disagreement between the levels is uncertainty too: after a change of regime the interval widens by itself. #}
+{% macro spend_disagreement(days, forecast='') -%}
+    power({{ forecast }}level_gap, 2) * {{ spend_share_fast(days, forecast) }}
+    * (1 - {{ spend_share_fast(days, forecast) }})
 {%- endmacro %}
 
 {# Scale of the logarithm of the sum: a quantile is median · exp(scale · ln(p / (1 - p))). Drift may be that of another
-   number of days: noise falls with the horizon, drift grows, so a bound needs both. #}
-{% macro spend_log_scale(days, drift_days=none, forecast='') -%}
+   number of days, and the disagreement another one: noise falls with the horizon, drift grows, so a bound needs both. #}
+{% macro spend_log_scale(days, drift_days=none, disagreement=none, forecast='') -%}
     sqrt(
         {{ forecast }}width_factor * (
             ln(1 + {{ forecast }}day_noise / {{ days }} + {{ forecast }}level_noise)
             + {{ forecast }}drift_per_day * {{ drift_days or days }} + {{ forecast }}noise_floor
-        ) + {{ forecast }}disagreement
+        ) + {{ disagreement or spend_disagreement(days, forecast) }}
     ) / {{ var('logistic_scale') }}
 {%- endmacro %}
 

@@ -3,6 +3,7 @@
 -- complete day cost, then the credits bought or taken back, then what the forecast learnt from the day.
 -- Guarantee: `spend_days + credit_days + learning_days = moved_days`, exactly.
 
+{% set horizon = var('forecast_horizon_days') %}
 {% set steps = ['night_before', 'after_spend', 'after_credits', 'today'] %}
 
 -- Each lookup is materialized: tables made in the same transaction have no statistics yet, and with all joins in one
@@ -18,7 +19,7 @@ with places as materialized (
 ),
 
 today as materialized (
-    select places.account, forecast.level_usd, forecast.factor_sums
+    select places.account, forecast
     from places
     inner join {{ ref('int_spend_forecast') }} as forecast
         on places.account = forecast.account
@@ -26,7 +27,7 @@ today as materialized (
 ),
 
 night_before as materialized (
-    select places.account, forecast.level_usd, forecast.factor_sums
+    select places.account, forecast
     from places
     inner join {{ ref('int_spend_forecast') }} as forecast
         on places.account = forecast.account
@@ -62,10 +63,8 @@ pairs as materialized (
             cast(places.balance_at_close_usd as decimal(38, 9)) - balances.balance_usd + spends.spend_usd as decimal(18, 9)
         ) as credit_change_usd,
         spends.spend_usd,
-        today.level_usd as level_today,
-        today.factor_sums as factor_sums_today,
-        night_before.level_usd as level_before,
-        night_before.factor_sums as factor_sums_before
+        today.forecast as forecast_today,
+        night_before.forecast as forecast_before
     from places
     inner join today using (account)
     inner join night_before using (account)
@@ -73,46 +72,50 @@ pairs as materialized (
     inner join spends using (account)
 ),
 
--- The median date is the first day on which the weekday factors since the close sum to `target_days`.
+-- The median date is the first day by whose end the days that have not passed yet cost the balance.
 scenarios as (
     select
         account,
         'night_before' as step,
         last_complete_date - 1 as start_date,
-        factor_sums_before as factor_sums,
-        balance_before / level_before as target_days
+        forecast_before as forecast,
+        balance_before as balance,
+        0 as days_passed
     from pairs
 
     union all
 
-    select
-        account,
-        'after_spend',
-        last_complete_date - 1,
-        factor_sums_before,
-        -- One day has passed, whatever it cost.
-        factor_sums_before[2] + greatest(balance_after_spend, 0) / level_before
+    select account, 'after_spend', last_complete_date - 1, forecast_before, greatest(balance_after_spend, 0), 1
     from pairs
 
     union all
 
-    select
-        account,
-        'after_credits',
-        last_complete_date - 1,
-        factor_sums_before,
-        factor_sums_before[2] + balance_today / level_before
+    select account, 'after_credits', last_complete_date - 1, forecast_before, balance_today, 1
     from pairs
 
     union all
 
-    select
-        account,
-        'today',
-        last_complete_date,
-        factor_sums_today,
-        balance_today / level_today
+    select account, 'today', last_complete_date, forecast_today, balance_today, 0
     from pairs
+),
+
+-- Weekdays move the date by less than a week, the day that has passed by one more.
+bounds as (
+    select
+        *,
+        balance / greatest({{ spend_level('1', 'forecast.') }}, {{ spend_level(horizon, 'forecast.') }}) - 7 as first_day,
+        balance / least({{ spend_level('1', 'forecast.') }}, {{ spend_level(horizon, 'forecast.') }}) + 15 as last_day
+    from scenarios
+),
+
+days_ahead as (
+    select
+        *,
+        unnest(range(
+            cast(least(greatest(first_day, 1), {{ horizon }}) as bigint),
+            cast(least(last_day, {{ horizon }}) as bigint) + 1
+        )) as day_ahead
+    from bounds
 ),
 
 dates as (
@@ -120,19 +123,19 @@ dates as (
         account,
         step,
         start_date,
-        floor(target_days / 7) * 7
-        {%- for day in range(7) %}
-        + if(target_days - floor(target_days / 7) * 7 > factor_sums[{{ day + 1 }}], 1, 0)
-        {%- endfor %} as days_ahead
-    from scenarios
+        min(day_ahead) filter (
+            where {{ spend_median('day_ahead', 'forecast.') }}
+            - days_passed * forecast.factor_sums[2] * {{ spend_level('day_ahead', 'forecast.') }} >= balance
+        ) as days_ahead
+    from days_ahead
+    group by account, step, start_date
 ),
 
 steps as (
     select
         account
         {%- for step in steps %},
-        max(case when days_ahead <= {{ var('forecast_horizon_days') }} then start_date + cast(days_ahead as integer) end)
-            filter (where step = '{{ step }}') as {{ step }}
+        max(start_date + cast(days_ahead as integer)) filter (where step = '{{ step }}') as {{ step }}
         {%- endfor %}
     from dates
     group by account
@@ -181,7 +184,7 @@ select
     cast(after_credits - after_spend as bigint) as credit_days,
     cast(today - after_credits as bigint) as learning_days,
     pairs.spend_usd,
-    {{ usd('pairs.level_before * pairs.factor_sums_before[2]') }} as expected_spend_usd,
+    {{ usd(spend_median('1', 'pairs.forecast_before.')) }} as expected_spend_usd,
     pairs.credit_change_usd,
     drivers.most_risen_model,
     drivers.most_fallen_model

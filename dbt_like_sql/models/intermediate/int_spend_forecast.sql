@@ -1,7 +1,8 @@
 -- One row per account and UTC day (the newest complete one and the replayed ones before it): the distribution of what is
--- spent after its close. The sum of h days is log-logistic. Its median is level_usd times the sum of the days' weekday
+-- spent after its close. The sum of h days is log-logistic. Its median is the level times the sum of the days' weekday
 -- factors, h // 7 * 7 + factor_sums[h % 7 + 1]; the variance of its logarithm is
 --     width_factor · (ln(1 + day_noise / h + level_noise) + drift_per_day · h + noise_floor) + disagreement
+-- Level and disagreement depend on the share of the fast level, which fades with the horizon: macros/forecast.sql.
 -- Guarantee: a row uses only the days up to its own, so that a past row is the forecast that would have been made.
 -- Only days with some spend within the 180 days before them are here.
 
@@ -23,6 +24,8 @@ estimates as materialized (
     select
         levels.account,
         levels.spend_date,
+        levels.days,
+        levels.active_days,
         levels.days_since_spend,
         ln(greatest(levels.level_slow, 1e-300)) as log_slow,
         ln(greatest(levels.level_fast, 1e-300)) as log_fast,
@@ -30,6 +33,7 @@ estimates as materialized (
         levels.level_noise,
         levels.drift_per_day,
         levels.noise_floor,
+        levels.erratic,
         record.share_fast,
         record.width_factor
     from {{ ref('int_forecast_backtest') }} as record
@@ -60,9 +64,16 @@ select
         {%- endfor %}
         {%- endfor %}
     ] as factor_sums,
-    exp((1 - share_fast) * log_slow + share_fast * log_fast) as level_usd,
-    -- Disagreement between the levels is uncertainty too: after a change of regime the interval widens by itself.
-    share_fast * (1 - share_fast) * power(log_slow - log_fast, 2) as disagreement,
+    -- An erratic account's weeks seldom cost what their mean says: bursts lift the mean above the usual week, and a level
+    -- that saw idle days lies below that of the days when it is used again.
+    exp(
+        log_slow + share_fast * (log_fast - log_slow)
+        + erratic * ({{ var('idle_lift') }} * (1 - active_days / days) - {{ var('burst_drop') }})
+    ) as level_usd,
+    if(share_fast > 0, log_fast - log_slow, 0) as level_gap,
+    share_fast,
+    -- A burst says much about tomorrow and little about next month.
+    {{ var('fast_level_fade') }} * erratic as fade,
     width_factor,
     day_noise,
     level_noise,

@@ -86,12 +86,12 @@ levels as (
 
 noise as (
     select
-        *
+        *,
+        -- 0 calm … 1 bursty. A ramp, not a switch: no constant may jump overnight.
+        least(greatest((cv2 - {{ var('calm_cv2') }}) / {{ var('bursty_cv2') - var('calm_cv2') }}, 0), 1) as burstiness
         {%- for name in var('calm') %},
-        cast(
-            case when cv2 <= {{ var('calm_max_cv2') }} then {{ var('calm')[name] }} else {{ var('bursty')[name] }} end
-            as double
-        ) as {{ name }}_constant
+        cast({{ var('calm')[name] }} + burstiness * ({{ var('bursty')[name] }} - {{ var('calm')[name] }}) as double)
+            as {{ name }}_constant
         {%- endfor %},
         case
             when is_fast_level_used then (inverse_sample_slow + inverse_sample_fast) / 2
@@ -104,7 +104,8 @@ noise as (
 shrunk as (
     select
         *,
-        ((days - 1) * cv2 + prior_days_constant * prior_cv2_constant) / (days - 1 + prior_days_constant) as noise_cv2
+        ((days - 1) * cv2 + prior_days_constant * prior_cv2_constant) / (days - 1 + prior_days_constant) as noise_cv2,
+        burstiness * least(noise_cv2, 1) as erratic
     from noise
 )
 
@@ -122,6 +123,8 @@ select
     noise_cv2 * day_noise_constant as day_noise,
     noise_cv2 * level_noise_constant * inverse_sample_size as level_noise,
     drift_30d_constant / 30 as drift_per_day,
-    floor_constant as noise_floor,
+    -- The first days of an erratic account say little about its level.
+    floor_constant + {{ var('young_account_variance') }} * erratic / days as noise_floor,
+    erratic,
     width_prior_constant as width_prior
 from shrunk

@@ -24,13 +24,17 @@ with nights as (
         <= {{ var('runway_history_days') }}
 ),
 
--- Weekdays move a quantile by less than a week from where it lies without them.
+-- Weekdays move a quantile by less than a week from where it lies without them; the level lies between its two ends.
 medians as (
     select
         *,
-        balance / level_usd as median_day,
-        least(median_day + 7, {{ horizon }}) as late_median_day,
-        greatest(median_day - 7, 1) as early_median_day
+        {{ spend_level('1') }} as level_tomorrow,
+        {{ spend_level(horizon) }} as level_at_horizon,
+        balance / greatest(level_tomorrow, level_at_horizon) as first_median_day,
+        balance / least(level_tomorrow, level_at_horizon) as last_median_day,
+        least(last_median_day + 7, {{ horizon }}) as late_median_day,
+        greatest(first_median_day - 7, 1) as early_median_day,
+        power(level_gap, 2) / 4 as most_disagreement
     from nights
     where is_dated and balance > 0
 ),
@@ -40,11 +44,14 @@ medians as (
 bounds as (
     select
         *,
-        median_day * exp(-ln(9.0) * {{ spend_log_scale('1', 'late_median_day') }}) - 7 as first_day,
+        first_median_day * exp(-ln(9.0) * {{ spend_log_scale('1', 'late_median_day', 'most_disagreement') }}) - 7
+            as first_day,
         least(
-            median_day * exp(ln(9.0) * {{ spend_log_scale('early_median_day', horizon) }}) + 7, {{ horizon }}
+            last_median_day * exp(ln(9.0) * {{ spend_log_scale('early_median_day', horizon, 'most_disagreement') }}) + 7,
+            {{ horizon }}
         ) as far_day,
-        median_day * exp(ln(9.0) * {{ spend_log_scale('early_median_day', 'far_day') }}) + 7 as last_day
+        last_median_day * exp(ln(9.0) * {{ spend_log_scale('early_median_day', 'far_day', 'most_disagreement') }}) + 7
+            as last_day
     from medians
 ),
 
