@@ -1,6 +1,6 @@
 """`make bench-forecast`: how accurate the forecast is, and what it costs, from the product's own tables.
 
-    python benchmarks/forecast.py FOLDER [--libraries] [--curves FILE] [--no-scale]
+    python benchmarks/forecast.py FOLDER [--libraries] [--curves FILE] [--picture FILE] [--no-scale]
 
 FOLDER holds tasks: `tasks.parquet` (task_id, dataset, series_id, origin, history_days, balance, known_days,
 run_out_day), `history.parquet` (task_id, spend_date, spend) and, for rivals, `curves_<name>.parquet` (task_id,
@@ -289,16 +289,19 @@ class Scores:
             parts.append(f"{name} {found.mean():.2f} (n={len(found)})")
         print("80 % interval covers, by history and kind: " + ", ".join(parts))
 
-    def print_reliability(self, probability: np.ndarray) -> None:
+    def reliability(self, probability: np.ndarray) -> list[dict[str, float]]:
         """P(gone within 7, 14, 30 days), said against seen, by bins of a tenth; real series only."""
         known, run_out = self.tasks.known_days.to_numpy(), self.tasks.run_out_day.fillna(1e9).to_numpy()
+        points = []
         for day in (7, 14, 30):
             chosen = self.is_real & (known >= day)
             said, seen = probability[chosen, day - 1], (run_out <= day)[chosen]
             at = np.digitize(said, BINS) - 1
-            bins = [at == number for number in range(len(BINS) - 1)]
-            cells = [f"{said[b].mean():.2f}>{seen[b].mean():.2f} ({b.sum()})" for b in bins if b.any()]
-            print(f"gone within {day:2d} days, said>seen (tasks): " + "  ".join(cells))
+            for one in (at == number for number in range(len(BINS) - 1)):
+                if one.any():
+                    point = {"said": said[one].mean(), "seen": seen[one].mean(), "tasks": int(one.sum())}
+                    points.append({"days": day, **point})
+        return points
 
     def report(self, ours: "pd.DataFrame", extra: dict[str, Path]) -> None:
         real = ours[self.is_real]
@@ -377,7 +380,40 @@ def run_auto_ets(tasks: Path, curves: Path) -> None:
 # ---------------------------------------------------------------- what is printed
 
 
-def score(tasks: Path, curves: Path, libraries: bool) -> None:
+def draw_reliability(points: list[dict[str, float]], picture: Path) -> None:
+    """A reliability diagram: the nearer to the diagonal, the truer the probabilities."""
+    import vl_convert
+
+    axis = {"type": "quantitative", "scale": {"domain": [0, 1]}, "axis": {"format": "%", "tickCount": 5}}
+    chart = {
+        "width": 460,
+        "height": 460,
+        "background": "white",
+        "config": {"font": "Liberation Sans, Arial, sans-serif", "axis": {"labelFontSize": 13, "titleFontSize": 13}},
+        "layer": [
+            {
+                "data": {"values": [{"said": 0, "seen": 0}, {"said": 1, "seen": 1}]},
+                "mark": {"type": "line", "color": "#8c959f", "strokeDash": [4, 4]},
+                "encoding": {"x": {"field": "said", **axis}, "y": {"field": "seen", **axis}},
+            },
+            {
+                "data": {"values": [{**point, "within": f"{point['days']} days"} for point in points]},
+                "mark": {"type": "line", "point": {"size": 55}},
+                "encoding": {
+                    "x": {"field": "said", "title": "probability given that credits are gone in time", **axis},
+                    "y": {"field": "seen", "title": "share of tasks in which they were", **axis},
+                    "color": {
+                        "field": "within", "sort": ["7 days", "14 days", "30 days"], "title": "gone within",
+                        "scale": {"range": ["#b93815", "#0067a8", "#00704f"]},
+                    },
+                },
+            },
+        ],
+    }  # fmt: skip
+    picture.write_bytes(vl_convert.vegalite_to_png(chart, scale=1.5))
+
+
+def score(tasks: Path, curves: Path, libraries: bool, picture: Path | None) -> None:
     scores = Scores(tasks)
     print("building a warehouse of the tasks, as users do …", flush=True)
     cost = curves_of(tasks, curves, 0)
@@ -385,7 +421,12 @@ def score(tasks: Path, curves: Path, libraries: bool) -> None:
         f"all models and their tests: {cost['seconds']:.1f} s, {cost['peak_mb']:.0f} MB at most; curves in {curves}"
     )
     ours = scores.of(curves)
-    scores.print_reliability(scores.probability(curves))
+    points = scores.reliability(scores.probability(curves))
+    for day in (7, 14, 30):
+        cells = [f"{p['said']:.2f}>{p['seen']:.2f} ({p['tasks']})" for p in points if p["days"] == day]
+        print(f"gone within {day:2d} days, said>seen (tasks): " + "  ".join(cells))
+    if picture:
+        draw_reliability(points, picture)
     with tempfile.TemporaryDirectory() as folder:
         extra = {}
         if libraries:
@@ -435,6 +476,7 @@ def main() -> None:
     parser.add_argument(
         "--no-scale", action="store_true", help="leave time and memory of made-up accounts out"
     )
+    parser.add_argument("--picture", type=Path, help="where to draw said against seen (PNG)")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.job:
@@ -442,7 +484,7 @@ def main() -> None:
         return
     if args.folder:
         curves = args.curves or Path(tempfile.gettempdir()) / "runway_curves.parquet"
-        score(Path(args.folder), curves.resolve(), args.libraries)
+        score(Path(args.folder), curves.resolve(), args.libraries, args.picture)
     if not args.no_scale:
         scale()
 
