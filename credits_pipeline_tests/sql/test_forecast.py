@@ -147,7 +147,8 @@ class ByHand:
         logs = [math.log(max(level, 1e-300)) for level in levels[: len(used)]]
         middle = sum(logs) / len(logs)
         return {
-            "factors": factors, "levels": levels, "used": len(used), "kind": kind, "c2": c2, "active": active, "days": n, "erratic": bursty * min(c2, 1),
+            "factors": factors, "levels": levels, "used": len(used), "kind": kind, "c2": c2, "active": active,
+            "days": n, "erratic": bursty * min(c2, 1),
             "inverse": sum(inverse[: len(used)]) / len(used), "middle": math.exp(middle),
             "spread": sum((v - middle) ** 2 for v in logs) / len(logs),
         }  # fmt: skip
@@ -156,7 +157,9 @@ class ByHand:
     def _variance(state: dict[str, Any], h: int) -> float:
         kind = state["kind"]
         noise = state["c2"] * (kind["v1"] / h + kind["v2"] * state["inverse"])
-        return math.log(1 + noise) + kind["drift"] * h / 30 + kind["v0"] + 4 * state["erratic"] / state["days"]
+        return (
+            math.log(1 + noise) + kind["drift"] * h / 30 + kind["v0"] + 4 * state["erratic"] / state["days"]
+        )
 
     def curve(self, balance: float, horizon: int = 365) -> list[float]:
         now, n = self.states[-1], len(self.y)

@@ -40,28 +40,38 @@ days as (
     from midnights
 ),
 
-stretches as (
+-- Summed before the bounds are joined: tables made in the same transaction have no statistics yet, and DuckDB (2.0.1) would
+-- start from all pairs of days of an account.
+sums as materialized (
     select
-        bounds.account,
-        bounds.first_date,
-        cast(bounds.end_date - 1 as date) as last_date,
+        days.account,
+        days.first_date,
         count(*) as days,
         cast(sum(spend.observed_usd) as decimal(18, 9)) as observed_usd,
-        try_cast(sum(bills.credits_usd) as decimal(18, 9)) as billed_usd,
-        try_cast(any_value(bounds.shared_usd) as decimal(18, 9)) as shared_usd
-    from bounds
-    inner join days
-        on bounds.account = days.account
-        and bounds.first_date = days.first_date
+        try_cast(sum(bills.credits_usd) as decimal(18, 9)) as billed_usd
+    from days
     inner join {{ ref('daily_spend') }} as spend
         on days.account = spend.account
         and days.spend_date = spend.spend_date
     left join {{ ref('stg_model_usage_days') }} as bills
         on days.account = bills.account
         and days.spend_date = bills.usage_date
-    where bounds.end_date is not null
-    group by bounds.account, bounds.first_date, bounds.end_date
+    group by days.account, days.first_date
     having bool_and(coalesce(bills.is_whole_day, false))
+),
+
+stretches as (
+    select
+        sums.account,
+        sums.first_date,
+        cast(bounds.end_date - 1 as date) as last_date,
+        sums.days,
+        sums.observed_usd,
+        sums.billed_usd,
+        try_cast(bounds.shared_usd as decimal(18, 9)) as shared_usd
+    from sums
+    inner join bounds using (account, first_date)
+    where bounds.end_date is not null
 ),
 
 tolerances as (
