@@ -323,11 +323,11 @@ def table() -> list[Row]:
         ]
     return [
         *rows,
+        answering("a web page, and nothing else", Misbehaviour.html(), says="run again later"),
         answering("connection reset", Misbehaviour.reset(), says="run again|again later"),
         answering("broken off mid-body", Misbehaviour.truncated_body(), says="again"),
         answering("429 storm", Misbehaviour.status(429, retry_after=120), says="fewer requests"),
         answering("500 for an hour", Misbehaviour.status(500), says="run again later", always=True),
-        answering("slow drip", Misbehaviour.drip(0.05), says="again", pace=60),
         Row(
             "DNS failure",
             says="nowhere.invalid",

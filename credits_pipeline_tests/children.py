@@ -2,7 +2,7 @@
 
 One warm process forks a child per command. A child can be told to meet its fate at a named point of the pipeline:
 that is a fault injector, nothing of what the pipeline does is replaced. Its clock stands where it is told, goes on
-at the real pace (times `pace`), and does not wait in `sleep` unless asked to.
+at the real pace, and does not wait in `sleep` unless asked to.
 """
 
 import ctypes
@@ -67,7 +67,6 @@ class Children:
         environ: Mapping[str, str],
         folder: Path,
         now: datetime,
-        pace: float = 1.0,
         waits: bool = False,
         stage: str = "",
         fate: str = "",
@@ -85,7 +84,6 @@ class Children:
             "arguments": list(arguments),
             "environ": dict(environ),
             "now": now.isoformat(),
-            "pace": pace,
             "waits": waits,
             "stage": stage,
             "fate": fate,
@@ -157,7 +155,7 @@ def become(told: dict[str, Any]) -> None:
         signal.alarm(DEADLOCKED_AFTER_S)
         os.environ.clear()
         os.environ.update(told["environ"])
-        clock._clock = Pace(datetime.fromisoformat(told["now"]), told["pace"], waits=told["waits"])
+        clock._clock = Pace(datetime.fromisoformat(told["now"]), waits=told["waits"])
         if told["debug"]:
             import logging
 
@@ -188,12 +186,12 @@ def become(told: dict[str, Any]) -> None:
 class Pace(clock.SystemClock):
     """A clock that starts where it is told and goes on; `sleep` moves it on, and waits only if asked to."""
 
-    def __init__(self, at: datetime, pace: float, *, waits: bool) -> None:
-        self._at, self._pace, self._waits = at.astimezone(UTC), pace, waits
+    def __init__(self, at: datetime, *, waits: bool) -> None:
+        self._at, self._waits = at.astimezone(UTC), waits
         self._begun, self._slept = time.monotonic(), 0.0
 
     def monotonic(self) -> float:
-        return (time.monotonic() - self._begun) * self._pace + self._slept
+        return time.monotonic() - self._begun + self._slept
 
     def now(self) -> datetime:
         return self._at + timedelta(seconds=self.monotonic())

@@ -4,9 +4,8 @@ import contextlib
 import os
 import socket
 import struct
-import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler
@@ -27,9 +26,7 @@ class Spoiled(Reply):
 
     body: bytes | None = None  # instead of the payload
     send_share: float = 1.0  # less than 1: the connection ends before the body does
-    byte_interval_s: float = 0.0  # real seconds between the bytes of the body
     reset: bool = False  # no reply: the connection is reset
-    closing: threading.Event = field(default_factory=threading.Event)
 
     def send(self, handler: BaseHTTPRequestHandler) -> None:
         if self.reset:  # close so that the client sees RST, no orderly end: linger for 0 s
@@ -41,15 +38,7 @@ class Spoiled(Reply):
         sent = body[: int(len(body) * self.send_share)]
         handler.close_connection = handler.close_connection or len(sent) < len(body)
         with contextlib.suppress(ConnectionError):
-            if not self.byte_interval_s:
-                handler.wfile.write(self.head(len(body)) + sent)
-                return
-            handler.wfile.write(self.head(len(body)))
-            for at in range(len(sent)):
-                handler.wfile.write(sent[at : at + 1])
-                if self.closing.wait(self.byte_interval_s):
-                    break
-        handler.close_connection = True
+            handler.wfile.write(self.head(len(body)) + sent)
 
 
 @dataclass(frozen=True)
@@ -130,12 +119,7 @@ class Fault:
 
         return cls(f"only {hours} hours", spoil)
 
-    # The honest answer, slowly or in part
-
-    @classmethod
-    def drip(cls, interval_s: float) -> "Fault":
-        """The body one byte every `interval_s` real seconds: no single read times out."""
-        return cls(f"drip {interval_s} s", lambda reply, _: setattr(reply, "byte_interval_s", interval_s))
+    # The honest answer, in part
 
     @classmethod
     def truncated_body(cls) -> "Fault":
@@ -257,7 +241,6 @@ class FaultyAPI(SimulatedAPI):
         super().__init__(*args, **options)
         self.requests: list[Request] = []  # oldest first
         self._orders: list[_Order] = []
-        self._closing = threading.Event()
 
     def __enter__(self) -> "FaultyAPI":
         super().__enter__()
@@ -281,10 +264,6 @@ class FaultyAPI(SimulatedAPI):
         self.requests.clear()
         self._queries.clear()
 
-    def close(self) -> None:
-        self._closing.set()
-        super().close()
-
     def answer(self, request: Request) -> Reply:
         with self._lock:
             self.requests.append(request)
@@ -294,6 +273,6 @@ class FaultyAPI(SimulatedAPI):
         honest = super().answer(request)
         if not order:
             return honest
-        reply = Spoiled(honest.payload, honest.status, honest.headers, closing=self._closing)
+        reply = Spoiled(honest.payload, honest.status, honest.headers)
         order.fault.spoil(reply, request)
         return reply

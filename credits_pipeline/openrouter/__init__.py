@@ -1,6 +1,7 @@
 """Who calls the API: `OpenRouter`, the resource that the assets use."""
 
-from credits_pipeline.openrouter.client import Client, Forbidden, OpenRouterError
+from credits_pipeline.openrouter.client import Client
+from credits_pipeline.openrouter.errors import Forbidden, OpenRouterError
 from credits_pipeline.openrouter.replies import Credits, Usage
 from credits_pipeline.openrouter.resource import OpenRouter
 

@@ -23,8 +23,15 @@ from pydantic import ValidationError
 
 from credits_pipeline import clock, config
 from credits_pipeline.config import MANAGEMENT_KEYS_PAGE, Account
-from credits_pipeline.errors import CreditsError
 from credits_pipeline.openrouter import replies
+from credits_pipeline.openrouter.errors import (
+    Forbidden,
+    OpenRouterError,
+    TookTooLong,
+    failure,
+    unbelievable,
+    unreachable,
+)
 from credits_pipeline.openrouter.replies import Credits, Usage, shown
 
 if TYPE_CHECKING:  # httpx costs 0.15 s to import, and most that import this module never make a request
@@ -43,29 +50,6 @@ LONGEST_WAIT_S = 120.0  # of any single wait, also where Retry-After asks for mo
 # Far above any delay on the way, far below the two hours that the tables allow around a midnight.
 CLOCK_TOLERANCE = timedelta(minutes=10)
 DAY = timedelta(days=1)
-
-
-class OpenRouterError(CreditsError):
-    """The API gave no answer that can be used. `retryable`: the same request may succeed later by itself."""
-
-    attempts = 1
-
-    def __init__(
-        self, message: str, *, retryable: bool = False, status: int = 0, retry_after_s: float = 0
-    ) -> None:
-        super().__init__(message)
-        self.retryable, self.status, self.retry_after_s = retryable, status, retry_after_s
-
-    def __str__(self) -> str:
-        return super().__str__() + (f" (asked {self.attempts} times)" if self.attempts > 1 else "")
-
-
-class Forbidden(OpenRouterError):
-    """403: the key is known and may not do this, from here."""
-
-
-class TookTooLong(OpenRouterError):
-    """The server gave up, or we did: perhaps the question was too much for it."""
 
 
 @dataclass
@@ -147,7 +131,8 @@ class Client:
         halved, down to one day. `on_progress` is told each range that is done. A first day that the API refuses as
         too old is left out: the result says where it begins.
         """
-        waiting, attempts_if_slow, requests_made = [(first, last)], 2, 0
+        waiting, attempts_if_slow, requests_made = [(first, last)], 2.0, 0
+        oldest = clock.today() - DAY * DAYS_PER_QUERY
         rows: list[replies.UsageRow] = []
         recency: list[datetime] = []
         while waiting:
@@ -157,16 +142,16 @@ class Client:
             if (end - begin).days >= DAYS_PER_QUERY:
                 waiting += halves
                 continue
-            slow = inf if begin == end else attempts_if_slow
+            attempts = inf if begin == end else attempts_if_slow
             try:
-                answer = await self._ask(account, replies.UsageReply, _usage_query(begin, end), slow)
+                answer = await self._ask(account, replies.UsageReply, _usage_query(begin, end), attempts)
             except OpenRouterError as error:
                 requests_made += error.attempts
                 if isinstance(error, TookTooLong) and begin < end:
                     waiting += halves
                     attempts_if_slow = 1  # as each can take a minute
-                elif error.status == 400 and begin == first < last and _may_be_too_old(first):
-                    first += DAY
+                elif error.status == 400 and begin == first < last and first <= oldest:
+                    first += DAY  # the API may count 365 days, or as many hours
                     waiting += [(first, end)] if first <= end else []
                 else:
                     raise
@@ -231,132 +216,53 @@ class Client:
         except (httpx.HTTPError, httpx.StreamError, OSError) as error:
             # The status alone decides a refusal: the key is not sent again just to read the error's text.
             if response is None or response.status_code == 200:
-                return self._unreachable(error)
-        return self._judged(response, content, kind, account, asked_at)
+                return unreachable(self._host, error)
+        return self._judged(kind, response, content, account.variable, asked_at)
 
     def _judged(
         self,
+        kind: type[R],
         response: "httpx.Response",
         content: bytes | None,
-        kind: type[R],
-        account: Account,
+        variable: str,
         asked_at: datetime,
     ) -> "Answer[R] | OpenRouterError":
         """The answer that a reply is, or the error."""
-        status, document = response.status_code, replies.json_object(content or b"")
-        wait_s = _seconds_until(response.headers.get("Retry-After", ""))
-        words = ""
-        if said := document.get("error"):
-            details = said if isinstance(said, dict) else {"message": said}
-            words = shown(str(details.get("message", "")))
-            # An error may come with status 200: then its own code says which.
-            code = details.get("code")
-            status = status if status != 200 else code if isinstance(code, int) and 400 <= code < 600 else 500
-        elif (content or b"").lstrip()[:1] == b"<":  # from what stands between us and the API
-            return OpenRouterError(
-                f"{self._host} answered {kind.call} with a web page (status {status}; it is HTML, not JSON): check"
-                " OPENROUTER_BASE_URL, then run again later",
-                retryable=True,
-                retry_after_s=wait_s,
-            )
-        if status != 200:
-            return self._refused(status, words, kind.call, account, wait_s)
+        now, at = clock.now(), _http_date(response.headers.get("Date", ""))
+        document = replies.json_object(content or b"")
+        error = failure(self._host, kind.call, variable, response.status_code, content or b"", document)
+        if error:
+            retry_after = response.headers.get("Retry-After", "").strip()
+            until = _http_date(retry_after)
+            if re.fullmatch(r"[0-9]{1,9}", retry_after):
+                error.retry_after_s = float(retry_after)
+            elif until:
+                error.retry_after_s = (until - now).total_seconds()
+            return error
         if content is None:
-            return _unbelievable(kind, f"it is larger than {kind.largest} bytes and was cut off")
+            return unbelievable(kind.call, f"it is larger than {kind.largest} bytes and was cut off")
         if not isinstance(document.get("data"), dict):
-            return _unbelievable(kind, "it is no JSON with an object under data", retryable=True)
-        now, server = clock.now(), _http_date(response.headers.get("Date", ""))
-        if server and abs(server - now) > CLOCK_TOLERANCE:
+            return unbelievable(kind.call, "it is no JSON with an object under data", retryable=True)
+        if at and abs(at - now) > CLOCK_TOLERANCE:
             return OpenRouterError(
-                f"this machine's clock says {now:%Y-%m-%d %H:%M} UTC, but {self._host} says"
-                f" {server:%Y-%m-%d %H:%M}, so nothing was stored: set the clock, then run again"
+                f"this machine's clock says {now:%Y-%m-%d %H:%M} UTC, but {self._host} says {at:%Y-%m-%d %H:%M},"
+                " so nothing was stored: set the clock, then run again"
             )
         try:
             return Answer(kind.model_validate(document["data"]), asked_at, now, content)
-        except ValidationError as error:
-            wrong = error.errors()[0]
-            where = "".join(f"{part}: " for part in wrong["loc"])
-            return _unbelievable(kind, shown(where + wrong["msg"]))
-
-    def _refused(
-        self, status: int, words: str, call: str, account: Account, retry_after_s: float
-    ) -> OpenRouterError:
-        said = f'{status}: "{words}"' if words else f"{status}"
-        create = f"create a management key under {MANAGEMENT_KEYS_PAGE} and put it there"
-        if status == 401:
-            return OpenRouterError(
-                f"{self._host} does not know the key in {account.variable} ({said}): {create}"
-            )
-        if status == 403 and re.search("management|provisioning", words, re.IGNORECASE):
-            return Forbidden(f"the key in {account.variable} is not a management key ({said}): {create}")
-        if status == 403:
-            return Forbidden(
-                f"{self._host} refuses {call} to the key in {account.variable} ({said}): if that speaks of an"
-                f" address, add this machine's to the key's allow-list under {MANAGEMENT_KEYS_PAGE}"
-            )
-        retryable = status < 400 or status in {408, 425, 429} or status >= 500
-        advice = "run again later" if retryable else "look for a newer version of this program"
-        if status == 429:
-            advice = "it is rate limiting us, fewer requests are needed, run again in some minutes"
-        elif status < 500 and status not in {408, 425}:
-            advice = f"check OPENROUTER_BASE_URL (redirects are not followed with a key), and {advice}"
-        timed_out = status in {408, 504, 524}  # the last is the CDN's word for 504
-        return (TookTooLong if timed_out else OpenRouterError)(
-            f"{self._host} failed at {call} ({said}): {advice}",
-            retryable=retryable,
-            status=status,
-            retry_after_s=retry_after_s,
-        )
-
-    def _unreachable(self, error: Exception) -> OpenRouterError:
-        import httpx
-
-        reason = shown(f"{type(error).__name__}: {error}".removesuffix(": "))
-        if "CERTIFICATE_VERIFY_FAILED" in str(error):
-            return OpenRouterError(
-                f"{self._host} could not prove that it is {self._host}, so no key was sent ({reason}): check"
-                " the network and OPENROUTER_BASE_URL; where a company inspects TLS, set SSL_CERT_FILE"
-            )
-        slow = isinstance(error, TimeoutError | httpx.ReadTimeout | httpx.WriteTimeout)
-        return (TookTooLong if slow else OpenRouterError)(
-            f"no complete reply from {self._host} ({reason}): check the network and OPENROUTER_BASE_URL, then"
-            " run again",
-            retryable=True,
-        )
-
-
-def _unbelievable(kind: type[replies.Reply], what: str, *, retryable: bool = False) -> OpenRouterError:
-    return OpenRouterError(
-        f"the reply to {kind.call} was refused and nothing of it is used, because {what}: run again later, and"
-        " if this persists, update this program",
-        retryable=retryable,
-    )
-
-
-def _may_be_too_old(day: date) -> bool:
-    """Whether it lies at the edge of the 365 days that the API tells: it may count days, or hours."""
-    return day <= clock.today() - DAY * DAYS_PER_QUERY
+        except ValidationError as wrong:
+            first = wrong.errors()[0]
+            where = "".join(f"{part}: " for part in first["loc"])
+            return unbelievable(kind.call, shown(where + first["msg"]))
 
 
 def _usage_query(first: date, last: date) -> dict[str, object]:
     # `credits_usage` is what was billed and moves /credits.total_usage; the metric called total_usage adds
     # inference that was paid elsewhere (BYOK). Whether `end` belongs to the range is not documented, so the
     # next midnight is asked for and days outside are dropped.
-    return {
-        "metrics": replies.METRICS,
-        "dimensions": ["model"],
-        "granularity": "day",
-        "time_range": {"start": f"{first}T00:00:00Z", "end": f"{last + DAY}T00:00:00Z"},
-        "limit": ROWS_PER_REPLY,
-    }
-
-
-def _seconds_until(retry_after: str) -> float:
-    """The header has seconds, or an HTTP date."""
-    if re.fullmatch(r"[0-9]{1,9}", retry_after.strip()):
-        return float(retry_after)
-    at = _http_date(retry_after)
-    return max(0.0, (at - clock.now()).total_seconds()) if at else 0.0
+    span = {"start": f"{first}T00:00:00Z", "end": f"{last + DAY}T00:00:00Z"}
+    question = {"metrics": replies.METRICS, "dimensions": ["model"], "granularity": "day"}
+    return {**question, "time_range": span, "limit": ROWS_PER_REPLY}
 
 
 def _http_date(header: str) -> datetime | None:

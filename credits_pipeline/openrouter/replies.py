@@ -34,7 +34,7 @@ LARGEST_DAY_USD, LARGEST_COUNT = 2_500_000, 10**15  # of an account and day
 OLDEST_CACHE = timedelta(days=1)  # a `cachedAt` further back, or ahead, is a mistake and says nothing
 LONGEST_MESSAGE, LONGEST_NAME = 300, 200  # characters of the server's own words, and of a model's name
 
-_KEY_LIKE = re.compile(r"sk-or-[\w-]{8,}|[0-9a-fA-F]{32,}")
+_KEY_LIKE = re.compile(r"sk-or-[\w-]{8,}|(?=[0-9eE]*[a-dA-DfF])[0-9a-fA-F]{32,}")  # and no long number
 keys_sent: set[str] = set()
 
 
@@ -132,9 +132,6 @@ class UsageRow(Reply):
     def _null_says_not_used(cls, row: Any) -> Any:
         return {k: v for k, v in row.items() if v is not None} if isinstance(row, dict) else row
 
-    def figures(self) -> tuple[Any, ...]:
-        return tuple(getattr(self, name) for name in FIGURES)
-
 
 FIGURES = tuple(UsageRow.model_fields)[2:]
 METRICS = [str(UsageRow.model_fields[name].validation_alias) for name in FIGURES]
@@ -154,16 +151,13 @@ class UsageReply(Reply):
 
     @model_validator(mode="after")
     def _days_are_believable(self) -> "UsageReply":
-        sums: dict[date, tuple[Any, ...]] = defaultdict(lambda: (0,) * len(FIGURES))
-        for row in self.rows:
-            sums[row.usage_date] = tuple(
-                a + abs(b) for a, b in zip(sums[row.usage_date], row.figures(), strict=True)
-            )
-        for day, (credits, byok, *counts) in sums.items():
-            if max(credits, byok) > LARGEST_DAY_USD or max(counts) > LARGEST_COUNT:
-                raise ValueError(
-                    f"the rows of {day} add up to more than {LARGEST_DAY_USD:,} dollars, or too many tokens"
-                )
+        for name in FIGURES:
+            most = LARGEST_DAY_USD if name.endswith("_usd") else LARGEST_COUNT
+            of_day: dict[date, Any] = defaultdict(int)
+            for row in self.rows:
+                of_day[row.usage_date] += abs(getattr(row, name))
+            if max(of_day.values(), default=0) > most:
+                raise ValueError(f"{name} of a day are more than {most:,} in all")
         return self
 
     def within(self, first: date, last: date) -> list[UsageRow]:
@@ -172,8 +166,9 @@ class UsageReply(Reply):
         for row in self.rows:
             key = row.usage_date, row.model
             if other := found.get(key):
-                sums = (a + b for a, b in zip(other.figures(), row.figures(), strict=True))
-                row = other.model_copy(update=dict(zip(FIGURES, sums, strict=True)))
+                row = row.model_copy(
+                    update={name: getattr(row, name) + getattr(other, name) for name in FIGURES}
+                )
             if first <= row.usage_date <= last:
                 found[key] = row
         return list(found.values())

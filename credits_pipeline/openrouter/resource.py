@@ -11,7 +11,8 @@ from pydantic import Field, PrivateAttr
 
 from credits_pipeline import config
 from credits_pipeline.config import Account
-from credits_pipeline.openrouter.client import Client, OpenRouterError, RateLimit, RateLimits
+from credits_pipeline.openrouter.client import Client, RateLimit, RateLimits
+from credits_pipeline.openrouter.errors import OpenRouterError
 from credits_pipeline.openrouter.replies import Credits, Usage, shown
 
 T = TypeVar("T")

@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from credits_pipeline import clock, config
 from credits_pipeline.config import Account
 from credits_pipeline.openrouter import Client, Forbidden, OpenRouter, OpenRouterError, Usage
-from credits_pipeline.openrouter.client import REQUESTS_PER_MINUTE, TookTooLong
+from credits_pipeline.openrouter.client import REQUESTS_PER_MINUTE
+from credits_pipeline.openrouter.errors import TookTooLong
 from credits_pipeline.openrouter.replies import LARGEST_COUNT, LARGEST_DAY_USD, UsageRow
 from credits_pipeline.simulator import SimulatedAccount
 from credits_pipeline_tests.conftest import NOW, TODAY
