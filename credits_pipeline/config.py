@@ -77,6 +77,7 @@ class Settings:
     snapshot_cron: str
     alert_urls: tuple[str, ...] = field(repr=False)  # they hold passwords and tokens
     alert_days: tuple[int, ...]
+    accepted_keys: frozenset[str]  # fingerprints
     problems: tuple[str, ...]
     alert_problems: tuple[str, ...]
     warnings: tuple[str, ...] = ()
@@ -176,6 +177,7 @@ def load(environ: Mapping[str, str], dotenv: Path | None = None) -> Settings:
         snapshot_cron=read("CREDITS_SNAPSHOT_CRON", _cron, DEFAULT_SNAPSHOT_CRON),
         alert_urls=urls,
         alert_days=read("CREDITS_ALERT_DAYS", _alert_days, DEFAULT_ALERT_DAYS, alert_problems),
+        accepted_keys=read("CREDITS_ACCEPT_KEY", _fingerprints, frozenset()),
         problems=tuple(problems),
         alert_problems=tuple(alert_problems),
         warnings=(*env.warnings, *_shared_keys(accounts)),
@@ -311,6 +313,15 @@ def _cron(text: str) -> str:
     except (ValueError, KeyError, StopIteration):
         pass
     raise ConfigError("CREDITS_SNAPSHOT_CRON must be a cron line of five fields, in UTC, such as 5 0 * * *")
+
+
+def _fingerprints(text: str) -> frozenset[str]:
+    keys = frozenset(part.strip() for part in text.split(","))
+    if not all(re.fullmatch("[0-9a-f]{12}", key) for key in keys):
+        raise ConfigError(
+            "CREDITS_ACCEPT_KEY must be a key's fingerprint, as the message that asks for it gives it"
+        )
+    return keys
 
 
 @cache

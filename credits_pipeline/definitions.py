@@ -20,9 +20,9 @@ from credits_pipeline.openrouter import OpenRouter
 from credits_pipeline.sql_project import SqlProject
 from credits_pipeline.warehouse import Warehouse
 
-# A day and a bit: one missed night is a warning, a day and a half without a reading is stale.
+STALE_AFTER = config.current().stale_after
 SNAPSHOTS_FRESH = dg.FreshnessPolicy.time_window(
-    fail_window=timedelta(hours=36), warn_window=timedelta(hours=26)
+    fail_window=STALE_AFTER, warn_window=STALE_AFTER - timedelta(hours=10)
 )
 # Tags to filter the catalogue by. Who is meant to look, by group; engineers look at all the rest.
 AUDIENCES = {"marts": "analysts", "delivery": "everyone"}
@@ -82,8 +82,8 @@ defs = dg.Definitions(
     assets=dg.with_source_code_references([asset.map_asset_specs(with_policies) for asset in ASSETS]),
     asset_checks=[credits_snapshots.every_account_was_read, model_usage.every_account_was_fetched],
     jobs=[*schedules.JOBS, *housekeeping.JOBS],
-    schedules=[schedules.daily_credits_schedule, schedules.history_backfill, *housekeeping.SCHEDULES],
-    sensors=[schedules.rebuild_after_manual_changes, *sensors.SENSORS],
+    schedules=[*schedules.SCHEDULES, *housekeeping.SCHEDULES],
+    sensors=[*schedules.SENSORS, *sensors.SENSORS],
     resources={"openrouter": OpenRouter(), "warehouse": warehouse},
     loggers={"console": launch.console},
     executor=dg.in_process_executor,  # one process per run: each further one would import Dagster again

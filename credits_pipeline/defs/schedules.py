@@ -1,6 +1,7 @@
 """What runs when: the jobs, their schedules, and what follows when people materialize something by hand."""
 
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, time, timedelta
+from itertools import takewhile
 
 import dagster as dg
 
@@ -35,6 +36,9 @@ JOBS = [daily_credits, backfill_history, rebuild]
 # An hour and a half after midnight UTC: the night's readings are done, and so is the vendor's bill of yesterday.
 HISTORY_CRON = "30 1 * * *"
 
+# After one failed daily run of a day, after two, and so on.
+AGAIN_AFTER = [timedelta(minutes=minutes) for minutes in (10, 30, 90, 270)]
+
 
 @dg.schedule(
     name="daily_credits",
@@ -45,9 +49,39 @@ HISTORY_CRON = "30 1 * * *"
     description="Reads today's balances. A late tick still reads today, since past balances cannot be read.",
 )
 def daily_credits_schedule() -> dg.RunRequest:
+    return today_request()
+
+
+def today_request() -> dg.RunRequest:
     # Tags, for a partition key would be looked up as of the tick: a late tick knows no partition of today.
     today = clock.today().isoformat()
     return dg.RunRequest(tags=range_tags(today, today))
+
+
+@dg.sensor(
+    name="daily_credits_again",
+    job=daily_credits,
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Runs daily_credits again when it failed, 10 minutes, half an hour, 90 minutes and 4½ hours later while"
+    " the UTC day lasts: what was away (the network, a file that another program held) is often back by then.",
+)
+def daily_credits_again(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    midnight = datetime.combine(clock.today(), time(), UTC)
+    today = dg.RunsFilter(job_name=daily_credits.name, created_after=midnight)
+    newest_first = context.instance.get_run_records(today, limit=len(AGAIN_AFTER) + 1)
+    is_failed = [record.dagster_run.status == dg.DagsterRunStatus.FAILURE for record in newest_first]
+    failed = len(list(takewhile(bool, is_failed)))
+    if not 0 < failed <= len(AGAIN_AFTER):
+        return dg.SkipReason(
+            "it failed too often today: look at its runs"
+            if failed
+            else "its newest run of today did not fail"
+        )
+    ended_at = datetime.fromtimestamp(newest_first[0].end_time or clock.now().timestamp(), UTC)
+    if clock.now() < (due_at := ended_at + AGAIN_AFTER[failed - 1]):
+        return dg.SkipReason(f"it failed, and is run again at {due_at:%H:%M} UTC")
+    return today_request()
 
 
 @dg.schedule(
@@ -73,10 +107,10 @@ def unsettled_range(warehouse: Warehouse, instance: dg.DagsterInstance) -> tuple
     """First and last past day (partition keys) that is not settled for some account; None when all are.
 
     An account whose key may not use analytics would have the year fetched every night, for all: it is left out until
-    the daily run, which asks it all the same, is no longer refused.
+    it has another key, or the daily run, which asks it all the same, is no longer refused.
     """
-    refused = model_usage.accounts_without_analytics(instance)
-    accounts = [a.name for a in config.current().accounts if a.name not in refused]
+    refused = model_usage.keys_without_analytics(instance)
+    accounts = [a.name for a in config.current().accounts if a.fingerprint not in refused]
     yesterday = clock.today() - timedelta(days=1)
     open_days = warehouse.unsettled_days(accounts, model_usage.oldest_day(), yesterday)
     days = sorted({day for of_account in open_days.values() for day in of_account})
@@ -113,3 +147,6 @@ rebuild_after_manual_changes = dg.AutomationConditionSensorDefinition(
     description="When people materialize raw assets by hand (for example a UI backfill, of however many runs), one "
     "rebuild and publication follows. The jobs rebuild by themselves and cause none.",
 )
+
+SCHEDULES = [daily_credits_schedule, history_backfill]
+SENSORS = [daily_credits_again, rebuild_after_manual_changes]

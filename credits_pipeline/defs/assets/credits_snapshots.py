@@ -17,6 +17,7 @@ from credits_pipeline.defs.accounts import (
     failure_summary,
     required_settings,
 )
+from credits_pipeline.defs.keys import KnownKeys
 from credits_pipeline.defs.metadata import preview
 from credits_pipeline.defs.partitions import daily_partitions, requested_days
 from credits_pipeline.openrouter import Client, Credits, OpenRouter
@@ -78,9 +79,15 @@ def credits_snapshots(
     for warning in settings.warnings:
         context.log.warning(warning)
     refuse_all_but_today(context)
-    credits, errors = openrouter.ask_each(settings.accounts, Client.credits)
-    failures = {name: str(error) for name, error in errors.items()}
+    keys = KnownKeys(settings, warehouse)
+    failures = keys.under_another_name()
+    accounts = [account for account in settings.accounts if account.name not in failures]
+    credits, errors = openrouter.ask_each(accounts, Client.credits)
     refuse_all_but_today(context)  # the UTC day may have turned while the API was asked
+    failures |= {name: str(error) for name, error in errors.items()}
+    for account in accounts:
+        if account.name in credits and (reason := keys.discontinued(account, credits[account.name])):
+            failures[account.name] = reason
     failures |= unbelieved(credits, warehouse)
     believed = [account for account in settings.accounts if account.name not in failures]
     if not believed:

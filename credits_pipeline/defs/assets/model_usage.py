@@ -24,9 +24,10 @@ from credits_pipeline.defs.accounts import (
     stored_json,
 )
 from credits_pipeline.defs.assets import credits_snapshots
+from credits_pipeline.defs.keys import KnownKeys
 from credits_pipeline.defs.metadata import preview
 from credits_pipeline.defs.partitions import daily_partitions, requested_days
-from credits_pipeline.openrouter import Client, Forbidden, OpenRouter, Usage
+from credits_pipeline.openrouter import Client, Forbidden, OpenRouter, OpenRouterError, Usage
 from credits_pipeline.warehouse import Warehouse
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ HISTORY_DAYS = 365
 # A day's bill still moves after its end (when it becomes final is not documented), so a run that takes the
 # running day takes these days again.
 DAYS_READ_AGAIN = 3
+
+KEYS_WITHOUT_ANALYTICS = "keys_without_analytics"
 
 # Per account and day, the sum billed (USD): before (None where the day was unknown) and after.
 Changes = Mapping[str, Mapping[date, tuple[Decimal | None, Decimal]]]
@@ -112,13 +115,18 @@ def model_usage(
     settings = required_settings()
     first, last = days_to_fetch(context)
     progress = Progress(context.log, (last - first).days + 1)
+    keys = KnownKeys(settings, warehouse)
 
     async def ask(client: Client, account: Account) -> Usage:
+        if keys.is_new(account) and (reason := keys.discontinued(account, await client.credits(account))):
+            raise OpenRouterError(reason)
         return await client.usage(account, first, last, partial(progress.range_done, account.name))
 
-    usage, errors = openrouter.ask_each(settings.accounts, ask)
+    failures = keys.under_another_name()
+    accounts = [account for account in settings.accounts if account.name not in failures]
+    usage, errors = openrouter.ask_each(accounts, ask)
     forbidden = {name: str(error) for name, error in errors.items() if isinstance(error, Forbidden)}
-    failures = {name: str(error) for name, error in errors.items() if name not in forbidden}
+    failures |= {name: str(error) for name, error in errors.items() if name not in forbidden}
     changes = change_in_stored_days(stored(warehouse, usage, context.run.run_id))
     for name, reason in forbidden.items():
         context.log.warning(
@@ -149,6 +157,9 @@ def model_usage(
             "changed_days_usd": dg.MetadataValue.json(changes),
             "accounts_read": len(usage),
             "accounts_without_analytics": dg.MetadataValue.json(forbidden),
+            KEYS_WITHOUT_ANALYTICS: dg.MetadataValue.json(
+                {account.name: account.fingerprint for account in accounts if account.name in forbidden}
+            ),
             "failed_accounts": dg.MetadataValue.json(failures),
         }
     )
@@ -173,9 +184,9 @@ def figures_by_day(con: "Connection", first: date, last: date) -> dict[date, dic
     return {day: {"billed_usd": usd, "dagster/partition_row_count": models} for day, usd, models in rows}
 
 
-def accounts_without_analytics(instance: dg.DagsterInstance) -> set[str]:
-    """The accounts whose key was refused when the bill was last asked for."""
-    return set(stored_json(newest_metadata(instance, KEY), "accounts_without_analytics"))
+def keys_without_analytics(instance: dg.DagsterInstance) -> set[str]:
+    """Fingerprints of the keys that were refused when the bill was last asked for; another key may be the right one."""
+    return set(stored_json(newest_metadata(instance, KEY), KEYS_WITHOUT_ANALYTICS).values())
 
 
 every_account_was_fetched = accounts_check(

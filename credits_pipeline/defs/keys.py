@@ -1,0 +1,87 @@
+"""Whose keys these are: an account is known by its key's fingerprint, which stands beside every reading.
+
+A key under another name would have its account counted twice; another account's key under the same name would turn the
+difference between two strangers into spend. Neither is believed without a word from the user.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import NamedTuple
+
+from credits_pipeline.config import KEY_VARIABLE, Account, Settings
+from credits_pipeline.openrouter import Credits
+from credits_pipeline.warehouse import Warehouse
+from credits_pipeline.wording import usd
+
+# A counter that has more than doubled since a key was replaced belongs to somebody else. Below this (USD, lifetime)
+# it says nothing: a young account doubles in a day.
+LEAST_JUMP_USD = Decimal(100)
+
+
+class Newest(NamedTuple):
+    """An account's newest reading: the newest key known (None: imported only) and the two counters (USD)."""
+
+    fingerprint: str | None
+    total_credits: Decimal
+    total_usage: Decimal
+    observed_at: datetime  # naive, UTC
+
+
+class KnownKeys:
+    """What the stored readings say of keys, and whether the configured ones agree with it."""
+
+    def __init__(self, settings: Settings, warehouse: Warehouse) -> None:
+        with warehouse.reading("looking whose keys these are") as con:
+            seen = con.execute(
+                "select key_fingerprint, account from raw.credits_snapshots where key_fingerprint is not null"
+                " group by all order by max(observed_at) desc, account"
+            ).fetchall()
+            newest = con.execute(
+                "select account, arg_max(key_fingerprint, observed_at), arg_max(total_credits, observed_at),"
+                " arg_max(total_usage, observed_at), max(observed_at) from raw.credits_snapshots group by account"
+            ).fetchall()
+        self._settings = settings
+        self._names: Mapping[str, list[str]] = defaultdict(list)
+        for fingerprint, name in seen:
+            self._names[fingerprint].append(name)
+        self._newest = {name: Newest(*rest) for name, *rest in newest}
+
+    def is_new(self, account: Account) -> bool:
+        """Whether an account that was read before has another key now."""
+        before = self._newest.get(account.name)
+        return before is not None and before.fingerprint not in {None, account.fingerprint}
+
+    def under_another_name(self) -> dict[str, str]:
+        """Accounts that are not to be asked for anything, each with the sentence that says what to do."""
+        keys = {account.name: account.fingerprint for account in self._settings.accounts}
+        refused = {}
+        for name, fingerprint in keys.items():
+            names = self._names.get(fingerprint, [])
+            # Under two names at once is allowed: it is warned of whenever the settings are read.
+            if not names or name in names or any(keys.get(other) == fingerprint for other in names):
+                continue
+            refused[name] = (
+                f"the readings of this key are stored under the name {names[0]}, and would be counted twice: run"
+                f" `make rename FROM={names[0]} TO={name}`, or give the key its former name again"
+            )
+        return refused
+
+    def discontinued(self, account: Account, now: Credits) -> str | None:
+        """Why the counters behind a new key are not the account's own; None where they go on, or the user says so."""
+        before = self._newest.get(account.name)
+        is_accepted = account.fingerprint in self._settings.accepted_keys
+        if before is None or is_accepted or not self.is_new(account):
+            return None
+        spent = now.total_usage - before.total_usage
+        days = max((now.observed_at.replace(tzinfo=None) - before.observed_at).days, 1)
+        believable = max(before.total_usage, LEAST_JUMP_USD) * days
+        if now.total_credits >= before.total_credits and 0 <= spent <= believable:
+            return None
+        return (
+            f"its key is another one than before, and the counters do not go on (bought {usd(before.total_credits)},"
+            f" then {usd(now.total_credits)}; used {usd(before.total_usage)}, then {usd(now.total_usage)}), so nothing"
+            f" was stored: give another account's key a name of its own, in {KEY_VARIABLE}_<NAME>; if it is the"
+            f" same account, say so with CREDITS_ACCEPT_KEY={account.fingerprint}"
+        )

@@ -1,0 +1,125 @@
+"""Whose keys these are: an account renamed, a key replaced, a key taken away, the wrong key first."""
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+
+import dagster as dg
+import pytest
+
+from credits_pipeline import clock, config
+from credits_pipeline.defs import schedules
+from credits_pipeline.warehouse import Warehouse
+from credits_pipeline_tests.conftest import TODAY
+from credits_pipeline_tests.defs.test_daily_run import Simulate, failures, spender
+from credits_pipeline_tests.defs.test_history import BILL, RAW, raw
+from credits_pipeline_tests.faulty import Fault
+
+RunJob = Callable[..., dg.ExecuteInProcessResult]
+
+
+@pytest.fixture
+def a_day_later(at_five_past_midnight: clock.FrozenClock) -> Callable[[], None]:
+    return lambda: at_five_past_midnight.advance(timedelta(days=1))
+
+
+def warehouse() -> Warehouse:
+    return Warehouse(config.load(os.environ).warehouse_path)
+
+
+def accounts_in(table: str) -> set[str]:
+    return {name for (name,) in raw(f"select distinct account from raw.{table}")}
+
+
+def test_a_key_whose_readings_have_another_name_is_refused_and_the_others_go_on(
+    simulate: Simulate, run_job: RunJob, monkeypatch: pytest.MonkeyPatch, a_day_later: Callable[[], None]
+) -> None:
+    simulate(spender(), spender("acme"))
+    assert run_job("daily_credits", asset_selection=RAW).success
+    a_day_later()
+    monkeypatch.delenv("OPENROUTER_API_KEY_ACME")
+    api = simulate(spender(), spender("acme_eu", key="acme"))
+    said = failures(run_job("daily_credits"))
+    for check in ("every_account_was_read", "every_account_was_fetched"):
+        assert "acme_eu: " in said[check]
+        assert "`make rename FROM=acme TO=acme_eu`" in said[check]
+    assert accounts_in("credits_snapshots") == accounts_in("model_usage_days") == {"acme", "default"}
+    assert len(raw("from raw.credits_snapshots where account = 'default'")) == 2
+    assert {request.account for request in api.requests} == {"default"}
+    warehouse().rename_account("acme", "acme_eu")
+    assert run_job("daily_credits", asset_selection=RAW).success
+    assert accounts_in("credits_snapshots") == {"acme_eu", "default"}
+
+
+def test_a_new_key_whose_counters_go_on_is_the_same_account(
+    simulate: Simulate, run_job: RunJob, a_day_later: Callable[[], None]
+) -> None:
+    simulate(spender())
+    assert run_job("daily_credits", asset_selection=RAW).success
+    a_day_later()
+    simulate(spender(key="rotated"))
+    assert run_job("daily_credits", asset_selection=RAW).success
+    assert len(raw("select distinct key_fingerprint from raw.credits_snapshots")) == 2
+
+
+@pytest.mark.parametrize("usd_a_day", ["0.5", "2500"], ids=["counters fall", "counters jump"])
+def test_another_accounts_key_under_the_same_name_is_not_believed_until_the_user_says_so(
+    simulate: Simulate,
+    run_job: RunJob,
+    monkeypatch: pytest.MonkeyPatch,
+    a_day_later: Callable[[], None],
+    usd_a_day: str,
+) -> None:
+    simulate(spender(), spender("acme"))
+    assert run_job("daily_credits", asset_selection=RAW).success
+    a_day_later()
+    stranger = spender("acme", usd_a_day, key="stranger")
+    simulate(spender(), stranger)
+    bills = raw("from raw.model_usage where account = 'acme' order by all")
+
+    fingerprint = next(a.fingerprint for a in config.load(os.environ).accounts if a.name == "acme")
+    said = failures(run_job("daily_credits"))
+    for check in ("every_account_was_read", "every_account_was_fetched"):
+        assert "acme: its key is another one than before" in said[check]
+        assert f"CREDITS_ACCEPT_KEY={fingerprint}" in said[check]
+    assert raw("from raw.model_usage where account = 'acme' order by all") == bills
+    assert len(raw("from raw.credits_snapshots where account = 'acme'")) == 1
+    monkeypatch.setenv("CREDITS_ACCEPT_KEY", fingerprint)
+    assert run_job("daily_credits", asset_selection=RAW).success
+    monkeypatch.delenv("CREDITS_ACCEPT_KEY")
+    assert run_job("daily_credits", asset_selection=RAW).success, "said once is enough"
+
+
+def test_after_a_wrong_key_the_right_one_fetches_the_whole_year(
+    simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = simulate(spender(), spender("acme"))
+    api.misbehave(Fault.status(403, message="Only management keys"), times=None, account="acme")
+    run_job("daily_credits", asset_selection=RAW)
+    assert schedules.unsettled_range(warehouse(), instance) is not None
+    run_job("backfill_history", tags=schedules.range_tags("2025-06-17", "2026-06-16"), asset_selection=BILL)
+    assert schedules.unsettled_range(warehouse(), instance) == ("2026-06-15", "2026-06-16")
+    api.behave()
+    monkeypatch.setenv("OPENROUTER_API_KEY_ACME", "sk-or-v1-simulated-right")
+    assert schedules.unsettled_range(warehouse(), instance) == ("2025-06-17", "2026-06-16")
+
+
+def test_a_day_shared_with_an_account_that_has_no_key_any_more_keeps_its_whole_bill(
+    simulate: Simulate,
+    run_job: RunJob,
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+    a_day_later: Callable[[], None],
+) -> None:
+    simulate(spender(), spender("gone"))
+    run_job("daily_credits", asset_selection=BILL)
+    a_day_later()
+    monkeypatch.delenv("OPENROUTER_API_KEY_GONE")
+    run_job("daily_credits", asset_selection=BILL)
+    newest = instance.fetch_materializations(BILL[0], limit=4).records
+    shown = {r.partition_key: r.asset_materialization.metadata["billed_usd"].value for r in newest}
+    yesterday, before = TODAY.isoformat(), (TODAY - timedelta(days=1)).isoformat()
+    assert shown[before] == 5.0
+    assert shown[yesterday] == float(
+        raw(f"select sum(credits_usd) from raw.model_usage where usage_date = '{yesterday}'")[0][0]
+    )
