@@ -20,14 +20,14 @@ Simulate = Callable[..., FaultyAPI]
 RunJob = Callable[..., dg.ExecuteInProcessResult]
 
 
-def spender(name: str = "default", usd_a_day: str = "2.5", days: int = 40) -> SimulatedAccount:
+def spender(name: str = "default", usd_a_day: str = "2.5", days: int = 40, key: str = "") -> SimulatedAccount:
     """An account that bought 500 USD long ago and spends the same every day."""
     ledger = {
         TODAY - timedelta(days=n): {"vendor/model-a": Decimal(usd_a_day)} for n in range(days, -days, -1)
     }
     bought = datetime.combine(min(ledger), datetime.min.time(), UTC)
     return SimulatedAccount.from_ledger(
-        name, f"sk-or-v1-simulated-{name}", days=ledger, credits=[(bought, Decimal(500))]
+        name, f"sk-or-v1-simulated-{key or name}", days=ledger, credits=[(bought, Decimal(500))]
     )
 
 
@@ -282,3 +282,43 @@ def test_nothing_is_published_before_every_table_was_built(simulate: Simulate, r
     result = run_job("rebuild", asset_selection=[dg.AssetKey("published")])
     assert "credits_runway" in failures(result)["published"]
     assert not config.load(os.environ).published_path.exists()
+
+
+def test_the_most_absurd_believable_account_stops_nothing_of_an_ordinary_one(
+    simulate: Simulate, run_job: RunJob, at_five_past_midnight: clock.FrozenClock
+) -> None:
+    long_ago = datetime(2026, 5, 1, tzinfo=UTC)
+    days = [TODAY + timedelta(days=n) for n in range(-20, 3)]
+
+    def account(name: str, usd_a_day: str, credits: str | None) -> SimulatedAccount:
+        ledger = {day: {"vendor/a": Decimal(usd_a_day)} for day in days}
+        bought = [(long_ago, Decimal(credits))] if credits else []
+        return SimulatedAccount.from_ledger(name, f"sk-or-v1-simulated-{name}", days=ledger, credits=bought)
+
+    simulate(
+        spender(),
+        account("unused", "0", "14"),
+        account("never", "0", None),
+        account("huge", "2400000", "989999999"),
+        account("debt", "2400000", None),
+        account("tiny", "0.00000001", "989999999"),
+    )
+    for _ in range(3):
+        result = run_job("daily_credits")
+        assert failures(result) == {}
+        at_five_past_midnight.advance(timedelta(days=1))
+    assert published("select count(*) from marts.credits_runway") == [(6,)]
+    shown = {
+        event.asset_key.to_user_string(): event.materialization.metadata
+        for event in result.get_asset_materialization_events()
+    }
+    not_shown = [
+        (name, key, entry.value)
+        for name, entries in shown.items()
+        for key, entry in entries.items()
+        if "could not be shown" in str(entry.value) or "could not be drawn" in str(entry.value)
+    ]
+    assert not_shown == []
+    assert not [check for check in result.get_asset_check_evaluations() if not check.passed]
+    order = [event.asset_key.to_user_string() for event in result.get_asset_materialization_events()]
+    assert order[-3:] == ["published", "alerts_sent", "report"], "what can wait is drawn last"

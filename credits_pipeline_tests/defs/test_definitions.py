@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -244,6 +245,46 @@ def test_an_asset_check_can_be_run_without_building_its_model(
     assert result.success
     assert [c.check_name for c in result.get_asset_check_evaluations()] == ["daily_spend_sums_to_the_counter"]
     assert list(result.get_asset_materialization_events()) == []
+
+
+def test_what_cannot_be_shown_of_a_table_costs_neither_the_table_nor_its_checks(
+    simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    simulate(spender())
+    run_job("daily_credits")
+    shutil.copytree(sql_models.PROJECT_DIR, tmp_path / "project")
+    yml = tmp_path / "project" / "models" / "marts" / "daily_spend.yml"
+    text = yml.read_text(encoding="utf-8")
+    yml.write_text(
+        re.sub("plots:.*", "plots:\n          broken: \"error('an overflow')\"", text), encoding="utf-8"
+    )
+    result = materialize(instance, ["daily_spend"], SqlProject.load(tmp_path / "project"))
+    assert result.success
+    (event,) = result.get_asset_materialization_events()
+    shown = event.materialization.metadata
+    assert "an overflow" in str(shown["plots"].value)
+    assert "| account |" in str(shown["preview"].value)
+    assert all(check.passed for check in result.get_asset_check_evaluations())
+
+
+def test_readings_count_as_fresh_by_the_schedule_that_takes_them(tmp_path: Path) -> None:
+    code = (
+        "from credits_pipeline.definitions import defs\n"
+        "(policy,) = [s.freshness_policy for s in defs.resolve_all_asset_specs() if s.freshness_policy]\n"
+        "print(policy.fail_window.to_timedelta(), policy.warn_window.to_timedelta())"
+    )
+    told = {
+        cron: subprocess.check_output(
+            [sys.executable, "-W", "ignore", "-c", code],
+            env={**os.environ, "CREDITS_SNAPSHOT_CRON": cron, "CREDITS_DATA_DIR": str(tmp_path)},
+            text=True,
+        ).strip()
+        for cron in ("5 0 * * *", "0 6 * * mon-fri")
+    }
+    assert told == {
+        "5 0 * * *": "1 day, 12:00:00 1 day, 2:00:00",
+        "0 6 * * mon-fri": "3 days, 12:00:00 3 days, 2:00:00",
+    }
 
 
 if __name__ == "__main__":

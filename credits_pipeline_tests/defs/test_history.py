@@ -469,3 +469,43 @@ def test_the_oldest_day_follows_the_start_date(monkeypatch: pytest.MonkeyPatch) 
         assert model_usage.oldest_day() == date(2025, 6, 17)
         monkeypatch.setenv("CREDITS_START_DATE", "2026-01-01")
         assert model_usage.oldest_day() == date(2026, 1, 1)
+
+
+def test_a_daily_run_that_failed_is_run_again_later_and_later_while_the_day_lasts(
+    simulate: Simulate,
+    run_job: RunJob,
+    at_five_past_midnight: clock.FrozenClock,
+    tmp_path: Path,
+) -> None:
+    from credits_pipeline.definitions import defs
+
+    at_five_past_midnight.set(now := datetime.now(UTC))  # Dagster's own clock says when a run was
+    api = simulate(spender())
+    api.misbehave(Fault.status(503), times=None)
+    again = defs.resolve_sensor_def("daily_credits_again")
+    job = defs.resolve_job_def("daily_credits")
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as kept:
+
+        def asked_after(minutes: float) -> list[dg.RunRequest]:
+            at_five_past_midnight.set(datetime.now(UTC) + timedelta(minutes=minutes))
+            with dg.build_sensor_context(kept, definitions=defs) as context:
+                requests = again.evaluate_tick(context).run_requests or []
+            at_five_past_midnight.set(now)
+            return list(requests)
+
+        assert asked_after(60) == []
+        for minutes in (10, 30, 90, 270):
+            fails(job, kept, now)
+            assert asked_after(minutes - 1) == []
+            # Past midnight nothing of yesterday is asked for: its balance cannot be read any more.
+            later = datetime.now(UTC) + timedelta(minutes=minutes + 1)
+            assert len(asked_after(minutes + 1)) == (later.date() == now.date())
+        fails(job, kept, now)
+        assert asked_after(600) == []
+
+
+def fails(job: dg.JobDefinition, instance: dg.DagsterInstance, now: datetime) -> None:
+    done = job.execute_in_process(
+        instance=instance, partition_key=f"{now:%Y-%m-%d}", asset_selection=RAW[:1], raise_on_error=False
+    )
+    assert not done.success

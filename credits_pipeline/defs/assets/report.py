@@ -12,7 +12,14 @@ from credits_pipeline.defs.assets import published
 KEY = dg.AssetKey("report")
 
 
-@dg.asset(key=KEY, deps=[published.KEY], description=__doc__, group_name="delivery", kinds={"html"})
+@dg.asset(
+    key=KEY,
+    deps=[published.KEY],
+    description=__doc__,
+    group_name="delivery",
+    kinds={"html"},
+    op_tags={"dagster/priority": "-1"},  # after the alerts, which must not wait for drawings
+)
 def report() -> dg.MaterializeResult[None]:
     from credits_pipeline.report import page  # here, because drawing libraries take half a second to load
 
