@@ -4,15 +4,14 @@ import os
 import shlex
 import sys
 from collections.abc import Iterable
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 
 import dagster as dg
 
-from credits_pipeline import clock, config
+from credits_pipeline import clock, config, launch
 from credits_pipeline.defs import schedules
 from credits_pipeline.defs.assets import model_usage
-from credits_pipeline.launch import runs as launch
 from credits_pipeline.warehouse import Warehouse
 from credits_pipeline.warehouse.importing import import_readings
 
@@ -20,46 +19,65 @@ from credits_pipeline.warehouse.importing import import_readings
 def run() -> int:
     """Today's readings, after whatever is missing of the past; then the answer."""
     settings = config.current().require()
-    say(settings.alert_problems)
-    with launch.instance(settings) as instance:
-        ok = True
-        days = schedules.unsettled_range(Warehouse(settings.warehouse_path), instance)
-        if days and date.fromisoformat(days[0]) < schedules.first_day_of_daily_run():
-            ok = fetch_history(instance, *days)
-        tell("Taking today's readings …")
-        ok = launch.run_job(instance, "daily_credits", partition=clock.today().isoformat()) and ok
+    warn(settings.alert_problems)
+    try:
+        with launch.open_instance(settings) as instance:
+            days = schedules.unsettled_range(Warehouse(settings.warehouse_path), instance)
+            is_behind = days and date.fromisoformat(days[0]) < schedules.first_day_of_daily_run()
+            ok = fetch_history(instance, *days) if days and is_behind else True
+            ok = take_readings(instance) and ok
+    except launch.HistoryLocked as error:
+        # A past balance cannot be read: today's reading must not depend on a file that only the UI needs.
+        warn([f"{error}. The readings are taken all the same; this run is not in the history"])
+        with dg.DagsterInstance.ephemeral() as instance:
+            ok = take_readings(instance)
     print_answer(settings)
     return 0 if ok else 1
 
 
-def backfill(first: date | None, last: date | None) -> int:
+def take_readings(instance: dg.DagsterInstance) -> bool:
+    tell("Taking today's readings …")
+    return launch.run_job(instance, job("daily_credits"), partition=clock.today().isoformat())
+
+
+def job(name: str) -> dg.JobDefinition:
+    from credits_pipeline.definitions import defs
+
+    return defs.resolve_job_def(name)
+
+
+def backfill(first: datetime | None, last: datetime | None) -> int:
     """What was billed from `first` to `last` (UTC days, inclusive); all that the API knows by default."""
     settings = config.current().require()
-    first, last = first or model_usage.oldest_day(), last or clock.today()
-    if first > last:
-        raise config.ConfigError(f"FROM={first} lies after TO={last}: swap them")
-    if first < model_usage.oldest_day() or last > clock.today():
+    oldest, today = model_usage.oldest_day(), clock.today()
+    since, until = first.date() if first else oldest, last.date() if last else today
+    if since > until:
+        raise config.ConfigError(f"FROM={since} lies after TO={until}: swap them")
+    if since < oldest or until > today:
         raise config.ConfigError(
-            f"the API can be asked for {model_usage.oldest_day()} to {clock.today()} (365 days, from"
-            f" CREDITS_START_DATE on), not for {first} to {last}: choose FROM and TO within"
+            f"the API can be asked for {oldest} to {today} (365 days, from CREDITS_START_DATE on), not for {since}"
+            f" to {until}: choose FROM and TO within"
         )
-    with launch.instance(settings) as instance:
-        ok = fetch_history(instance, first.isoformat(), last.isoformat())
+    with launch.open_instance(settings) as instance:
+        ok = fetch_history(instance, since.isoformat(), until.isoformat())
     print_answer(settings)
     return 0 if ok else 1
 
 
 def fetch_history(instance: dg.DagsterInstance, first: str, last: str) -> bool:
     tell(f"Fetching what was billed from {first} to {last} …")
-    return launch.run_job(instance, "backfill_history", tags=schedules.range_tags(first, last))
+    return launch.run_job(instance, job("backfill_history"), tags=schedules.range_tags(first, last))
 
 
-def import_and_rebuild(file: Path, account: str, tz: str | None) -> int:
+def rebuild(settings: config.Settings) -> int:
+    with launch.open_instance(settings) as instance:
+        return 0 if launch.run_job(instance, job("rebuild")) else 1
+
+
+def import_(file: Path, account: str, tz: str | None) -> int:
     """Append readings that were logged earlier, and rebuild everything from them."""
-    settings = config.current().valid()
-    import_readings_of(file, account, tz)
-    with launch.instance(settings) as instance:
-        return 0 if launch.run_job(instance, "rebuild") else 1
+    import_readings_of(file, account, tz or None)
+    return rebuild(config.current())
 
 
 def import_readings_of(file: Path, account: str, tz: str | None) -> None:
@@ -95,10 +113,9 @@ def restore(source: Path) -> int:
     settings = config.current().valid()
     kept = Warehouse(settings.warehouse_path).restore(source)
     tell(f"Restored {source}." + (f" The earlier file is kept as {kept}." if kept else ""))
-    with launch.instance(settings) as instance:
-        ok = launch.run_job(instance, "rebuild")
+    code = rebuild(settings)
     tell("Run `make run` to fetch what the API knows of the time since then.")
-    return 0 if ok else 1
+    return code
 
 
 def answer() -> int:
@@ -107,12 +124,12 @@ def answer() -> int:
     return 0
 
 
-def user_interface(port: int) -> int:
+def dev(port: int) -> int:
     """The Dagster UI and the daemon that runs the schedules."""
     settings = config.current()
-    say((*settings.problems, *settings.alert_problems))
+    warn((*settings.problems, *settings.alert_problems))
     if not settings.accounts:
-        say([f"{config.KEY_VARIABLE} is not set: readings will fail until it is"])
+        warn([f"{config.KEY_VARIABLE} is not set: readings will fail until it is"])
     return launch.user_interface(settings, port)
 
 
@@ -121,12 +138,12 @@ def alert_test() -> int:
     from credits_pipeline.alerts import notify as alerts
 
     settings = config.current()
-    say(settings.alert_problems)
+    warn(settings.alert_problems)
     outcomes = alerts.send_test(settings)
     for outcome in outcomes:
         tell(f"{outcome.channel}: {'sent' if outcome.delivered else outcome.reason}")
     if not outcomes:
-        say(["CREDITS_ALERT_URLS is not set, so alerts are only logged: give it one or more Apprise URLs"])
+        warn(["CREDITS_ALERT_URLS is not set, so alerts are only logged: give it one or more Apprise URLs"])
     return 0 if outcomes and all(outcome.delivered for outcome in outcomes) else 1
 
 
@@ -145,6 +162,6 @@ def tell(line: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def say(warnings: Iterable[str]) -> None:
+def warn(warnings: Iterable[str]) -> None:
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import dagster as dg
 
-from credits_pipeline import config
+from credits_pipeline import config, launch
 from credits_pipeline.defs import housekeeping, schedules, sensors
 from credits_pipeline.defs.assets import (
     alerts_sent,
@@ -14,8 +14,6 @@ from credits_pipeline.defs.assets import (
     report,
     sql_models,
 )
-from credits_pipeline.launch import run_history
-from credits_pipeline.launch import runs as launch
 from credits_pipeline.openrouter import OpenRouter
 from credits_pipeline.sql_project import SqlProject
 from credits_pipeline.warehouse import Warehouse
@@ -63,9 +61,7 @@ def with_policies(spec: dg.AssetSpec) -> dg.AssetSpec:
 
 @dg.resource(description="The DuckDB file that the pipeline writes; its folder is CREDITS_DATA_DIR.")
 def warehouse(context: dg.InitResourceContext) -> Warehouse:
-    if context.run:
-        run_history.keep_open()
-        launch.tag_with_process(context)
+    launch.tag_with_process(context)
     return Warehouse(config.current().warehouse_path)
 
 

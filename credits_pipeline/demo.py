@@ -3,12 +3,10 @@
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import date, timedelta
 
-import filelock
-
-from credits_pipeline import clock, config
+from credits_pipeline import clock, config, files
 from credits_pipeline.simulator import SimulatedAPI, demo_accounts, readings, write_readings
 
 DATA_DIR = config.PROJECT_ROOT / config.DEMO_DATA_DIR
@@ -30,20 +28,17 @@ def run() -> int:
         ANCHOR_FILE.write_text(clock.today().isoformat(), encoding="utf-8")
         with simulated_environment() as api:
             print(f"A simulated API with {len(api.accounts)} accounts answers at {api.base_url}.")
+            since, until = clock.today() - timedelta(days=DAYS_LOGGED), clock.today() + timedelta(days=1)
             for account in api.accounts.values():
-                since, until = clock.today() - timedelta(days=DAYS_LOGGED), clock.today() + timedelta(days=1)
-                logged = [
-                    reading for reading in readings(account, since, until) if reading.time < clock.now()
-                ]
                 file = DATA_DIR / f"readings-{account.name}.csv"
-                write_readings(file, logged)
+                write_readings(file, [r for r in readings(account, since, until) if r.time < clock.now()])
                 commands.import_readings_of(file, account.name, tz=None)
             return commands.run()
 
 
 def show(port: int) -> int:
     """The Dagster UI on the demo's data, with the simulated API answering."""
-    from credits_pipeline.launch import runs as launch
+    from credits_pipeline import launch
 
     if not ANCHOR_FILE.exists():
         raise config.ConfigError("there is no demo yet: run `make demo` first")
@@ -67,13 +62,7 @@ def simulated_environment() -> Iterator[SimulatedAPI]:
             os.environ.update(own)
 
 
-@contextmanager
-def only_one() -> Iterator[None]:
+def only_one() -> AbstractContextManager[None]:
     """A demo begins by removing the data of the one before: none may be using them."""
-    lock = DATA_DIR.with_suffix(".lock")
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with filelock.FileLock(lock, timeout=0):
-            yield
-    except filelock.Timeout:
-        raise config.ConfigError("another demo, or its UI, is running: end it first") from None
+    busy = config.ConfigError("another demo, or its UI, is running: end it first")
+    return files.only_one(DATA_DIR.with_suffix(".lock"), otherwise=busy)

@@ -108,10 +108,10 @@ def export_others(path: Path | None) -> None:
     os.environ.update({name: text for name, text in said.items() if not name.startswith(OURS)})
 
 
-def as_path(name: str, text: str) -> Path:
-    """The path that `text` stands for; relative ones begin in the project. Raises ConfigError about `name`."""
+def as_path(name: str, text: str, folder: Path = PROJECT_ROOT) -> Path:
+    """The path that `text` stands for; relative ones begin in `folder`. Raises ConfigError about `name`."""
     try:
-        return PROJECT_ROOT / Path(text).expanduser()
+        return folder / Path(text).expanduser()
     except (RuntimeError, ValueError):
         raise ConfigError(f"{name} must be a path: the ~user in it is unknown") from None
 

@@ -17,7 +17,7 @@ from credits_pipeline.alerts.due import Changes, by_age
 from credits_pipeline.alerts.memory import RUN_FAILED, Alert
 from credits_pipeline.alerts.messages import message
 from credits_pipeline.alerts.notify import AlertsBusy, notify, send_without_memory
-from credits_pipeline.launch.runs import end_dead_runs, reason
+from credits_pipeline.launch import end_dead_runs, reason
 from credits_pipeline.warehouse import Warehouse, WarehouseError
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from credits_pipeline import launch
 from credits_pipeline.defs.assets import sql_models
-from credits_pipeline.launch import runs as launch
 from credits_pipeline.sql_project import SqlProject
 from credits_pipeline.warehouse import Warehouse
 from credits_pipeline_tests.defs.test_daily_run import failures, published, spender

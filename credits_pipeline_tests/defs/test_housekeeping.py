@@ -23,9 +23,8 @@ from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget
 from dagster._daemon.sensor import execute_sensor_iteration
 from dagster._scheduler.scheduler import launch_scheduled_runs
 
-from credits_pipeline import clock, config
+from credits_pipeline import clock, config, launch
 from credits_pipeline.defs import housekeeping, sensors
-from credits_pipeline.launch import runs as launch
 from credits_pipeline.simulator import SimulatedAccount
 from credits_pipeline.warehouse import Warehouse
 from credits_pipeline_tests.faulty import Fault, FaultyAPI
@@ -78,7 +77,7 @@ def test_logs_go_after_two_months_runs_after_more_than_the_api_remembers_and_no_
 ) -> None:
     ages = {"yesterday": 1, "59 days": 59, "61 days": 61, "a year": 366, "401 days": 401}
     now = datetime(2026, 6, 17, 3, 0, tzinfo=UTC)
-    with launch.instance(config.load(os.environ)) as instance, clock.frozen(now):
+    with launch.open_instance(config.current()) as instance, clock.frozen(now):
         runs = {}
         for name, days in ages.items():
             at = now - timedelta(days=days)
@@ -104,7 +103,7 @@ def test_logs_go_after_two_months_runs_after_more_than_the_api_remembers_and_no_
 
 def test_a_run_that_goes_on_is_left_alone_however_old(home: Path) -> None:
     now = datetime(2026, 6, 17, 3, 0, tzinfo=UTC)
-    with launch.instance(config.load(os.environ)) as instance, clock.frozen(now):
+    with launch.open_instance(config.current()) as instance, clock.frozen(now):
         job = dg.define_asset_job("rebuild").resolve(
             asset_graph=dg.Definitions([small]).resolve_asset_graph()
         )
@@ -116,7 +115,7 @@ def test_a_run_that_goes_on_is_left_alone_however_old(home: Path) -> None:
 
 def test_runs_of_another_project_in_the_same_history_are_left_alone(home: Path) -> None:
     now = datetime(2026, 6, 17, 3, 0, tzinfo=UTC)
-    with launch.instance(config.load(os.environ)) as instance, clock.frozen(now):
+    with launch.open_instance(config.current()) as instance, clock.frozen(now):
         theirs = dg.materialize([small], partition_key="2025-01-02", instance=instance).run_id
         happened(home, theirs, now - timedelta(days=500))
         assert housekeeping.sweep(instance) == housekeeping.Swept(runs=0, logs=0)
@@ -125,7 +124,7 @@ def test_runs_of_another_project_in_the_same_history_are_left_alone(home: Path) 
 
 
 def test_the_job_does_it_by_schedule_every_night(home: Path) -> None:
-    with launch.instance(config.load(os.environ)) as instance:
+    with launch.open_instance(config.current()) as instance:
         assert housekeeping.housekeeping.execute_in_process(instance=instance).success
     assert housekeeping.housekeeping_schedule.default_status == dg.DefaultScheduleStatus.RUNNING
 
@@ -241,7 +240,7 @@ def test_a_year_of_schedules_and_sensors_leaves_bounded_files_and_memory(
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setattr(tempfile, "tempdir", None)
-    settings = config.load(os.environ)
+    settings = config.current()
     launch.dagster_home(settings)
     with (home / "dagster.yaml").open("a", encoding="utf-8") as file:
         file.write(DAEMON)
@@ -249,7 +248,7 @@ def test_a_year_of_schedules_and_sensors_leaves_bounded_files_and_memory(
     monkeypatch.setattr(housekeeping, "LOGS_KEPT", timedelta(days=60 * days / 400))
     monkeypatch.setattr(housekeeping, "RUNS_KEPT", timedelta(days=days / 2))
     figures: list[dict[str, float]] = []
-    with launch.instance(settings) as instance, Daemon(instance) as daemon:
+    with launch.open_instance(settings) as instance, Daemon(instance) as daemon:
         daemon.look_at_schedules()  # they count from when they are first seen
         for number in range(days):
             night = BEGIN.date() + timedelta(days=number + 1)

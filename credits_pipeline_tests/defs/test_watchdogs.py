@@ -17,9 +17,8 @@ import pytest
 from dagster._core.remote_origin import ManagedGrpcPythonEnvCodeLocationOrigin
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
-from credits_pipeline import clock
+from credits_pipeline import clock, launch
 from credits_pipeline.defs import sensors
-from credits_pipeline.launch import runs as launch
 from credits_pipeline.warehouse import Reading, Warehouse
 from credits_pipeline_tests.receiver import Receiver
 

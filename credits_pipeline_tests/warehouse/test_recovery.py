@@ -10,9 +10,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from credits_pipeline import clock, config
+from credits_pipeline import clock, config, launch
 from credits_pipeline.__main__ import main
-from credits_pipeline.launch import runs as launch
 from credits_pipeline.warehouse import Warehouse, WarehouseCorrupt
 from credits_pipeline_tests.conftest import TODAY
 from credits_pipeline_tests.defs.test_daily_run import failures, published, raw_readings, spender

