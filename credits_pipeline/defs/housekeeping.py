@@ -16,7 +16,6 @@ import dagster as dg
 
 from credits_pipeline import clock
 from credits_pipeline.launch import is_ours
-from credits_pipeline.launch.history import EventLog
 
 LOGS_KEPT: Final = timedelta(days=60)
 """Events and output of a run: for looking into what went wrong, which is done soon or never."""
