@@ -39,6 +39,8 @@ class Swept:
 
 def sweep(instance: dg.DagsterInstance) -> Swept:
     """Remove what is beyond the limits from this project's history. Doing it twice is the same as once."""
+    from credits_pipeline.launch.history import EventLog  # here, for it needs SQLAlchemy
+
     runs = [
         record
         for record in instance.get_run_records(dg.RunsFilter(statuses=ENDED))

@@ -1,6 +1,7 @@
 """How our Dagster is run: its instance and history, a job from a shell, the UI."""
 
 from credits_pipeline.launch.instance import (
+    INSTANCE_SETTINGS,
     JOBS,
     PROCESS_TAG,
     dagster_home,
@@ -14,6 +15,7 @@ from credits_pipeline.launch.storage_errors import HistoryLocked, in_sentences
 from credits_pipeline.launch.ui import user_interface
 
 __all__ = [
+    "INSTANCE_SETTINGS",
     "JOBS",
     "PROCESS_TAG",
     "HistoryLocked",

@@ -12,10 +12,9 @@ import dagster as dg
 import pytest
 import yaml
 
-from credits_pipeline import clock, config
+from credits_pipeline import clock, config, launch
 from credits_pipeline.defs import schedules
 from credits_pipeline.defs.assets import model_usage
-from credits_pipeline.launch import runs as launch
 from credits_pipeline.simulator import AGENTS, SimulatedAccount
 from credits_pipeline.warehouse import Warehouse
 from credits_pipeline_tests.conftest import TODAY
