@@ -324,6 +324,12 @@ def test_an_account_that_bought_and_never_spends_accumulates_until_30_days_are_k
     assert world.answer([0] * 30, 14)["status"] == "idle"
 
 
+def test_an_account_that_was_never_used_is_said_to_be_so(world: Forecasts):
+    row = world.answer([0] * 3, 0)
+    assert (row["status"], row["expected_daily_spend_usd"]) == ("exhausted", 0)
+    assert row["explanation"].startswith("No credits were ever bought or spent")
+
+
 def test_one_known_day_without_spend_makes_nobody_idle(world: Forecasts):
     world.read(midnight(START), 1000, 900)
     world.read(midnight(START + DAY), 1000, 900)

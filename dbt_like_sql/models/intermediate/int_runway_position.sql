@@ -85,6 +85,7 @@ select
     imputed_days,
     days_with_spend,
     recent_days,
+    balance_usd = 0 and total_usage = 0 as is_unused,
     case
         when balance_usd <= 0 then 'exhausted'
         -- A day that is not known may have seen spend.

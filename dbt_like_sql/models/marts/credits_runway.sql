@@ -57,6 +57,7 @@ answers as (
         place.imputed_days,
         place.days_with_spend,
         place.recent_days,
+        place.is_unused,
         records.calibration_80
     from {{ ref('int_runway_position') }} as place
     inner join {{ ref('spend_summary') }} as summary using (account)
@@ -137,6 +138,8 @@ select
     if(status = 'ok', 'fuel_gauge', null) as method,
     calibration_80,
     case
+        when is_unused then
+            'No credits were ever bought or spent, so there is nothing to forecast until the first are bought.'
         when status = 'exhausted' then 'The credits are used up: the balance is ' || balance_words || '.'
         when status = 'idle' then
             'Nothing was spent in the last {{ var('idle_days') }} days, so the ' || balance_words
