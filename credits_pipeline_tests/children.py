@@ -8,14 +8,17 @@ at the real pace, and does not wait in `sleep` unless asked to.
 import ctypes
 import functools
 import json
+import logging
 import os
 import resource
 import signal
 import subprocess
 import sys
+import textwrap
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -37,6 +40,26 @@ class Ended:
     returncode: int
     stdout: str
     stderr: str
+
+
+def python(code: str, *arguments: object, **options: Any) -> "subprocess.Popen[str]":
+    """A new process that runs `code`; its standard input stays open until we close it."""
+    command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    return subprocess.Popen(command, text=True, **pipes, **options)
+
+
+@contextmanager
+def running(code: str, *arguments: object) -> Iterator["subprocess.Popen[str]"]:
+    """A new process, from its first line of output on; it is killed at the end of the block if it goes on."""
+    with python(code, *arguments) as process:
+        assert process.stdout
+        assert process.stdout.readline(), process.communicate()[1]
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.communicate()
 
 
 class Children:
@@ -67,32 +90,19 @@ class Children:
         environ: Mapping[str, str],
         folder: Path,
         now: datetime,
-        waits: bool = False,
-        stage: str = "",
-        fate: str = "",
-        debug: bool = False,
         demo: Path | None = None,
+        **options: object,
     ) -> "Child":
         """Begin `python -m credits_pipeline <arguments>` with this environment; its output goes into `folder`.
 
-        The demo's data go into `demo`, not into the developer's.
+        Options: `stage` and `fate`, `waits` of its clock, `debug` for every log, `demo` for the place of the
+        demo's data.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        stamp = f"{time.monotonic_ns()}"
-        out, err = folder / f"{stamp}.out", folder / f"{stamp}.err"
-        told = {
-            "arguments": list(arguments),
-            "environ": dict(environ),
-            "now": now.isoformat(),
-            "waits": waits,
-            "stage": stage,
-            "fate": fate,
-            "debug": debug,
-            "demo": str(demo or ""),
-            "out": str(out),
-            "err": str(err),
-        }
-        return Child(self, int(self._ask(told)), out, err)
+        out, err = (folder / f"{time.monotonic_ns()}.{end}" for end in ("out", "err"))
+        told = {"arguments": list(arguments), "environ": dict(environ), "now": now.isoformat()}
+        told |= {"out": str(out), "err": str(err), "demo": str(demo or "")}
+        return Child(self, int(self._ask(told | options)), out, err)
 
     def run(self, arguments: Sequence[str], **options: Any) -> Ended:
         return self.start(arguments, **options).wait()
@@ -148,33 +158,28 @@ def become(told: dict[str, Any]) -> None:
     """Be `python -m credits_pipeline` until the end."""
     code = 70
     try:
-        null = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(null, 0)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for number, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(told[name], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), number)
         signal.alarm(DEADLOCKED_AFTER_S)
         os.environ.clear()
         os.environ.update(told["environ"])
-        clock._clock = Pace(datetime.fromisoformat(told["now"]), waits=told["waits"])
-        if told["debug"]:
-            import logging
-
+        clock._clock = Pace(datetime.fromisoformat(told["now"]), waits=bool(told.get("waits")))
+        if told.get("debug"):
             logging.basicConfig(level=logging.DEBUG, force=True)
         if told["demo"]:
             from credits_pipeline import demo
 
             demo.DATA_DIR = Path(told["demo"])
             demo.ANCHOR_FILE = demo.DATA_DIR / "anchor"
-        if told["stage"]:
-            arm(told["stage"], told["fate"])
+        if told.get("stage"):
+            arm(told["stage"], FATES[told["fate"]])
         from credits_pipeline.__main__ import main
 
         code = main(told["arguments"])
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     except BaseException:
-        import traceback
-
         traceback.print_exc()
         code = 1
     finally:
@@ -206,59 +211,47 @@ class Pace(clock.SystemClock):
 # -- where, and what -----------------------------------------------------------------------------
 
 
-def arm(stage: str, fate: str) -> None:
+def arm(stage: str, fate: Callable[[], None]) -> None:
     """Have this process meet its fate the first time it comes to the stage."""
     from credits_pipeline.openrouter import client as openrouter
     from credits_pipeline.report import page as report
     from credits_pipeline.sql_project import SqlProject
     from credits_pipeline.warehouse import Warehouse, published, tables
 
-    left = [1]
+    fates = [fate]
 
-    def act() -> None:
-        if left:
-            left.clear()
-            FATES[fate]()
+    def before(*_: Any) -> None:
+        if fates:
+            fates.pop()()
 
-    def before(owner: Any, name: str) -> None:
-        real = getattr(owner, name)
-
-        @functools.wraps(real)
-        def first(*args: Any, **options: Any) -> Any:
-            act()
-            return real(*args, **options)
-
-        setattr(owner, name, first)
-
-    def after(owner: Any, name: str) -> None:
-        real = getattr(owner, name)
-
-        @functools.wraps(real)
-        def last(*args: Any, **options: Any) -> Any:
-            result = real(*args, **options)
-            act()
-            return result
-
-        setattr(owner, name, last)
-
-    def torn(page: str, file: Path) -> None:
+    def half_a_page(page: str, file: Path) -> None:
         file.write_text(page[: len(page) // 2], encoding="utf-8")
-        act()
-        write_whole(page, file)
+        before()
 
-    write_whole = report._write_whole
-    put = {
-        "before the request": lambda: before(openrouter.Client, "credits"),
-        "mid-body": lambda: before(openrouter, "_read"),
-        "before the write": lambda: before(Warehouse, "append_readings"),
-        "mid-transaction of the readings": lambda: after(tables, "insert"),
-        "mid-transaction of the SQL": lambda: after(SqlProject, "build"),
-        "between commit and publish": lambda: before(Warehouse, "publish"),
-        "mid-publish": lambda: before(published, "_write_published"),
-        "before the copy gets its name": lambda: before(published, "_replace"),
-        "mid-report": lambda: setattr(report, "_write_whole", torn),
-    }
-    put[stage]()
+    def nothing(*_: Any) -> None:
+        pass
+
+    owner, name, first, last = {
+        "before the request": (openrouter.OpenRouter, "get_credits", before, nothing),
+        "mid-body": (openrouter, "_read", before, nothing),
+        "before the write": (Warehouse, "append_readings", before, nothing),
+        "mid-transaction of the readings": (tables, "insert", nothing, before),
+        "mid-transaction of the SQL": (SqlProject, "build", nothing, before),
+        "between commit and publish": (Warehouse, "publish", before, nothing),
+        "mid-publish": (published, "_write_published", before, nothing),
+        "before the copy gets its name": (published, "_replace", before, nothing),
+        "mid-report": (report, "_write_whole", half_a_page, nothing),
+    }[stage]
+    real = getattr(owner, name)
+
+    @functools.wraps(real)
+    def fateful(*args: Any, **options: Any) -> Any:
+        first(*args)
+        result = real(*args, **options)
+        last()
+        return result
+
+    setattr(owner, name, fateful)
 
 
 def die(number: int) -> None:
@@ -273,20 +266,11 @@ def limit_file_size() -> None:
 
 def fill_disk() -> None:
     """Not a byte left on the file system of the data."""
-    with suppress_full(), (data_dir() / "filler").open("wb", buffering=0) as filler:
+    with (data_dir() / "filler").open("wb", buffering=0) as filler:
         for size in (1 << 20, 4096, 1):
-            with suppress_full():
+            with suppress(OSError):
                 while filler.write(b"\0" * size) == size:
                     pass
-
-
-@contextmanager
-def suppress_full() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if "No space" not in str(error):
-            raise
 
 
 def forbid_writing() -> None:

@@ -2,16 +2,12 @@
 
 import os
 import random
-import stat
-import subprocess
-import sys
-import textwrap
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
+from subprocess import TimeoutExpired
 
 import duckdb
-import pandas as pd
 import pytest
 
 import credits_pipeline
@@ -23,6 +19,8 @@ from credits_pipeline.warehouse import (
     open_published,
     read_mart,
 )
+from credits_pipeline_tests.children import python, running
+from credits_pipeline_tests.warehouse.stored import FILLS_THE_DISK, PRELUDE, mode, names
 
 AT = datetime(2026, 6, 10, 0, 7, tzinfo=UTC)
 COMMENT = "Per account and day; it''s in USD.\nKey: account, spend_date."  # quoted for SQL
@@ -133,35 +131,24 @@ def test_comments_types_and_the_order_of_rows_survive(warehouse: Warehouse, targ
         assert days == [(date(2026, 6, 3),), (date(2026, 6, 2),), (date(2026, 6, 1),)]
 
 
-def test_names_that_need_quoting_are_published_as_they_are(warehouse: Warehouse, target: Path) -> None:
-    with warehouse.writing("odd names") as con:
-        con.execute('create table marts."a ""b"" c" as select 1 as "select"')
-        con.execute('comment on column marts."a ""b"" c"."select" is \'odd\'')
-    publish(warehouse, target)
-    assert read_mart('a "b" c', target)["select"].to_list() == [1]
-
-
 def test_before_the_first_build_it_says_only_who_published(warehouse: Warehouse, target: Path) -> None:
     publish(warehouse, target)
     assert [name for _, name, _ in tables(target)] == ["published"]
     assert read_mart("published", target)["as_of"].isna().all()
 
 
-def test_the_file_has_the_format_that_old_drivers_read(warehouse: Warehouse, target: Path) -> None:
-    build(warehouse)
-    publish(warehouse, target)
-    # Bytes 12 to 20 of the main header: the version of the format. 64 is that of 0.9 to 1.1.
-    assert int.from_bytes(target.read_bytes()[12:20], "little") == 64
-
-
-def test_publishing_twice_gives_equal_tables(warehouse: Warehouse, target: Path) -> None:
-    build(warehouse)
-    publish(warehouse, target, "run 1")
-    first = read_mart("daily_spend", target)
-    publish(warehouse, target, "run 2")
-    pd.testing.assert_frame_equal(read_mart("daily_spend", target), first)
-    assert read_mart("published", target)["run_id"].to_list() == ["run 2"]
-
+OPENS_IT_FOR_WRITING = """
+    import os, sys
+    import duckdb
+    os.chmod(sys.argv[1], 0o600)
+    con = duckdb.connect(sys.argv[1])
+    print("held", flush=True)
+    how = sys.stdin.read()
+    con.execute("delete from marts.daily_spend")
+    if how == "die":
+        os.kill(os.getpid(), 9)
+    con.close()
+"""
 
 # -- the file ------------------------------------------------------------------------------
 
@@ -175,9 +162,8 @@ def test_it_can_be_read_by_all_and_written_by_nobody(tmp_path: Path, umask: int)
         publish(warehouse, target)
     finally:
         os.umask(before)
-    assert stat.S_IMODE(target.stat().st_mode) == 0o444
-    assert stat.S_IMODE(target.parent.stat().st_mode) == 0o700
-    assert [path.name for path in target.parent.iterdir()] == ["credits.duckdb"]
+    assert (mode(target), mode(target.parent)) == ("444", "700")
+    assert names(target.parent) == ["credits.duckdb"]
 
 
 def test_a_log_left_beside_the_old_file_does_not_leak_into_the_new_one(
@@ -186,15 +172,8 @@ def test_a_log_left_beside_the_old_file_does_not_leak_into_the_new_one(
     """A tool that opened the file for writing (as root may) and died leaves a log that DuckDB would replay."""
     build(warehouse, 1)
     publish(warehouse, target)
-    vandal = """
-        import os, sys
-        import duckdb
-        os.chmod(sys.argv[1], 0o600)
-        con = duckdb.connect(sys.argv[1])
-        con.execute("delete from marts.daily_spend")
-        os.kill(os.getpid(), 9)
-    """
-    run(vandal, target).communicate()
+    with python(OPENS_IT_FOR_WRITING, target) as vandal:
+        vandal.communicate("die")
     assert target.with_name("credits.duckdb.wal").exists()
     build(warehouse, 2)
     publish(warehouse, target, "run 2")
@@ -207,26 +186,10 @@ def test_a_tool_that_holds_the_file_open_for_writing_neither_blocks_nor_spoils_a
 ) -> None:
     build(warehouse, 1)
     publish(warehouse, target)
-    holder = run(
-        """
-        import os, sys
-        import duckdb
-        os.chmod(sys.argv[1], 0o600)
-        con = duckdb.connect(sys.argv[1])
-        print("held", flush=True)
-        sys.stdin.read()
-        con.execute("delete from marts.daily_spend")
-        con.close()
-        """,
-        target,
-    )
-    assert holder.stdout is not None
-    holder.stdout.readline()
-    build(warehouse, 2)
-    Warehouse(warehouse.path, lock_timeout_s=0).publish(
-        target, run_id="run 2", published_at=AT, version="1", is_simulated=False
-    )
-    holder.communicate()
+    with running(OPENS_IT_FOR_WRITING, target) as holder:
+        build(warehouse, 2)
+        publish(Warehouse(warehouse.path, lock_timeout_s=0), target, "run 2")
+        holder.communicate("close")
     assert generation(target) == ("run 2", 2, 2)
 
 
@@ -234,22 +197,11 @@ def test_no_room_to_publish_leaves_the_old_file_and_no_litter(warehouse: Warehou
     build(warehouse, 1)
     publish(warehouse, target)
     build(warehouse, 2, rows=50_000)
-    code = """
-        import resource, sys
-        from datetime import UTC, datetime
-        from pathlib import Path
-        from credits_pipeline import warehouse as w
-        resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
-        try:
-            w.Warehouse(Path(sys.argv[1])).publish(
-                Path(sys.argv[2]), run_id="run 2", published_at=datetime.now(UTC), version="1", is_simulated=False
-            )
-        except w.WarehouseError as error:
-            print(type(error).__name__)
-    """
+    attempt = 'warehouse.publish(Path(sys.argv[3]), run_id="run 2", published_at=at, version="1", is_simulated=False)'
     for room in (100_000, 500_000):
-        out, err = run(code, warehouse.path, target, room).communicate(timeout=60)
-        assert out == "WarehouseError\n", out + err
+        with python(FILLS_THE_DISK.replace("{attempt}", attempt), warehouse.path, room, target) as process:
+            out, errors = process.communicate(timeout=60)
+        assert out.startswith("No room to write"), out + errors
         assert generation(target) == ("run 1", 1, 1)
         assert list(target.parent.glob(".*")) == []
     publish(warehouse, target, "run 2")
@@ -259,98 +211,19 @@ def test_no_room_to_publish_leaves_the_old_file_and_no_litter(warehouse: Warehou
 # -- beside readers and under kills --------------------------------------------------------
 
 
-def run(code: str, *arguments: object) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-# As a BI tool does: connect, ask twice, hold on for a while, ask again; until its input ends.
-READS_ALL_THE_TIME = """
-    import select, sys
-    import duckdb
-    QUESTION = '''
-        select run_id, (select any_value(generation) from marts.daily_spend),
-            (select generation from marts.credits_readings)
-        from marts.published
-    '''
-    reads, generations = 0, set()
-    while True:
-        with duckdb.connect(sys.argv[1], read_only=True) as con:
-            ((run, one, two),) = con.execute(QUESTION).fetchall()
-            assert run == f"run {one}" and one == two, (run, one, two)
-            done = select.select([sys.stdin], [], [], 0.05)[0]
-            assert con.execute(QUESTION).fetchall() == [(run, one, two)]
-            reads += 2
-            generations.add(one)
-            if reads == 2:
-                print("reading", flush=True)
-        if done:
-            break
-    print(reads, len(generations), max(generations), flush=True)
+PUBLISHES_UNTIL_KILLED = (
+    PRELUDE
+    + """
+target = Path(sys.argv[2])
+print("begun", flush=True)
+while True:
+    with warehouse.writing("a build") as con:
+        con.execute("update marts.daily_spend set generation = generation + 1")
+        con.execute("update marts.credits_readings set generation = generation + 1")
+        ((number,),) = con.execute("select generation from marts.credits_readings").fetchall()
+    warehouse.publish(target, run_id=f"run {number}", published_at=at, version="1", is_simulated=False)
 """
-
-
-def publish_beside_readers(warehouse: Warehouse, target: Path, readers: int, times: int) -> None:
-    build(warehouse, 0)
-    publish(warehouse, target, "run 0")
-    processes = [run(READS_ALL_THE_TIME, target) for _ in range(readers)]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "reading\n"
-    impatient = Warehouse(warehouse.path, lock_timeout_s=0)
-    for number in range(1, times + 1):
-        build(impatient, number)
-        publish(impatient, target, f"run {number}")
-    assert generation(target) == (f"run {times}", times, times)
-    for process in processes:
-        out, errors = process.communicate("stop\n", timeout=60)
-        assert errors == ""
-        _, generations, _ = map(int, out.split())
-        assert generations > 1, "the reader never saw a new file: it proved nothing"
-
-
-def test_readers_are_never_blocked_and_always_see_one_generation(warehouse: Warehouse, target: Path) -> None:
-    publish_beside_readers(warehouse, target, readers=2, times=4)
-
-
-@pytest.mark.heavy
-def test_three_readers_and_two_hundred_publications(warehouse: Warehouse, target: Path) -> None:
-    publish_beside_readers(warehouse, target, readers=3, times=200)
-
-
-def test_an_open_connection_goes_on_seeing_what_it_saw(warehouse: Warehouse, target: Path) -> None:
-    build(warehouse, 1)
-    publish(warehouse, target, "run 1")
-    with open_published(target) as old:
-        build(warehouse, 2)
-        publish(warehouse, target, "run 2")
-        assert old.execute("select distinct generation from marts.daily_spend").fetchall() == [(1,)]
-        assert old.execute("select run_id from marts.published").fetchall() == [("run 1",)]
-        with open_published(target) as new:
-            assert new.execute("select run_id from marts.published").fetchall() == [("run 2",)]
-
-
-PUBLISHES_UNTIL_KILLED = """
-    import sys
-    from datetime import UTC, datetime
-    from pathlib import Path
-    from credits_pipeline.warehouse import Warehouse
-    warehouse, target = Warehouse(Path(sys.argv[1])), Path(sys.argv[2])
-    print("begun", flush=True)
-    while True:
-        with warehouse.writing("a build") as con:
-            con.execute("update marts.daily_spend set generation = generation + 1")
-            con.execute("update marts.credits_readings set generation = generation + 1")
-            ((number,),) = con.execute("select generation from marts.credits_readings").fetchall()
-        warehouse.publish(
-            target, run_id=f"run {number}", published_at=datetime.now(UTC), version="1", is_simulated=False
-        )
-"""
+)
 
 
 def survive_kills(warehouse: Warehouse, target: Path, times: int, seed: int) -> None:
@@ -358,13 +231,11 @@ def survive_kills(warehouse: Warehouse, target: Path, times: int, seed: int) -> 
     publish(warehouse, target, "run 0")
     moments, newest, litter = random.Random(seed), 0, 0
     for _ in range(times):
-        process = run(PUBLISHES_UNTIL_KILLED, warehouse.path, target)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "begun\n"
-        with pytest.raises(subprocess.TimeoutExpired):
+        with (
+            running(PUBLISHES_UNTIL_KILLED, warehouse.path, target) as process,
+            pytest.raises(TimeoutExpired),
+        ):
             process.wait(timeout=moments.uniform(0.0, 0.5))
-        process.kill()
-        process.communicate()
         litter += len(list(target.parent.glob(".credits.duckdb.*")))
         run_id, one, two = generation(target)
         assert (run_id, two) == (f"run {one}", one)
@@ -416,11 +287,16 @@ def test_a_missing_count_does_not_turn_the_others_into_floats(warehouse: Warehou
     assert read_mart("counts", target)["requests"][0] == 9007199254740993
 
 
-def test_the_package_itself_reads_the_configured_copy(
-    warehouse: Warehouse, target: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_package_itself_finds_the_copy_as_the_pipeline_does(
+    warehouse: Warehouse, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """In the environment or, as most people have it, in .env."""
     build(warehouse)
     publish(warehouse, target)
+    (tmp_path / "settings").write_text(f'CREDITS_DATA_DIR="{target.parent}"\n', encoding="utf-8")
+    monkeypatch.setenv("CREDITS_ENV_FILE", str(tmp_path / "settings"))
+    assert len(credits_pipeline.read_mart("daily_spend")) == 3
+    monkeypatch.setenv("CREDITS_ENV_FILE", "")
     monkeypatch.setenv("CREDITS_DATA_DIR", str(target.parent))
     assert len(credits_pipeline.read_mart("daily_spend")) == 3
 
@@ -458,4 +334,4 @@ def test_a_warehouse_that_is_held_is_not_published_half(warehouse: Warehouse, ta
 
 def test_importing_the_package_loads_no_database_and_no_pandas() -> None:
     code = "import sys, credits_pipeline.warehouse; print(sorted({'duckdb', 'pandas', 'pyarrow'} & set(sys.modules)))"
-    assert run(code).communicate()[0] == "[]\n"
+    assert python(code).communicate()[0] == "[]\n"

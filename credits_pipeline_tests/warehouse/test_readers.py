@@ -7,13 +7,11 @@ statements of its own, as the charts of a dashboard do, and compares what they s
 import json
 import os
 import stat
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import date
 from pathlib import Path
+from subprocess import Popen
 
 import duckdb
 import pytest
@@ -22,6 +20,7 @@ from credits_pipeline import clock, config
 from credits_pipeline.defs import schedules
 from credits_pipeline.simulator import AGENTS, STEADY, SimulatedAccount
 from credits_pipeline.warehouse import open_published
+from credits_pipeline_tests.children import python, running
 from credits_pipeline_tests.conftest import NOW, TODAY
 from credits_pipeline_tests.defs.test_daily_run import RunJob, Simulate, failures
 from credits_pipeline_tests.published_history import DAY, History
@@ -104,36 +103,13 @@ print(json.dumps({"reads": reads, "runs": sorted(set(seen)), "last": seen[-1]}))
 MANNERS = ("in a transaction", "holding on", "through the package")
 
 
-def start(code: str, *arguments: object) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(config.PROJECT_ROOT)},
-    )
-
-
-def first_line(process: "subprocess.Popen[str]") -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
-
-
 @contextmanager
-def three_readers(path: Path) -> Iterator[dict[str, "subprocess.Popen[str]"]]:
-    readers = {manner: start(READER, path, manner) for manner in MANNERS}
-    try:
-        for reader in readers.values():
-            assert first_line(reader) == "reading", reader.communicate()[1]
-        yield readers
-    finally:
-        for reader in readers.values():
-            reader.kill()
-            reader.communicate()
+def three_readers(path: Path) -> Iterator[dict[str, Popen[str]]]:
+    with ExitStack() as stack:
+        yield {manner: stack.enter_context(running(READER, path, manner)) for manner in MANNERS}
 
 
-def stop(readers: "dict[str, subprocess.Popen[str]]") -> dict[str, dict[str, object]]:
+def stop(readers: dict[str, Popen[str]]) -> dict[str, dict[str, object]]:
     """What each reader saw; no read failed, and none saw two runs at once, or it would have died saying so."""
     told = {}
     for manner, reader in readers.items():
@@ -160,17 +136,15 @@ def a_log_is_left_beside_it(path: Path) -> None:
 
 
 def a_reader_dies(path: Path) -> None:
-    dying = start(
-        """
+    code = """
         import os, sys, duckdb
         con = duckdb.connect(sys.argv[1], read_only=True)
         con.execute("begin").execute("from marts.daily_spend").fetchone()
         os.kill(os.getpid(), 9)
-        """,
-        path,
-    )
-    assert dying.wait(timeout=60) == -9
-    dying.communicate()
+    """
+    with python(code, path) as dying:
+        dying.communicate()
+    assert dying.returncode == -9
 
 
 def nothing(path: Path) -> None:
@@ -247,30 +221,6 @@ def test_two_hundred_daily_runs_of_the_job_and_a_backfill_go_through_beside_thre
         return succeed("backfill_history", tags=year)
 
     run_beside_readers(config.load(os.environ).published_path, runs, daily_run, backfill)
-
-
-def test_a_reader_that_opened_it_for_writing_changes_nothing_for_the_next_run(tmp_path: Path) -> None:
-    """Its mode forbids that, but not to root. Others cannot open the file that it holds, until the next run."""
-    history = History(tmp_path, lock_timeout_s=0)
-    history.run(days=3)
-    history.path.chmod(0o644)
-    sloppy = start(
-        """
-        import sys, duckdb
-        con = duckdb.connect(sys.argv[1])
-        con.execute("delete from marts.daily_spend")
-        print("held", flush=True)
-        sys.stdin.read()
-        """,
-        history.path,
-    )
-    assert first_line(sloppy) == "held"
-    history.read()
-    history.publish()
-    assert generation_of(history.path) == run_of(history.last_run)
-    assert stat.S_IMODE(history.path.stat().st_mode) == 0o444
-    sloppy.communicate("stop\n", timeout=60)
-    assert generation_of(history.path) == run_of(history.last_run)
 
 
 def test_a_process_sees_the_next_run_once_it_has_closed_its_connections(tmp_path: Path) -> None:

@@ -1,0 +1,253 @@
+"""Backups, and the way back: every row that cannot be built anew, and nothing else."""
+
+import os
+import random
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+from subprocess import TimeoutExpired
+
+import duckdb
+import pytest
+
+from credits_pipeline import clock
+from credits_pipeline.errors import CreditsError
+from credits_pipeline.warehouse import Warehouse, WarehouseBusy, WarehouseCorrupt, WarehouseError
+from credits_pipeline_tests.children import python, running
+from credits_pipeline_tests.warehouse.stored import (
+    DAY,
+    FILLS_THE_DISK,
+    HOLDS_THE_FILE,
+    NOON,
+    PRELUDE,
+    Row,
+    count,
+    mode,
+    names,
+    reading,
+    replaced,
+    stored,
+)
+
+JUNK = random.Random(7).randbytes(50_000)
+
+
+@pytest.fixture
+def filled(warehouse: Warehouse) -> Warehouse:
+    warehouse.append_readings([reading(), reading(at=NOON + timedelta(days=1))])
+    replaced(warehouse, Row(DAY, "a", Decimal("0.123456789")))
+    with warehouse.writing("marts and alerts") as con:
+        con.execute(
+            "create table marts.credits_readings as select account, total_usage from raw.credits_snapshots"
+        )
+        con.execute("comment on table marts.credits_readings is 'It''s described.'")
+        con.execute(
+            """
+            insert into ops.alerts_sent (alert_key, kind, channel, title, body, due_at)
+            values ('key', 'run_out', 'log', 'title', 'body', '2026-06-10')
+            """
+        )
+    return warehouse
+
+
+def everything(warehouse: Warehouse) -> dict[str, list[tuple[object, ...]]]:
+    """What a backup must bring back: the rows of every table that cannot be built anew, and all that is in the file."""
+    found = {"catalog": stored(warehouse, CATALOG)}
+    for name in ("raw.credits_snapshots", "raw.model_usage", "raw.model_usage_days", "ops.alerts_sent"):
+        found[name] = stored(warehouse, f"from {name}")
+    return found
+
+
+CATALOG = """
+    select schema_name, table_name, sql from duckdb_tables() where schema_name <> 'marts' union all
+    select schema_name, view_name, sql from duckdb_views() where not internal union all
+    select schema_name, function_name, macro_definition from duckdb_functions() where not internal
+    order by all
+"""
+
+
+def test_a_backup_brings_back_every_row_that_cannot_be_built_anew(filled: Warehouse, tmp_path: Path) -> None:
+    before = everything(filled)
+    made = filled.backup(tmp_path / "backups")
+    filled.append_readings([reading(at=NOON + timedelta(days=2))])
+    kept = filled.restore(made)
+    assert everything(filled) == before
+    assert kept is not None
+    assert count(Warehouse(kept)) == 3
+    assert mode(filled.path) == "600"
+
+
+def test_a_backup_has_exact_parquet_of_the_raw_and_mart_tables(filled: Warehouse, tmp_path: Path) -> None:
+    made = filled.backup(tmp_path / "backups")
+    assert mode(made) == "700"
+    assert sorted(str(path.relative_to(made)) for path in made.rglob("*.*")) == [
+        "marts/credits_readings.parquet",
+        "raw/credits_snapshots.parquet",
+        "raw/model_usage.parquet",
+        "raw/model_usage_days.parquet",
+        "warehouse.duckdb",
+    ]
+    assert {mode(path) for path in made.rglob("*.*")} == {"600"}
+    usage = duckdb.sql(f"select credits_usd, typeof(credits_usd) from '{made}/raw/model_usage.parquet'")
+    assert usage.fetchall() == [(Decimal("0.123456789"), "DECIMAL(18,9)")]
+
+
+def test_a_damaged_warehouse_is_kept_aside_by_restore(filled: Warehouse, tmp_path: Path) -> None:
+    made = filled.backup(tmp_path / "backups")
+    filled.path.write_bytes(JUNK)
+    (filled.path.parent / "warehouse.duckdb.wal").write_bytes(b"its log")
+    kept = filled.restore(made / "warehouse.duckdb")
+    assert kept is not None
+    assert kept.read_bytes() == JUNK
+    assert kept.with_name(kept.name + ".wal").read_bytes() == b"its log"
+    assert count(filled) == 2
+    assert not (filled.path.parent / "warehouse.duckdb.wal").exists()
+
+
+def test_restore_into_an_empty_place(filled: Warehouse, tmp_path: Path) -> None:
+    made = filled.backup(tmp_path / "backups")
+    elsewhere = Warehouse(tmp_path / "new machine" / "warehouse.duckdb")
+    assert elsewhere.restore(made) is None
+    assert everything(elsewhere) == everything(filled)
+
+
+def test_a_damaged_backup_changes_nothing(filled: Warehouse, tmp_path: Path) -> None:
+    made = filled.backup(tmp_path / "backups") / "warehouse.duckdb"
+    whole = made.read_bytes()
+    for damaged in (JUNK, whole[: len(whole) // 2], whole[:12288] + JUNK + whole[12288 + 50_000 :]):
+        made.write_bytes(damaged)
+        with pytest.raises(WarehouseCorrupt, match="is damaged"):
+            filled.restore(made)
+        assert count(filled) == 2
+    assert names(filled.path.parent) == ["warehouse.duckdb", "warehouse.duckdb.lock"]
+
+
+def forge(made: Path, change: str) -> Path:
+    with duckdb.connect(str(made / "warehouse.duckdb")) as con:
+        con.execute(change)
+    return made
+
+
+@pytest.mark.parametrize(
+    "forgery",
+    [
+        """
+        alter table raw.model_usage rename to hidden;
+        create view raw.model_usage as select * replace ((select content from read_text('/etc/hostname')) as model)
+        from raw.hidden
+        """,
+        "drop table raw.credits_snapshots",
+        "alter table raw.model_usage drop credits_usd",
+        "update ops.schema_version set version = 0",
+        "alter table ops.schema_version alter version type varchar using 'one'",
+        "alter table ops.schema_version rename version to number",
+    ],
+)
+def test_a_file_without_our_tables_is_no_backup_and_changes_nothing(
+    filled: Warehouse, tmp_path: Path, forgery: str
+) -> None:
+    made = forge(filled.backup(tmp_path / "backups"), forgery)
+    before = everything(filled)
+    with pytest.raises(WarehouseCorrupt, match="no backup of ours"):
+        filled.restore(made)
+    assert everything(filled) == before
+    assert list(filled.path.parent.glob("*before-restore*")) == []
+
+
+@pytest.mark.parametrize(
+    "forgery",
+    [
+        "create view marts.daily_spend as select content from read_text('/etc/hostname')",
+        "create macro greatest(a, b) as 7",
+        'create table raw."/tmp/elsewhere" (i integer)',
+        "alter table ops.alerts_sent add column more varchar",
+        "alter table raw.model_usage alter credits_usd type double",
+        "alter table raw.credits_snapshots alter payload set default 'theirs'",
+    ],
+)
+def test_nothing_but_the_rows_of_our_tables_comes_along_with_a_backup(
+    filled: Warehouse, tmp_path: Path, forgery: str
+) -> None:
+    before = everything(filled)
+    filled.restore(forge(filled.backup(tmp_path / "backups"), forgery))
+    assert everything(filled) == before
+
+
+def test_a_pipe_in_the_place_of_a_backup_is_refused_and_not_waited_for(
+    filled: Warehouse, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CreditsError, match="is no file"):
+        filled.restore(tmp_path / "pipe")
+
+
+def test_two_warehouses_back_up_into_one_folder_at_once(filled: Warehouse, tmp_path: Path) -> None:
+    other = Warehouse(tmp_path / "other" / "warehouse.duckdb")
+    other.append_readings([reading()])
+    into = tmp_path / "backups"
+    with clock.frozen(NOON), ThreadPoolExecutor(2) as pool:
+        made = [path for _ in range(3) for path in pool.map(lambda one: one.backup(into), [filled, other])]
+    assert len(set(made)) == 6
+    assert [count(Warehouse(path / "warehouse.duckdb")) for path in made] == [2, 1] * 3
+
+
+def test_restoring_from_nowhere_or_from_itself_says_so(filled: Warehouse, tmp_path: Path) -> None:
+    with pytest.raises(WarehouseError, match=r"There is no backup at .*make backup"):
+        filled.restore(tmp_path / "nowhere")
+    with pytest.raises(WarehouseError, match="is the warehouse itself"):
+        filled.restore(filled.path)
+    assert count(filled) == 2
+
+
+def test_restore_waits_for_a_program_that_has_the_file_open(filled: Warehouse, tmp_path: Path) -> None:
+    made = filled.backup(tmp_path / "backups")
+    with running(HOLDS_THE_FILE, filled.path, "read_only"), pytest.raises(WarehouseBusy):
+        Warehouse(filled.path, lock_timeout_s=0.1).restore(made)
+    assert list(filled.path.parent.glob("*.before-restore-*")) == []
+
+
+def test_a_restore_killed_at_any_moment_leaves_the_earlier_file_or_the_backup(
+    filled: Warehouse, tmp_path: Path
+) -> None:
+    made = filled.backup(tmp_path / "backups")
+    filled.append_readings([reading(at=NOON + timedelta(days=2))])
+    code = PRELUDE + 'print("begun", flush=True)\nwarehouse.restore(Path(sys.argv[2]))'
+    for delay in (0.1, 0.15, 0.2, 0.25):
+        with running(code, filled.path, made) as process, suppress(TimeoutExpired):
+            process.wait(timeout=delay)
+        assert count(filled) in (2, 3)
+    filled.restore(made)
+    assert count(filled) == 2
+    assert list(filled.path.parent.glob(".*")) == []
+
+
+def test_backups_and_restores_of_one_instant_overwrite_nothing(filled: Warehouse, tmp_path: Path) -> None:
+    with clock.frozen(NOON + timedelta(days=2)):
+        first = filled.backup(tmp_path / "backups")
+        filled.append_readings([reading()])
+        second = filled.backup(tmp_path / "backups")
+        kept = [filled.restore(first), filled.restore(second)]
+    assert first != second
+    assert [count(Warehouse(path)) for path in kept if path] == [3, 2]
+    assert count(filled) == 3
+
+
+def test_a_backup_that_was_cut_short_does_not_look_like_one(filled: Warehouse, tmp_path: Path) -> None:
+    attempt = FILLS_THE_DISK.replace("{attempt}", "warehouse.backup(Path(sys.argv[3]))")
+    with python(attempt, filled.path, 300_000, tmp_path / "backups") as process:
+        out, errors = process.communicate(timeout=60)
+    assert out.startswith(f"No room to write {tmp_path}/backups/"), out + errors
+    assert names(tmp_path / "backups") == []
+
+
+def test_no_room_to_restore_changes_nothing_and_leaves_no_litter(filled: Warehouse, tmp_path: Path) -> None:
+    made = filled.backup(tmp_path / "backups")
+    filled.append_readings([reading()])
+    attempt = FILLS_THE_DISK.replace("{attempt}", "warehouse.restore(Path(sys.argv[3]))")
+    with python(attempt, filled.path, 300_000, made) as process:
+        out, errors = process.communicate(timeout=60)
+    assert out.startswith("No room to write"), out + errors
+    assert count(filled) == 3
+    assert names(filled.path.parent) == ["warehouse.duckdb", "warehouse.duckdb.lock"]

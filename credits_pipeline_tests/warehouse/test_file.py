@@ -1,0 +1,411 @@
+"""The one door to the warehouse's file, over real files and, where two meet, real second processes."""
+
+import gzip
+import os
+import random
+import shutil
+from contextlib import suppress
+from decimal import Decimal
+from pathlib import Path
+from subprocess import TimeoutExpired
+
+import duckdb
+import pytest
+
+from credits_pipeline.errors import CreditsError
+from credits_pipeline.warehouse import (
+    MIGRATIONS,
+    Warehouse,
+    WarehouseBusy,
+    WarehouseCorrupt,
+    WarehouseError,
+    open_published,
+)
+from credits_pipeline_tests.children import python, running
+from credits_pipeline_tests.warehouse.stored import (
+    DAYS,
+    FILLS_THE_DISK,
+    HOLDS_THE_FILE,
+    HOLDS_THE_LOCK,
+    NOON,
+    PRELUDE,
+    count,
+    mode,
+    names,
+    reading,
+    stored,
+)
+
+FIXTURES = Path(__file__).parent.parent / "fixtures"
+
+
+@pytest.mark.parametrize("umask", [0, 0o077])
+def test_files_are_for_our_eyes_only_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        warehouse = Warehouse(tmp_path / "data" / "warehouse.duckdb")
+        with warehouse.writing("looking") as con:
+            warehouse.append_readings([reading()], con=con)
+            con.execute("commit")  # so that the log is there to be looked at
+            modes = {path.name: mode(path) for path in warehouse.path.parent.iterdir()}
+            con.execute("begin")
+        assert mode(warehouse.path.parent) == "700"
+        assert modes == dict.fromkeys(
+            ["warehouse.duckdb"] + [f"warehouse.duckdb.{end}" for end in ("wal", "lock")], "600"
+        )
+        assert os.umask(umask) == umask
+    finally:
+        os.umask(before)
+
+
+def test_the_file_has_the_format_that_old_drivers_read(warehouse: Warehouse) -> None:
+    warehouse.append_readings([reading()])
+    # Bytes 12 to 20 of the main header: the version of the format. 64 is that of 0.9 to 1.1.
+    assert int.from_bytes(warehouse.path.read_bytes()[12:20], "little") == 64
+
+
+JUNK = random.Random(7).randbytes(50_000)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(lambda whole: JUNK, id="junk"),
+        pytest.param(lambda whole: b"", id="empty"),
+        pytest.param(lambda whole: b"SQLite format 3\0" + JUNK, id="another database"),
+        pytest.param(lambda whole: whole[: len(whole) // 2], id="cut in half"),
+        pytest.param(lambda whole: whole[:9000], id="cut in the header"),
+        pytest.param(lambda whole: whole[:12288] + JUNK + whole[12288 + 50_000 :], id="overwritten"),
+    ],
+)
+def test_a_damaged_file_is_named_and_never_replaced_by_an_empty_one(
+    warehouse: Warehouse, content: object
+) -> None:
+    warehouse.append_readings([reading()])
+    damaged = content(warehouse.path.read_bytes())  # type: ignore[operator]
+    warehouse.path.write_bytes(damaged)
+    for attempt in (lambda: warehouse.append_readings([reading()]), lambda: count(warehouse)):
+        with pytest.raises(WarehouseCorrupt, match="make restore") as caught:
+            attempt()
+        assert str(warehouse.path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert warehouse.path.read_bytes() == damaged
+
+
+def test_a_log_without_its_database_is_not_covered_by_an_empty_one(warehouse: Warehouse) -> None:
+    warehouse.path.parent.mkdir()
+    (warehouse.path.parent / "warehouse.duckdb.wal").write_bytes(b"something")
+    with pytest.raises(WarehouseCorrupt, match="has lost its database"):
+        warehouse.append_readings([reading()])
+    assert not warehouse.path.exists()
+
+
+def test_somebody_elses_database_is_left_alone(warehouse: Warehouse) -> None:
+    warehouse.path.parent.mkdir()
+    with duckdb.connect(str(warehouse.path)) as con:
+        con.execute("create table theirs as select 1 as one")
+    with pytest.raises(WarehouseCorrupt, match="no warehouse of this program"):
+        warehouse.append_readings([reading()])
+    with duckdb.connect(str(warehouse.path), read_only=True) as con:
+        assert con.execute("from theirs").fetchall() == [(1,)]
+
+
+def test_a_file_in_the_place_of_the_data_directory_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file", encoding="utf-8")
+    for path in (tmp_path / "data" / "warehouse.duckdb", tmp_path / "data" / "deeper" / "warehouse.duckdb"):
+        with pytest.raises(CreditsError, match="is no directory: name another one"):
+            Warehouse(path).append_readings([reading()])
+
+
+NO_FILE = {
+    "pipe": os.mkfifo,
+    "folder": Path.mkdir,
+    "link to nowhere": lambda path: path.symlink_to("/nowhere/file"),
+}
+
+
+@pytest.mark.parametrize("what", NO_FILE)
+@pytest.mark.parametrize(
+    "name", ["warehouse.duckdb", "warehouse.duckdb.wal", "credits.duckdb", "credits.duckdb.wal"]
+)
+def test_what_is_no_file_in_the_place_of_one_is_one_sentence_and_neither_waited_for_nor_covered(
+    warehouse: Warehouse, what: str, name: str
+) -> None:
+    """A pipe would be read for ever; a link whose disk is not mounted would be replaced by an empty warehouse."""
+    warehouse.path.parent.mkdir()
+    place = warehouse.path.with_name(name)
+    NO_FILE[what](place)
+    target = warehouse.path.with_name("credits.duckdb")
+    with pytest.raises(CreditsError, match=f"{place} .* no file: mount its disk or move it away"):
+        warehouse.publish(target, run_id="run", published_at=NOON, version="1", is_simulated=True)
+    assert os.path.lexists(place)
+    assert not place.is_file()
+    if place == target:
+        with pytest.raises(CreditsError, match="no file"), open_published(target):
+            pass
+
+
+def test_a_warehouse_behind_a_link_stays_behind_it(warehouse: Warehouse, tmp_path: Path) -> None:
+    warehouse.append_readings([reading()])
+    warehouse.path.rename(tmp_path / "elsewhere")
+    warehouse.path.symlink_to(tmp_path / "elsewhere")
+    warehouse.append_readings([reading()])
+    assert warehouse.path.is_symlink()
+    warehouse.path.unlink()
+    (tmp_path / "elsewhere").rename(warehouse.path)
+    with warehouse.reading() as con:
+        assert con.execute("select count(*) from raw.credits_snapshots").fetchall() == [(2,)]
+
+
+@pytest.mark.parametrize(
+    ("what", "bits"), [("warehouse.duckdb", 0o000), ("warehouse.duckdb", 0o400), (".", 0o500)]
+)
+def test_a_missing_permission_is_one_sentence(warehouse: Warehouse, what: str, bits: int) -> None:
+    """In a process that steps down from root, whom file modes do not stop."""
+    warehouse.append_readings([reading()])
+    data = warehouse.path.parent
+    (data / "warehouse.duckdb.lock").unlink()
+    code = (
+        PRELUDE
+        + """
+with Warehouse(warehouse.path.parent / "warm-up").reading():
+    pass
+(warehouse.path.parent / sys.argv[2]).chmod(int(sys.argv[3]))
+if os.geteuid() == 0:
+    data = warehouse.path.parent
+    for path in (data, *data.iterdir()):
+        os.chown(path, 65534, 65534)
+    for parent in list(data.parents)[:-2]:
+        parent.chmod(0o755)
+    os.setegid(65534), os.seteuid(65534)
+try:
+    warehouse.append_readings([one()])
+except WarehouseError as error:
+    print(error)
+"""
+    )
+    with python(code, warehouse.path, what, bits) as process:
+        out, errors = process.communicate(timeout=60)
+    data.chmod(0o700)
+    assert out.startswith("No permission to use "), out + errors
+    assert "readable and writable for this user" in out
+    assert count(warehouse) == 1
+
+
+@pytest.mark.parametrize("room", [0, 40_000, 400_000, 1_400_000])
+def test_running_out_of_room_loses_no_committed_reading(warehouse: Warehouse, room: int) -> None:
+    warehouse.append_readings([reading()])
+    attempt = "warehouse.append_readings([one(str(i), i) for i in range(20_000)])"
+    with python(FILLS_THE_DISK.replace("{attempt}", attempt), warehouse.path, room) as process:
+        out, errors = process.communicate(timeout=60)
+    assert out.startswith("No room to write"), out + errors
+    assert count(warehouse) == 1
+    assert warehouse.append_readings([reading()] * 1000) == 1000
+    assert count(warehouse) == 1001
+
+
+def test_no_room_for_the_first_file_leaves_none(warehouse: Warehouse) -> None:
+    attempt = "warehouse.append_readings([one()])"
+    with python(FILLS_THE_DISK.replace("{attempt}", attempt), warehouse.path, 100_000) as process:
+        out, errors = process.communicate(timeout=60)
+    assert out.startswith("No room to write"), out + errors
+    assert not warehouse.path.exists()
+    assert warehouse.append_readings([reading()]) == 1
+
+
+# -- who holds it --------------------------------------------------------------------------
+
+
+def test_who_waits_in_vain_is_told_who_holds_it(warehouse: Warehouse) -> None:
+    with running(HOLDS_THE_LOCK, warehouse.path) as holder:
+        impatient = Warehouse(warehouse.path, lock_timeout_s=0.2)
+        for attempt in (lambda: impatient.append_readings([reading()]), lambda: count(impatient)):
+            with pytest.raises(WarehouseBusy) as caught:
+                attempt()
+            message = str(caught.value)
+            assert f"process {holder.pid} on " in message
+            assert "(a long build) since 20" in message
+            assert message.endswith("let it finish or stop it, then run this again.")
+    assert warehouse.append_readings([reading()]) == 1
+
+
+def test_who_waits_long_enough_gets_it(warehouse: Warehouse) -> None:
+    code = PRELUDE + 'print("waiting", flush=True)\nwarehouse.append_readings([one()])'
+    with running(HOLDS_THE_LOCK, warehouse.path) as holder, running(code, warehouse.path) as waiting:
+        assert waiting.poll() is None
+        holder.communicate()  # its input ends: it lets go
+        assert waiting.communicate(timeout=60)[1] == ""
+    assert count(warehouse) == 1
+
+
+def test_a_killed_holder_blocks_nobody_and_is_not_named(warehouse: Warehouse) -> None:
+    with running(HOLDS_THE_LOCK, warehouse.path) as dead:
+        dead.kill()
+        dead.wait()
+    note = warehouse.path.with_name("warehouse.duckdb.lock")
+    left_behind = note.read_text(encoding="utf-8")
+    assert str(dead.pid) in left_behind
+    assert warehouse.append_readings([reading()]) == 1
+    with running(HOLDS_THE_LOCK, warehouse.path):
+        note.write_text(left_behind, encoding="utf-8")  # as it is before the next holder has written its own
+        with pytest.raises(WarehouseBusy, match="is held by another process: "):
+            count(Warehouse(warehouse.path, lock_timeout_s=0))
+
+
+@pytest.mark.parametrize("how", ["read_write", "read_only"])
+def test_a_program_that_opens_the_warehouse_by_itself_is_waited_for_and_named(
+    warehouse: Warehouse, how: str
+) -> None:
+    warehouse.append_readings([reading()])
+    with running(HOLDS_THE_FILE, warehouse.path, how) as holder:
+        with pytest.raises(WarehouseBusy, match=f"PID {holder.pid}"):
+            Warehouse(warehouse.path, lock_timeout_s=0.2).append_readings([reading()])
+        if how == "read_only":
+            assert count(warehouse) == 1
+    assert warehouse.append_readings([reading()]) == 1
+
+
+def test_a_connection_of_this_process_is_named_as_such(warehouse: Warehouse) -> None:
+    warehouse.append_readings([reading()])
+    impatient = Warehouse(warehouse.path, lock_timeout_s=0)
+    with duckdb.connect(str(warehouse.path)), pytest.raises(WarehouseBusy, match="this very process"):
+        impatient.append_readings([reading()])
+
+
+def test_opening_it_twice_in_a_row_of_calls_is_refused_and_not_a_deadlock(warehouse: Warehouse) -> None:
+    impatient = Warehouse(warehouse.path, lock_timeout_s=0.1)
+    with impatient.writing("outer"), pytest.raises(WarehouseBusy, match=f"process {os.getpid()} "):
+        impatient.append_readings([reading()])
+
+
+def test_writers_in_several_processes_take_turns_and_lose_nothing(warehouse: Warehouse) -> None:
+    code = PRELUDE + "for _ in range(5):\n    warehouse.append_readings([one(sys.argv[2])])"
+    writers = [python(code, warehouse.path, name) for name in "abc"]
+    for writer in writers:
+        with writer:
+            assert writer.communicate(timeout=120)[1] == ""
+    counted = stored(
+        warehouse, "select account, count(*) from raw.credits_snapshots group by all order by all"
+    )
+    assert counted == [("a", 5), ("b", 5), ("c", 5)]
+
+
+# -- killed --------------------------------------------------------------------------------
+
+# Says the number of every batch that is committed; a batch is 50 readings and one usage day.
+COMMITS_UNTIL_KILLED = (
+    PRELUDE
+    + """
+start = int(sys.argv[2])
+print("begun", flush=True)
+for batch in range(start, start + 1000):
+    with warehouse.writing("a batch") as con:
+        warehouse.append_readings([one(str(batch), i) for i in range(50)], con=con)
+        day = date(2020, 1, 1) + timedelta(days=batch)
+        warehouse.replace_usage("default", day, day, [], fetched_at=at, run_id="run", con=con)
+    print(batch, flush=True)
+"""
+)
+
+
+def killed_after(seconds: float, code: str, *arguments: object) -> list[int]:
+    """Run it until it says that it has begun, kill it some time later; the numbers that it said in between."""
+    with running(code, *arguments) as process:
+        with suppress(TimeoutExpired):
+            process.wait(timeout=seconds)
+        process.kill()
+        return [int(line) for line in process.communicate()[0].splitlines()]
+
+
+def survive_kills(warehouse: Warehouse, times: int, seed: int) -> None:
+    moments, committed = random.Random(seed), 0
+    for _ in range(times):
+        told = killed_after(moments.uniform(0.0, 0.6), COMMITS_UNTIL_KILLED, warehouse.path, committed)
+        batches = stored(warehouse, "select count(*) from raw.credits_snapshots group by account")
+        assert batches == [(50,)] * len(batches)
+        assert len(batches) >= (told[-1] + 1 if told else committed), "a committed batch is gone"
+        assert stored(warehouse, "select count(*) from raw.model_usage_days") == [(len(batches),)]
+        committed = len(batches)
+
+
+def test_a_process_killed_at_any_moment_leaves_whole_transactions(warehouse: Warehouse) -> None:
+    survive_kills(warehouse, times=4, seed=1)
+
+
+@pytest.mark.heavy
+def test_fifty_killed_processes_leave_whole_transactions(warehouse: Warehouse) -> None:
+    survive_kills(warehouse, times=50, seed=2)
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.02, 0.04, 0.06, 0.1])
+def test_a_process_killed_while_it_creates_the_file_leaves_a_healthy_start(
+    warehouse: Warehouse, delay: float
+) -> None:
+    killed_after(delay, COMMITS_UNTIL_KILLED, warehouse.path, 0)
+    warehouse.append_readings([reading()])
+    assert names(warehouse.path.parent) == ["warehouse.duckdb", "warehouse.duckdb.lock"]
+
+
+# -- versions ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def next_release(tmp_path: Path) -> Path:
+    """The migrations of a release that comes after this one."""
+    steps = shutil.copytree(MIGRATIONS, tmp_path / "next_release")
+    number = len(list(steps.glob("*.sql"))) + 1
+    step = "alter table raw.credits_snapshots add column note varchar; update raw.credits_snapshots set note = 'old'"
+    (steps / f"{number:04}_notes.sql").write_text(step, encoding="utf-8")
+    return steps
+
+
+def test_an_older_file_is_brought_up_to_date_and_kept_as_it_was(
+    warehouse: Warehouse, next_release: Path
+) -> None:
+    warehouse.append_readings([reading()])
+    newer = Warehouse(warehouse.path, migrations=next_release)
+    assert stored(newer, "select note from raw.credits_snapshots") == [("old",)]
+    (kept,) = warehouse.path.parent.glob("warehouse.duckdb.version-1-*")
+    assert count(Warehouse(kept)) == 1
+    assert mode(kept) == "600"
+    assert stored(newer, "select note from raw.credits_snapshots") == [("old",)]
+    assert len(list(warehouse.path.parent.glob("warehouse.duckdb.version-*Z"))) == 1
+
+
+def test_a_migration_that_fails_changes_nothing(warehouse: Warehouse, next_release: Path) -> None:
+    warehouse.append_readings([reading()])
+    last = sorted(next_release.glob("*.sql"))[-1]
+    last.write_text(last.read_text(encoding="utf-8") + "; select 'not a number'::int", encoding="utf-8")
+    with pytest.raises(duckdb.Error, match="not a number"):
+        count(Warehouse(warehouse.path, migrations=next_release))
+    assert count(warehouse) == 1
+
+
+def test_a_file_of_a_newer_release_is_refused_and_left_alone(
+    warehouse: Warehouse, next_release: Path
+) -> None:
+    warehouse.append_readings([reading()])
+    count(Warehouse(warehouse.path, migrations=next_release))
+    for attempt in (lambda: warehouse.append_readings([reading()]), lambda: count(warehouse)):
+        with pytest.raises(WarehouseError, match=r"newer release of this program.*update this program"):
+            attempt()
+    assert count(Warehouse(warehouse.path, migrations=next_release)) == 1
+
+
+def test_a_file_of_the_first_release_still_opens_and_its_tables_have_the_form_of_today(
+    warehouse: Warehouse, tmp_path: Path
+) -> None:
+    """The fixture was written by the first release (duckdb 1.5.6) and is never made anew; a change is a migration."""
+    old = Warehouse(tmp_path / "old.duckdb")
+    old.path.write_bytes(gzip.decompress((FIXTURES / "warehouse_of_version_1.duckdb.gz").read_bytes()))
+    assert old.newest_reading("default") == reading(at=NOON, credits="25", usage="5.123456789")
+    assert stored(old, "select usage_date, credits_usd from raw.model_usage_days") == [
+        (DAYS[0], Decimal("0.25")),
+        (DAYS[1], Decimal(0)),
+    ]
+    columns = """
+        select schema_name, table_name, column_index, column_name, data_type, is_nullable from duckdb_columns()
+        where database_name = 'warehouse' and schema_name in ('raw', 'ops') order by all
+    """
+    assert stored(old, columns) == stored(warehouse, columns)
+    assert old.append_readings([reading()]) == 1

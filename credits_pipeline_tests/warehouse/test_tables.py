@@ -1,0 +1,340 @@
+"""What is stored of readings and bills: exactly, all or nothing, and under one name per account."""
+
+import os
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import duckdb
+import pytest
+
+from credits_pipeline import clock
+from credits_pipeline.warehouse import Warehouse, WarehouseError
+from credits_pipeline_tests.children import python
+from credits_pipeline_tests.warehouse.stored import (
+    DAY,
+    DAYS,
+    NOON,
+    PRELUDE,
+    Row,
+    count,
+    reading,
+    replaced,
+    stored,
+)
+
+
+def test_a_reading_comes_back_as_it_went_in(warehouse: Warehouse) -> None:
+    put = reading(credits="123456789.123456789", usage="0.000000001")
+    assert warehouse.append_readings([put]) == 1
+    assert warehouse.newest_reading("default") == put
+
+
+def test_two_readings_of_one_minute_are_both_kept(warehouse: Warehouse) -> None:
+    assert warehouse.append_readings([reading(), reading()]) == 2
+    assert count(warehouse) == 2
+
+
+def test_appending_nothing_does_not_even_open_the_file(warehouse: Warehouse) -> None:
+    assert warehouse.append_readings([]) == 0
+    assert not warehouse.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("1E+3", "1000.000000000"),  # duckdb 1.5.6 binds this Decimal as 1
+        ("5E-9", "0.000000005"),
+        ("-3.5", "-3.500000000"),
+        ("-0", "0.000000000"),
+    ],
+)
+def test_every_way_of_writing_a_decimal_is_stored_to_the_last_digit(
+    warehouse: Warehouse, given: str, kept: str
+) -> None:
+    warehouse.append_readings([reading(usage=given)])
+    newest = warehouse.newest_reading("default")
+    assert newest is not None
+    assert f"{newest.total_usage:f}" == kept
+
+
+@pytest.mark.parametrize("amount", ["NaN", "Infinity", "1000000000", "-1E+400"])
+def test_what_is_no_amount_of_money_is_refused_and_nothing_is_written(
+    warehouse: Warehouse, amount: str
+) -> None:
+    warehouse.append_readings([reading()])
+    with pytest.raises(duckdb.Error):
+        warehouse.append_readings([reading(), reading(usage=amount)])
+    assert count(warehouse) == 1
+
+
+def test_instants_are_stored_in_utc_whatever_zone_the_machine_is_in(warehouse: Warehouse) -> None:
+    code = (
+        PRELUDE
+        + """
+from datetime import timezone
+at = datetime(2026, 6, 11, 1, 30, tzinfo=timezone(timedelta(hours=9)))
+warehouse.append_readings([one()])
+with warehouse.reading() as con:
+    assert con.execute("select current_setting('TimeZone')").fetchall() == [("UTC",)]
+"""
+    )
+    with python(code, warehouse.path, env={**os.environ, "TZ": "Asia/Tokyo"}) as process:
+        assert process.communicate()[1] == ""
+    instants = stored(warehouse, "select observed_at from raw.credits_snapshots")
+    assert instants == [(datetime(2026, 6, 10, 16, 30),)]
+
+
+def test_hostile_names_are_data(warehouse: Warehouse) -> None:
+    name = "'); drop table raw.credits_snapshots; --"
+    warehouse.append_readings([reading(account=name)])
+    warehouse.replace_usage(
+        name, NOON.date(), NOON.date(), [Row(NOON.date(), name, Decimal(1))], fetched_at=NOON, run_id="run"
+    )
+    assert stored(warehouse, "select account, model from raw.model_usage") == [(name, name)]
+    assert warehouse.unsettled_days([name], NOON.date(), NOON.date()) == {name: [NOON.date()]}
+
+
+def test_the_newest_reading_goes_by_time_not_by_arrival(warehouse: Warehouse) -> None:
+    times = [NOON, NOON - timedelta(days=9), NOON + timedelta(days=1), NOON - timedelta(hours=1)]
+    warehouse.append_readings([reading(at=at) for at in times])
+    warehouse.append_readings([reading(at=NOON + timedelta(days=5), account="other")])
+    newest = warehouse.newest_reading("default")
+    assert newest is not None
+    assert newest.observed_at == times[2]
+    assert warehouse.newest_reading("nobody") is None
+
+
+def test_an_account_has_history_once_it_was_seen_with_credits_or_a_bill(warehouse: Warehouse) -> None:
+    assert not warehouse.has_history("default")
+    warehouse.append_readings([reading(credits="0", usage="0")])
+    assert not warehouse.has_history("default")  # an honest account before its first top-up
+    day = NOON.date()
+    warehouse.replace_usage("billed", day, day, [Row(day, "m", Decimal(1))], fetched_at=NOON, run_id="run")
+    assert warehouse.has_history("billed")
+    warehouse.append_readings([reading()])
+    assert warehouse.has_history("default")
+
+
+def test_the_tables_of_alerts_and_versions_are_described(warehouse: Warehouse) -> None:
+    """What the other tables mean is said in the SQL project, and written to them by its build."""
+    undescribed = """
+        select table_name from duckdb_tables() where comment is null and schema_name = 'ops' union all
+        select column_name from duckdb_columns() where comment is null and schema_name = 'ops'
+    """
+    assert stored(warehouse, undescribed) == []
+
+
+# -- what was billed -----------------------------------------------------------------------
+
+
+def test_a_day_billed_nothing_becomes_a_known_zero(warehouse: Warehouse) -> None:
+    changes = replaced(
+        warehouse, Row(DAYS[0], "a", Decimal("0.1")), Row(DAYS[0], "b", Decimal("0.000000002"))
+    )
+    assert changes == {
+        DAYS[0]: (None, Decimal("0.100000002")),
+        DAYS[1]: (None, Decimal(0)),
+        DAYS[2]: (None, Decimal(0)),
+    }
+    assert stored(warehouse, "select usage_date, credits_usd, run_id from raw.model_usage_days") == [
+        (DAYS[0], Decimal("0.100000002"), "run 12"),
+        (DAYS[1], Decimal(0), "run 12"),
+        (DAYS[2], Decimal(0), "run 12"),
+    ]
+
+
+def test_replacing_tells_how_much_each_day_moved(warehouse: Warehouse) -> None:
+    replaced(warehouse, Row(DAYS[0], "a", Decimal("1.5")))
+    later = NOON + timedelta(hours=1)
+    changes = replaced(warehouse, Row(DAYS[0], "a", Decimal("1.75")), Row(DAYS[2], "a", Decimal(2)), at=later)
+    assert changes[DAYS[0]] == (Decimal("1.5"), Decimal("1.75"))
+    assert changes[DAYS[1]] == (Decimal(0), Decimal(0))
+    assert changes[DAYS[2]] == (Decimal(0), Decimal(2))
+
+
+def test_replacing_touches_no_other_day_and_no_other_account(warehouse: Warehouse) -> None:
+    replaced(warehouse, *(Row(day, "a", Decimal(1)) for day in DAYS))
+    replaced(warehouse, *(Row(day, "a", Decimal(2)) for day in DAYS), account="other")
+    with clock.frozen(NOON):
+        warehouse.replace_usage("default", DAYS[1], DAYS[1], [], fetched_at=NOON, run_id="run")
+    query = "select credits_usd::int from raw.model_usage_days where account = ? order by usage_date"
+    with warehouse.reading() as con:
+        assert con.execute(query, ["default"]).fetchall() == [(1,), (0,), (1,)]
+        assert con.execute(query, ["other"]).fetchall() == [(2,), (2,), (2,)]
+
+
+def test_of_two_fetches_the_later_one_wins_in_whichever_order_they_arrive(warehouse: Warehouse) -> None:
+    replaced(warehouse, Row(DAYS[0], "a", Decimal(2)), at=NOON)
+    assert replaced(warehouse, Row(DAYS[0], "a", Decimal(1)), at=NOON - timedelta(minutes=5)) == {}
+    assert stored(warehouse, "select credits_usd from raw.model_usage") == [(Decimal(2),)]
+
+
+def test_a_fetch_from_the_future_does_not_shut_out_the_present(warehouse: Warehouse) -> None:
+    """A clock that ran a year ahead for an hour must not freeze the bill for a year."""
+    with clock.frozen(NOON + timedelta(days=365)):
+        warehouse.replace_usage(
+            "default", DAY, DAY, [Row(DAY, "a", Decimal(1))], fetched_at=clock.now(), run_id="ahead"
+        )
+        assert warehouse.unsettled_days(["default"], DAY, DAY) == {"default": []}
+    with clock.frozen(NOON):
+        assert warehouse.unsettled_days(["default"], DAY, DAY) == {"default": [DAY]}
+        warehouse.replace_usage(
+            "default", DAY, DAY, [Row(DAY, "a", Decimal(2))], fetched_at=clock.now(), run_id="right"
+        )
+    assert stored(warehouse, "select credits_usd, run_id from raw.model_usage_days") == [
+        (Decimal(2), "right")
+    ]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [Row(DAY - timedelta(days=1), "a", Decimal(1))],
+        [Row(DAY, "a", Decimal(1)), Row(DAY, "a", Decimal(1))],
+        [Row(DAY, "a", Decimal(1)), Row(DAY, "b", Decimal("NaN"))],
+        [Row(DAY, "a", Decimal(1)), Row(DAY, "b", Decimal(1), requests=2**63)],
+    ],
+)
+def test_rows_that_cannot_be_are_refused_and_nothing_is_written(
+    warehouse: Warehouse, rows: list[Row]
+) -> None:
+    replaced(warehouse, Row(DAY, "a", Decimal(7)))
+    with pytest.raises((ValueError, duckdb.Error)):
+        replaced(warehouse, *rows, at=NOON + timedelta(hours=1))
+    assert stored(warehouse, "select usage_date, credits_usd from raw.model_usage") == [(DAY, Decimal(7))]
+    assert len(stored(warehouse, "from raw.model_usage_days")) == 3
+
+
+def test_several_accounts_are_replaced_in_one_transaction(warehouse: Warehouse) -> None:
+    def store_three() -> None:
+        with warehouse.writing("usage") as con:
+            for account in ("one", "two"):
+                warehouse.replace_usage(account, DAY, DAY, [], fetched_at=NOON, run_id="run", con=con)
+            raise KeyError("the third account")
+
+    with pytest.raises(KeyError):
+        store_three()
+    assert stored(warehouse, "from raw.model_usage_days") == []
+
+
+def test_a_day_is_settled_48_hours_after_its_end(warehouse: Warehouse) -> None:
+    settled_from = datetime(2026, 6, 11, tzinfo=UTC)  # the end of the 8th is the 9th at 00:00
+    with clock.frozen(settled_from + timedelta(days=9)):
+        for account, at in (("early", settled_from - timedelta(microseconds=1)), ("late", settled_from)):
+            warehouse.replace_usage(account, DAY, DAY, [], fetched_at=at, run_id="run")
+        days = warehouse.unsettled_days(["early", "late", "new"], DAY - timedelta(days=1), DAY)
+    before = DAY - timedelta(days=1)
+    assert days == {"early": [before, DAY], "late": [before], "new": [before, DAY]}
+
+
+def test_days_are_unsettled_whatever_became_of_the_readings(warehouse: Warehouse) -> None:
+    """A first run with the wrong key has read nothing and fetched nothing: the next one fetches every day."""
+    with clock.frozen(NOON):
+        assert warehouse.unsettled_days(["default"], *DAYS[::2]) == {"default": DAYS}
+        warehouse.append_readings([reading()])
+        assert warehouse.unsettled_days(["default"], *DAYS[::2]) == {"default": DAYS}
+
+
+# -- one transaction -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt])
+def test_any_exception_undoes_everything(warehouse: Warehouse, failure: type[BaseException]) -> None:
+    def build() -> None:
+        with warehouse.writing("a build") as con:
+            warehouse.append_readings([reading()], con=con)
+            con.execute("create table marts.half_done as select 1 as one")
+            raise failure
+
+    with pytest.raises(failure):
+        build()
+    assert count(warehouse) == 0
+    assert stored(warehouse, "select table_name from duckdb_tables() where schema_name = 'marts'") == []
+    warehouse.append_readings([reading()])
+
+
+def test_a_failing_statement_undoes_everything_and_keeps_its_own_name(warehouse: Warehouse) -> None:
+    def build() -> None:
+        with warehouse.writing("a build") as con:
+            warehouse.append_readings([reading()], con=con)
+            con.execute("select 'not a number'::int")
+
+    with pytest.raises(duckdb.ConversionException):
+        build()
+    assert count(warehouse) == 0
+
+
+def test_reading_cannot_write(warehouse: Warehouse) -> None:
+    with pytest.raises(duckdb.Error, match="read-only"), warehouse.reading() as con:
+        con.execute("delete from raw.credits_snapshots")
+
+
+def test_nothing_is_loaded_from_the_network(warehouse: Warehouse) -> None:
+    with warehouse.reading() as con, pytest.raises(duckdb.Error):
+        con.execute("from 'https://127.0.0.1:9/nothing.parquet'")
+
+
+# -- whose it is ---------------------------------------------------------------------------
+
+
+def test_a_key_leads_to_every_name_under_which_it_was_read(warehouse: Warehouse) -> None:
+    assert warehouse.accounts_of_key("ab12cd34") == []
+    warehouse.append_readings([reading(account="acme"), reading(account="acme_eu"), reading(account="acme")])
+    assert warehouse.accounts_of_key("ab12cd34") == ["acme", "acme_eu"]
+    assert warehouse.accounts_of_key("another") == []
+
+
+def test_a_renamed_account_takes_everything_along_and_nothing_counts_twice(warehouse: Warehouse) -> None:
+    """The new name was in use already, with the same key: the same days were billed under both names."""
+    times = [NOON + timedelta(days=n) for n in range(4)]
+    for name, at in zip(("acme", "acme", "acme_eu", "acme_eu"), times, strict=True):
+        warehouse.append_readings([reading(at, name, usage=str(at.day))])
+    replaced(warehouse, Row(DAYS[0], "a", Decimal(1)), Row(DAYS[2], "a", Decimal(2)), account="acme")
+    later = NOON + timedelta(hours=5)
+    replaced(
+        warehouse, Row(DAYS[0], "a", Decimal(1)), Row(DAYS[2], "b", Decimal(3)), at=later, account="acme_eu"
+    )
+    replaced(warehouse, Row(DAYS[0], "a", Decimal(9)), account="other")
+    with warehouse.writing("alerts") as con:
+        con.execute(
+            """
+            insert into ops.alerts_sent (alert_key, kind, account, channel, title, body, due_at)
+            select key, 'run_out', account, 'log', 'title', 'body', '2026-06-10'
+            from (values ('run_out/acme/7', 'acme'), ('run_out/acme_eu/7', 'other')) as alerts (key, account)
+            """
+        )
+    assert warehouse.rename_account("acme", "acme_eu") == 3
+    assert stored(warehouse, "select account, observed_at from raw.credits_snapshots order by all") == [
+        ("acme_eu", at.replace(tzinfo=None)) for at in times
+    ]
+    bills = "select usage_date, credits_usd::int, {} from raw.{} where account <> 'other' order by all"
+    assert stored(warehouse, bills.format("model", "model_usage")) == [(DAYS[0], 1, "a"), (DAYS[2], 3, "b")]
+    assert stored(warehouse, bills.format("run_id", "model_usage_days")) == [
+        (day, usd, "run 17") for day, usd in zip(DAYS, (1, 0, 3), strict=True)
+    ]
+    assert stored(warehouse, "select alert_key, account from ops.alerts_sent order by all") == [
+        ("run_out/acme_eu/7", "acme_eu"),
+        ("run_out/acme_eu/7", "other"),
+    ]
+    assert len(stored(warehouse, "from raw.model_usage_days where account = 'other'")) == 3
+
+
+def test_two_accounts_are_not_made_one(warehouse: Warehouse) -> None:
+    """Their counters go up and down in turn, or a day that is final was billed differently."""
+    for name, hour, usage in (("one", 1, "900"), ("two", 2, "5"), ("one", 3, "901")):
+        warehouse.append_readings([reading(NOON + timedelta(hours=hour), name, usage=usage)])
+    final = NOON + timedelta(hours=12)
+    for name, usd in (("three", 1), ("four", 2)):
+        replaced(warehouse, Row(DAY, "a", Decimal(usd)), at=final, account=name)
+    before = [stored(warehouse, f"from raw.{table}") for table in ("credits_snapshots", "model_usage_days")]
+    for old, new, why in (
+        ("one", "two", r"usage falls from 900\.00 to 5\.00 on 2026-06-10"),
+        ("three", "four", r"1\.00 and 2\.00 USD were billed on 2026-06-08"),
+    ):
+        with pytest.raises(WarehouseError, match=f"are not one account: {why}"):
+            warehouse.rename_account(old, new)
+    with pytest.raises(WarehouseError, match="no account nobody"):
+        warehouse.rename_account("nobody", "two")
+    assert [
+        stored(warehouse, f"from raw.{table}") for table in ("credits_snapshots", "model_usage_days")
+    ] == before
