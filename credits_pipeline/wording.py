@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from credits_pipeline.text import plain
+
+Row: TypeAlias = Mapping[str, Any]
 
 # A name is one line of a table or a legend: a longer one would push everything else off a phone's screen.
 LONGEST_NAME = 80
@@ -88,6 +90,48 @@ def compact(number: int | None) -> str:
     return f"{rounded / size:,.12g}\u00a0{unit}"
 
 
+def of_days(unknown: int | None, days: int) -> str:
+    """What must be said beside spend of so many calendar days, of which only the known ones count; else nothing."""
+    if not unknown:
+        return ""
+    return (
+        f"{unknown} of these {days} days {'is' if unknown == 1 else 'are'} unknown" if days > 1 else "unknown"
+    )
+
+
+EVENTS = {
+    "top_up": "top-up",
+    "credit_decrease": "refund, transfer or expiry",
+    "usage_correction": "usage corrected downwards",
+}
+
+
+def effect(event: Row) -> str:
+    """What a row of `credit_events` did to the balance, signed: usage that falls by $2 adds $2."""
+    amount: Decimal = event["amount_usd"]
+    return usd(-amount if event["kind"] == "usage_correction" else amount, signed=True)
+
+
+def no_key(runway: Row) -> str:
+    """What is left to say of an account whose key was taken away; null `as_of`: it was never read."""
+    read = f"last read on {day(runway['as_of'].date())}" if runway.get("as_of") else "never read"
+    return f"no key any more, {read}"
+
+
+def urgency(runway: Row) -> tuple[object, ...]:
+    """The one order of accounts, to sort rows of `credits_runway` by: used up, then by run-out date, then without date.
+
+    Without a date: longer than a year, too little history, idle, never used (`is_unused`), never read (no status).
+    """
+    status = "unused" if runway.get("is_unused") else runway.get("status") or "unread"
+    middle, early = (runway.get(f"run_out_p{p}") or date.max for p in (50, 10))
+    if status == "unused":
+        middle = early = date.max
+    return status != "exhausted", middle, early, _WITHOUT_DATE.index(status), runway["account"]
+
+
+_WITHOUT_DATE = ("exhausted", "ok", "accumulating", "idle", "unused", "unread")
+
 Tone = Literal["calm", "watch", "urgent", "open"]
 
 
@@ -95,7 +139,8 @@ Tone = Literal["calm", "watch", "urgent", "open"]
 class Answer:
     """When the credits run out, in words: the date, how sure it is, and how near (`tone`).
 
-    `brief` and `span` are the same for a cell of a table; `span` is empty where there is no interval.
+    `brief` and `span` are the same for a cell of a table; `span` is empty where there is no interval, `explanation`
+    (why the date is what it is and why it moved, as `credits_runway` says) where `detail` says it already.
     """
 
     headline: str
@@ -103,77 +148,73 @@ class Answer:
     tone: Tone
     brief: str
     span: str = ""
+    explanation: str = ""
 
 
 # The default thresholds of the alerts: under two weeks is worth a look, under one week a top-up.
 WATCH_DAYS, URGENT_DAYS = 14, 7
 
-
-# One night may be missed; after a day and a half the figures no longer describe the present. Alerts use it too.
+# With the default schedule: one night may be missed. `Settings.stale_after` follows the schedule that is configured.
 STALE_AFTER = timedelta(hours=36)
 
 
-def is_stale(as_of: datetime | None, seen_at: datetime) -> bool:
+def is_stale(as_of: datetime | None, seen_at: datetime, after: timedelta = STALE_AFTER) -> bool:
     """Whether a reading (UTC, naive as tables hold it) is too old to speak of the present at `seen_at` (aware)."""
-    return as_of is not None and seen_at - as_of.replace(tzinfo=UTC) > STALE_AFTER
+    return as_of is not None and seen_at - as_of.replace(tzinfo=UTC) > after
 
 
-def answer(runway: Mapping[str, Any] | None, *, seen_at: datetime | None = None) -> Answer:
-    """A row of `credits_runway` as one sentence and one more about how sure it is.
+def answer(runway: Row | None, *, seen_at: datetime | None = None, after: timedelta = STALE_AFTER) -> Answer:
+    """A row of `credits_runway` (None: the account was never read) as one sentence and one more about how sure it is.
 
+    `is_unused` in it says that nothing was ever bought or spent.
     One that is stale at `seen_at` (aware; None: it was just read) says so first, and its tone is never calm.
     """
+    if runway is None:
+        brief = "never read: check its key"
+        return Answer("This account has never been read.", "Check its key, then run again.", "watch", brief)
     said = _answer(runway)
-    as_of: datetime | None = (runway or {}).get("as_of")
-    if seen_at is None or as_of is None or not is_stale(as_of, seen_at):
+    if seen_at is None or not is_stale(runway["as_of"], seen_at, after):
         return said
-    headline = (
-        f"No reading since {day(as_of.date())}. At that time: {said.headline[0].lower()}{said.headline[1:]}"
-    )
+    then = f"{said.headline[0].lower()}{said.headline[1:]}"
+    headline = f"No reading since {day(runway['as_of'].date())}. At that time: {then}"
     return replace(said, headline=headline, tone="watch" if said.tone == "calm" else said.tone)
 
 
-def _answer(runway: Mapping[str, Any] | None) -> Answer:
+def _answer(runway: Row) -> Answer:
     """Dates are UTC days. No "today" and no "tomorrow": a page or a message is read later than it was written."""
-    if runway is None:
-        detail = "The forecast has no row for this account."
-        return Answer("No forecast yet.", detail, "open", "no forecast yet")
-    status, balance = runway.get("status"), usd(runway.get("balance_usd"))
-    if status == "exhausted":
-        return Answer(
-            "Credits are used up.", f"The balance is {balance}. Top up to continue.", "urgent", "used up"
-        )
-    if status == "idle":
-        detail = f"Nothing was spent in the last 30 days. The balance of {balance} lasts until spending starts again."
-        return Answer("No run-out date: the account is idle.", detail, "calm", "idle")
-    known = runway.get("history_days") or 0
-    if status == "accumulating":
-        detail = f"A date needs 3 complete days, 2 of them with spend. Complete so far: {known}."
-        return Answer("No run-out date yet: too little history.", detail, "open", "too little history")
-    dated = _dated(runway)
-    if not runway.get("is_early"):
-        return dated
+    why = plain(runway.get("explanation") or "")
+    if runway.get("is_unused"):
+        detail = "There is nothing to forecast until the first credits are bought."
+        return Answer("No credits were ever bought or spent.", detail, "open", "never used")
+    if runway["status"] == "exhausted":
+        advice = "a top-up settles this debt first." if runway["balance_usd"] < 0 else "top up to continue."
+        detail = f"The balance is {usd(runway['balance_usd'])}: {advice}"
+        return Answer("Credits are used up.", detail, "urgent", "used up")
+    if runway["status"] == "idle":
+        return Answer("No run-out date: the account is idle.", why, "calm", "idle")
+    if runway["status"] == "accumulating":
+        return Answer("No run-out date yet: too little history.", why, "open", "too little history")
+    found, known = replace(dated(runway), explanation=why), runway["history_days"]
+    if not runway["is_early"]:
+        return found
     caution = f" This is an early estimate from {known} complete days: the date may still move a lot."
-    return replace(dated, detail=dated.detail + caution, span=", ".join(filter(None, (dated.span, "early"))))
+    return replace(found, detail=found.detail + caution, span=", ".join(filter(None, (found.span, "early"))))
 
 
-def _dated(runway: Mapping[str, Any]) -> Answer:
+def dated(runway: Row) -> Answer:
+    """`run_out_p10`, `_p50` and `_p90` (UTC days; null: beyond a year) in words; `days_left_p50` decides the tone."""
     early, middle, late = (runway.get(f"run_out_p{p}") for p in (10, 50, 90))
     if early is None:
         brief = "longer than a year"
-        return Answer(
-            "Credits last longer than a year.",
-            "The chance that they do is at least 90\u00a0%.",
-            "calm",
-            brief,
-        )
+        detail = "The chance that they do is at least 90\u00a0%."
+        return Answer("Credits last longer than a year.", detail, "calm", brief)
     if middle is None:
         detail = f"There is a 1-in-10 chance that they run out by {day(early)}."
         brief = "probably longer than a year"
         return Answer(
             "Credits probably last longer than a year.", detail, "calm", brief, f"not before {day(early)}"
         )
-    left = (middle - runway["as_of"].date()).days
+    left = runway["days_left_p50"]
     tone: Tone = "urgent" if left < URGENT_DAYS else "watch" if left < WATCH_DAYS else "calm"
     if late is None:
         span = f"not before {day(early)}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from credits_pipeline import wording
+from credits_pipeline import config, wording
 from credits_pipeline.sql_project import Model, ModelResult
 from credits_pipeline.text import markdown, markdown_table
 from credits_pipeline.warehouse import fetch_dicts
@@ -15,7 +15,7 @@ from credits_pipeline.warehouse import fetch_dicts
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
 
-    from credits_pipeline.report.charts import Chart
+    from credits_pipeline.report.drawing import Chart
 
 Metadata = dict[str, Any]
 
@@ -24,7 +24,8 @@ PREVIEW_ROWS = 7
 
 PICTURES = {"credits_runway", "daily_spend", "daily_spend_by_model"}
 
-URGENT_FIRST = "select * from marts.credits_runway order by run_out_p50 nulls last, balance_usd, account"
+# A build of some models may come before the others were ever built.
+OF_ACCOUNTS = ("credits_runway", "spend_summary", "credits_readings")
 
 
 def of_model(con: "Connection", model: Model, built: ModelResult) -> Metadata:
@@ -40,28 +41,33 @@ def of_model(con: "Connection", model: Model, built: ModelResult) -> Metadata:
 
 
 def answers(con: "Connection", model: Model) -> Metadata:
-    """One sentence per account, the most urgent first."""
+    """One sentence per account that has a key, the most urgent first."""
     if model.name != "credits_runway":
         return {}
     lines = []
-    for row in fetch_dicts(con, URGENT_FIRST):
-        answer = wording.answer(row)
-        said = f"{answer.headline} {answer.detail} Balance {wording.usd(row['balance_usd'])}."
+    for row in accounts_with_key(con):
+        answer = wording.answer(row if row["status"] else None)
+        balance = f" Balance {wording.usd(row['balance_usd'])}." if row["status"] == "ok" else ""
+        said = f"{answer.headline} {answer.detail}{balance}"
         lines.append(f"**{markdown(wording.name(row['account']))}**: {markdown(said)}")
     return {"answer": dg.MetadataValue.md("\n\n".join(lines))} if lines else {}
 
 
 def picture(con: "Connection", model: Model) -> Metadata:
     """A chart of the account whose credits run out first, with what it says for those who cannot see it."""
-    if model.name not in PICTURES or not exists(con, "credits_runway"):
+    if model.name not in PICTURES or not (accounts := accounts_with_key(con)):
         return {}
-    if not (accounts := fetch_dicts(con, URGENT_FIRST)):
-        return {}
-    from credits_pipeline.report import charts  # here: the drawing library takes half a second to load
+    from credits_pipeline.report import drawing
 
     name, drawn = accounts[0]["account"], chart(con, model.name, accounts[0])
-    image = f"![{markdown(drawn.words)}]({charts.data_uri(drawn)})"
-    return {"picture": dg.MetadataValue.md(f"{markdown(wording.name(name))}\n\n{image}")}
+    shown = f"![{markdown(drawn.words)}]({drawing.data_uri(drawn)})" if drawn.name else markdown(drawn.words)
+    return {"picture": dg.MetadataValue.md(f"{markdown(wording.name(name))}\n\n{shown}")}
+
+
+def accounts_with_key(con: "Connection") -> list[dict[str, Any]]:
+    from credits_pipeline.report.accounts import accounts
+
+    return accounts(con, config.current())[0] if all(exists(con, mart) for mart in OF_ACCOUNTS) else []
 
 
 def chart(con: "Connection", model: str, runway: dict[str, Any]) -> "Chart":
@@ -75,7 +81,9 @@ def chart(con: "Connection", model: str, runway: dict[str, Any]) -> "Chart":
         return charts.daily_spend(rows("daily_spend"), rows("credit_events"))
     if model == "daily_spend_by_model":
         return charts.spend_by_model(rows("daily_spend_by_model"))
-    return charts.balance(rows("daily_balance"), rows("balance_forecast"), runway)
+    return charts.balance(
+        rows("daily_balance"), rows("balance_forecast"), runway if runway["status"] else None
+    )
 
 
 def plots(con: "Connection", model: Model) -> Metadata:

@@ -1,39 +1,44 @@
 """The answer as text for a terminal: balance, spend, run-out date and its interval, where to look next."""
 
 from pathlib import Path
-from typing import Any
 
 from credits_pipeline import clock, config, wording
-from credits_pipeline.text import plain
-from credits_pipeline.warehouse import fetch_dicts, open_published
-
-QUERY = "select * from marts.credits_runway order by run_out_p50 nulls last, account"
+from credits_pipeline.report.accounts import Row, accounts, answer
+from credits_pipeline.warehouse import open_published
 
 
 def text(settings: config.Settings) -> str:
-    """A few lines per account, the most urgent first."""
+    """A few lines per account, the most urgent first. Raises WarehouseError where there are no tables yet."""
     with open_published(settings.published_path) as con:
-        accounts = fetch_dicts(con, QUERY)
+        keyed, others = accounts(con, settings)
         simulated = con.execute("select is_simulated from marts.published").fetchall() == [(True,)]
     title = "SIMULATED DATA: no real account, no real money" if simulated else "OpenRouter credits"
-    if not accounts:
+    if not keyed and not others:
         return f"\n{title}\n\n  No account has been read yet: `make run` shows why."
-    blocks = [title, *map(account_lines, accounts), where_to_look(settings)]
-    return "\n" + "\n\n".join(blocks)
+    blocks = [title, *(account_lines(row, settings) for row in keyed)]
+    blocks += [f"  {wording.name(row['account'])}: {wording.no_key(row)}" for row in others]
+    return "\n" + "\n\n".join([*blocks, where_to_look(settings)])
 
 
-def account_lines(account: dict[str, Any]) -> str:
-    answer = wording.answer(account, seen_at=clock.now())
-    return "\n".join(
-        [
-            f"  {wording.name(account['account'])}, as of {wording.instant(account['as_of'])}",
-            f"    balance {wording.usd(account['balance_usd']):>14}",
-            f"    spent   {wording.usd(account['spend_7d_usd']):>14} in 7 days, "
-            f"{wording.usd(account['spend_30d_usd'])} in 30 days",
-            f"    {answer.headline} {answer.detail}",
-            f"    {plain(account['explanation'] or '')}",
+def account_lines(row: Row, settings: config.Settings) -> str:
+    said = answer(row, settings, seen_at=clock.now())
+    lines = [wording.name(row["account"])]
+    if row["status"]:
+        lines[0] += f", as of {wording.instant(row['as_of'])}"
+        lines.append(f"  balance {wording.usd(row['balance_usd']):>14}")
+        lines += [
+            f"  spent   {wording.usd(row[f'spend_{days}d_usd']):>14} in {days} days{unknown_days(row, days)}"
+            for days in (7, 30)
         ]
-    )
+    lines.append(f"  {said.headline} {said.detail}")
+    if said.explanation:
+        lines.append(f"  {said.explanation}")
+    return "\n".join(f"  {line}" for line in lines)
+
+
+def unknown_days(row: Row, days: int) -> str:
+    unknown = wording.of_days(row[f"unknown_days_{days}d"], days)
+    return f" ({unknown})" if unknown and row[f"spend_{days}d_usd"] is not None else ""
 
 
 def where_to_look(settings: config.Settings) -> str:

@@ -16,7 +16,8 @@ AS_OF = datetime(2026, 3, 1, 0, 5)
 def runway(early: date | None, middle: date | None, late: date | None, **more: Any) -> dict[str, Any]:
     return {
         "status": "ok", "is_early": False, "as_of": AS_OF, "balance_usd": Decimal("12.5"), "history_days": 60,
-        "run_out_p10": early, "run_out_p50": middle, "run_out_p90": late, **more,
+        "run_out_p10": early, "run_out_p50": middle, "run_out_p90": late, "explanation": "Why.",
+        "days_left_p50": middle and (middle - AS_OF.date()).days + 1, **more,
     }  # fmt: skip
 
 
@@ -72,22 +73,37 @@ EARLY, MIDDLE, LATE = date(2026, 4, 5), date(2026, 4, 12), date(2026, 4, 27)
         (
             runway(None, None, None, status="accumulating", history_days=2),
             "No run-out date yet: too little history.",
-            "A date needs 3 complete days, 2 of them with spend. Complete so far: 2.",
+            "Why.",
             "open", "too little history", "",
         ),
         (
             runway(None, None, None, status="idle"),
             "No run-out date: the account is idle.",
-            "Nothing was spent in the last 30 days. The balance of $12.50 lasts until spending starts again.",
+            "Why.",
             "calm", "idle", "",
         ),
         (
             runway(AS_OF.date(), AS_OF.date(), AS_OF.date(), status="exhausted", balance_usd=Decimal("-3.2")),
             "Credits are used up.",
-            "The balance is −$3.20. Top up to continue.",
+            "The balance is −$3.20: a top-up settles this debt first.",
             "urgent", "used up", "",
         ),
-        (None, "No forecast yet.", "The forecast has no row for this account.", "open", "no forecast yet", ""),
+        (
+            runway(AS_OF.date(), AS_OF.date(), AS_OF.date(), status="exhausted", balance_usd=Decimal(0)),
+            "Credits are used up.",
+            "The balance is $0.00: top up to continue.",
+            "urgent", "used up", "",
+        ),
+        (
+            runway(AS_OF.date(), AS_OF.date(), AS_OF.date(), status="exhausted", is_unused=True),
+            "No credits were ever bought or spent.",
+            "There is nothing to forecast until the first credits are bought.",
+            "open", "never used", "",
+        ),
+        (
+            None, "This account has never been read.", "Check its key, then run again.",
+            "watch", "never read: check its key", "",
+        ),
     ],
 )  # fmt: skip
 def test_each_status_has_its_own_words(
@@ -98,17 +114,63 @@ def test_each_status_has_its_own_words(
     assert (answer.tone, answer.brief, answer.span) == (tone, brief, span)
 
 
-@pytest.mark.parametrize(("middle", "tone"), [(7, "urgent"), (8, "watch"), (14, "watch"), (15, "calm")])
-def test_the_tone_turns_a_week_and_two_weeks_before(middle: int, tone: str) -> None:
-    day = date(2026, 3, middle)
-    assert wording.answer(runway(day, day, day)).tone == tone
+@pytest.mark.parametrize(("left", "tone"), [(6, "urgent"), (7, "watch"), (13, "watch"), (14, "calm")])
+def test_the_tone_turns_a_week_and_two_weeks_before_by_the_days_left_of_the_table(
+    left: int, tone: str
+) -> None:
+    assert wording.answer(runway(EARLY, MIDDLE, LATE, days_left_p50=left)).tone == tone
+
+
+def test_why_the_date_moved_is_told_once() -> None:
+    assert wording.answer(runway(EARLY, MIDDLE, LATE)).explanation == "Why."
+    assert wording.answer(runway(None, None, None, status="idle")).explanation == ""
+
+
+def test_there_is_one_order_of_urgency() -> None:
+    def row(account: str, **more: Any) -> dict[str, Any]:
+        return {"account": account, **runway(None, None, None), **more}
+
+    ordered = [
+        row("debt", status="exhausted", run_out_p50=LATE),
+        row("past", run_out_p50=date(2026, 1, 1), run_out_p10=date(2026, 1, 1)),
+        row("sooner", run_out_p50=MIDDLE, run_out_p10=EARLY),
+        row("soon", run_out_p50=MIDDLE, run_out_p10=MIDDLE),
+        row("perhaps", run_out_p10=EARLY),
+        row("a year"),
+        row("young", status="accumulating"),
+        row("idle", status="idle"),
+        row("never used", status="exhausted", is_unused=True, run_out_p50=AS_OF.date()),
+        {"account": "never read"},
+    ]
+    assert sorted(reversed(ordered), key=wording.urgency) == ordered
+
+
+@pytest.mark.parametrize(
+    ("kind", "amount", "words"),
+    [
+        ("top_up", 20, "+$20.00"),
+        ("credit_decrease", -30, "−$30.00"),
+        ("usage_correction", "-24.89", "+$24.89"),
+    ],
+)
+def test_an_event_says_what_it_did_to_the_balance(kind: str, amount: object, words: str) -> None:
+    assert wording.effect({"kind": kind, "amount_usd": Decimal(str(amount))}) == words
+
+
+def test_unknown_days_are_counted_and_known_ones_are_not_mentioned() -> None:
+    assert wording.of_days(0, 7) == wording.of_days(None, 7) == ""
+    assert wording.of_days(1, 7) == "1 of these 7 days is unknown"
+    assert wording.of_days(30, 30) == "30 of these 30 days are unknown"
+    assert wording.of_days(1, 1) == "unknown"
 
 
 def test_an_answer_from_an_old_reading_says_so_first_and_is_never_calm() -> None:
     row = runway(EARLY, MIDDLE, LATE)
     fresh = wording.answer(row, seen_at=AS_OF.replace(tzinfo=UTC) + timedelta(hours=36))
     assert fresh == wording.answer(row)
-    stale = wording.answer(row, seen_at=AS_OF.replace(tzinfo=UTC) + timedelta(hours=37))
+    later = AS_OF.replace(tzinfo=UTC) + timedelta(hours=37)
+    assert wording.answer(row, seen_at=later, after=timedelta(days=4)) == fresh, "a weekday schedule"
+    stale = wording.answer(row, seen_at=later)
     assert stale.headline.startswith("No reading since 1 Mar 2026. At that time: credits last until about")
     assert (fresh.tone, stale.tone) == ("calm", "watch")
 

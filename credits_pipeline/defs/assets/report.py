@@ -24,7 +24,7 @@ def report() -> dg.MaterializeResult[None]:
     from credits_pipeline.report import page  # here, because drawing libraries take half a second to load
 
     settings = config.current()
-    page.write(settings.published_path, settings.report_path)
+    page.write(settings)
     return dg.MaterializeResult(
         metadata={
             "report": dg.MetadataValue.path(settings.report_path),

@@ -1,0 +1,94 @@
+"""The accounts that pages are tested on: real tables, built from readings and bills, of the people that there are.
+
+Deterministic; the newest readings are of NOW.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from types import SimpleNamespace
+from typing import Any
+
+from credits_pipeline_tests.models import DAY, World
+
+NOW = datetime(2026, 11, 22, 0, 5)
+WRITTEN = NOW.replace(tzinfo=UTC) + timedelta(minutes=2)
+MODELS = (
+    "anthropic/claude-sonnet-4.5",
+    "openai/gpt-5.2",
+    "google/gemini-3-flash",
+    *(f"vendor/m{n:02}" for n in range(12)),
+)
+
+# As every account of a table is absurd in a way of its own, no figure of one may stop what is said of the others.
+KEYED = (
+    "steady", "soon", "debt", "calm", "young", "years", "unused", "free", "tiny", "huge", "late", "corrected", "gaps",
+    "unread",
+)  # fmt: skip
+
+
+def settings(*names: str, **more: Any) -> Any:
+    """What a page asks of the settings: which accounts have a key, and from when on a reading is old."""
+    accounts = [SimpleNamespace(name=name) for name in names]
+    return SimpleNamespace(accounts=accounts, stale_after=timedelta(hours=36), **more)
+
+
+def spending(
+    world: World,
+    account: str,
+    daily: Sequence[Any],
+    credits: Any,
+    *,
+    used: Any = 0,
+    top_ups: Sequence[int] = (),
+) -> None:
+    """A reading at 00:05 after each day's spend, the last of them NOW; $100 bought before the readings of `top_ups`."""
+    usage, bought = Decimal(str(used)), Decimal(str(credits))
+    first = NOW - len(daily) * DAY
+    world.read(first, bought, usage, account)
+    for number, amount in enumerate(daily, start=1):
+        usage += Decimal(str(amount))
+        bought += 100 * (number in top_ups)
+        world.read(first + number * DAY, bought, usage, account)
+
+
+def everybody() -> World:
+    """All of KEYED but `unread`, which only the settings know, and `former`, whose key was taken away."""
+    world = World()
+    day = NOW.date()
+    week = [6, 5, 7, 6, 5, 2, 1]
+    world.con.execute("begin")
+    for ago in range(200, 60, -1):
+        share = week[ago % 7] / Decimal(2)
+        world.bill(
+            day - ago * DAY, share, models={MODELS[0]: share / 2, MODELS[1]: share / 2}, account="steady"
+        )
+    for ago in range(60, 0, -1):
+        models = {model: Decimal(week[ago % 7]) / (n + 2) for n, model in enumerate(MODELS)}
+        world.bill(day - ago * DAY, sum(models.values()), models=models, account="steady")
+    spending(world, "steady", [week[ago % 7] for ago in range(60, 0, -1)], 150, top_ups=(20, 40))
+    spending(world, "soon", [4 + n % 3 for n in range(70)], 400, top_ups=(1,))
+    spending(world, "debt", [38 + n % 2 for n in range(30)], 211)
+    spending(world, "calm", [3, *[0] * 40], 20)
+    spending(world, "young", [2], 20)
+    spending(world, "years", [2] * 45, 40_000)
+    spending(world, "unused", [0, 0, 0], 0)
+    spending(world, "free", [0, 0, 0], 14, used=3)
+    spending(world, "tiny", ["0.00007"] * 60, "0.00455")
+    spending(world, "huge", [1_000_000] * 60, 300_000_000)
+    world.read("2026-11-21 23:50", 50, 10, "late")
+    world.read("2026-11-21 23:59", 50, 10, "late")
+    world.bill("2026-11-21", "5.72", fetched="2026-11-21 23:59", account="late")
+    spending(world, "corrected", [3, 3, 3, "-24.89", 3, 3], 90, used=40)
+    for ago in (60, 59, 58, 12, 11, 10):
+        world.bill(day - ago * DAY, 2, account="gaps")
+    spending(world, "gaps", [3, 3], 60, used=500)
+    for number in range(12):
+        world.read(NOW - (30 - number) * DAY, 100, 5 * number, "former")
+    world.con.execute("commit")
+    world.build([model for model in world.project.models])
+    world.con.execute(
+        "create table marts.published as select '0f4c' as run_id, timestamp '2026-11-22 00:06' as published_at, "
+        "timestamp '2026-11-22 00:05' as as_of, '0.1.0' as version, false as is_simulated"
+    )
+    return world
