@@ -11,6 +11,7 @@ import dagster as dg
 import pytest
 
 from credits_pipeline import clock, config
+from credits_pipeline.defs.schedules import range_tags
 from credits_pipeline.simulator import SimulatedAccount
 from credits_pipeline.warehouse import Warehouse, open_published
 from credits_pipeline_tests.conftest import TODAY
@@ -76,30 +77,18 @@ def test_a_run_twice_a_day_appends_two_honest_readings(
     assert published("select sum(readings) from marts.daily_spend") == [(2,)]
 
 
-def test_a_past_day_is_refused_and_nothing_is_written(simulate: Simulate, run_job: RunJob) -> None:
-    simulate(spender())
-    result = run_job("daily_credits", partition_key="2026-06-16")
-    assert not result.success
-    message = failures(result)["credits_snapshots"]
-    assert "2026-06-16" in message
-    assert "backfill model_usage" in message
-    assert raw_readings() == []
-    retried = [event for event in result.all_events if event.is_step_up_for_retry]
-    assert retried == []
-
-
-def test_a_range_with_a_past_day_is_refused_and_nothing_is_written(
-    simulate: Simulate, run_job: RunJob
+@pytest.mark.parametrize(("first", "last"), [("2026-06-16", "2026-06-16"), ("2026-06-15", "2026-06-17")])
+def test_a_past_day_or_a_range_with_one_is_refused_and_nothing_is_written(
+    simulate: Simulate, run_job: RunJob, first: str, last: str
 ) -> None:
     api = simulate(spender())
-    tags = {
-        "dagster/asset_partition_range_start": "2026-06-15",
-        "dagster/asset_partition_range_end": "2026-06-17",
-    }
-    result = run_job("daily_credits", partition_key=None, tags=tags)
-    assert "2026-06-15 to 2026-06-17" in failures(result)["credits_snapshots"]
+    result = run_job("daily_credits", partition_key=None, tags=range_tags(first, last))
+    message = failures(result)["credits_snapshots"]
+    assert f"asked for {first if first == last else f'{first} to {last}'}, but it is 2026-06-17" in message
+    assert "backfill model_usage" in message
     assert raw_readings() == []
     assert "/credits" not in {request.path for request in api.requests}
+    assert not [event for event in result.all_events if event.is_step_up_for_retry]
 
 
 def test_a_run_that_crosses_midnight_is_refused_and_the_next_one_heals_it(
@@ -319,6 +308,8 @@ def test_the_most_absurd_believable_account_stops_nothing_of_an_ordinary_one(
         if "could not be shown" in str(entry.value) or "could not be drawn" in str(entry.value)
     ]
     assert not_shown == []
-    assert not [check for check in result.get_asset_check_evaluations() if not check.passed]
+    checks = {check.check_name: check for check in result.get_asset_check_evaluations()}
+    assert not [name for name, check in checks.items() if not check.passed]
+    assert "| account |" in str(checks["spend_agrees_with_the_bill"].metadata["by_month"].value)
     order = [event.asset_key.to_user_string() for event in result.get_asset_materialization_events()]
     assert order[-3:] == ["published", "alerts_sent", "report"], "what can wait is drawn last"

