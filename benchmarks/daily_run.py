@@ -116,12 +116,8 @@ def daily_run(repeat: int) -> None:
             dbt.append(seconds(command, {**env_dbt, "DBT_SEND_ANONYMOUS_USAGE_STATS": "false"}))
     run, rival_a, rival_b = map(statistics.median, (ours, empty, dbt))
     print(f"daily run, one account, 365 days of history   {run:6.2f} s")
-    print(
-        f"  (a) empty one-asset Dagster job             {rival_a:6.2f} s   ratio {run / rival_a:.2f} (goal 1.5)"
-    )
-    print(
-        f"  (b) dbt build of the same models            {rival_b:6.2f} s   ratio {run / rival_b:.2f} (goal 1.0)"
-    )
+    print(f"  (a) empty one-asset Dagster job             {rival_a:6.2f} s   ratio {run / rival_a:.2f} (goal 1.5)")
+    print(f"  (b) dbt build of the same models            {rival_b:6.2f} s   ratio {run / rival_b:.2f} (goal 1.0)")
 
 
 def step_seconds(env: dict[str, str], step: str) -> float:
@@ -145,9 +141,7 @@ def history(accounts: int, latency_s: float, start_s: float) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=5)
     options = parser.parse_args()
     daily_run(options.repeat)

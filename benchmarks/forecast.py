@@ -315,9 +315,7 @@ class Scores:
         by_set = short.groupby("dataset").coverage_80.mean()
         print(f"10 days of history or less {by_set.mean():.3f} (0.70 to 0.90)")
         self.print_coverage(ours)
-        rivals = {
-            path.stem.removeprefix("curves_"): path for path in sorted(self.folder.glob("curves_*.parquet"))
-        }
+        rivals = {path.stem.removeprefix("curves_"): path for path in sorted(self.folder.glob("curves_*.parquet"))}
         for name, path in {**rivals, **extra}.items():
             theirs = self.of(path)
             for kind, chosen in (("real", self.is_real), ("synthetic", ~self.is_real)):
@@ -417,9 +415,7 @@ def score(tasks: Path, curves: Path, libraries: bool, picture: Path | None) -> N
     scores = Scores(tasks)
     print("building a warehouse of the tasks, as users do …", flush=True)
     cost = curves_of(tasks, curves, 0)
-    print(
-        f"all models and their tests: {cost['seconds']:.1f} s, {cost['peak_mb']:.0f} MB at most; curves in {curves}"
-    )
+    print(f"all models and their tests: {cost['seconds']:.1f} s, {cost['peak_mb']:.0f} MB at most; curves in {curves}")
     ours = scores.of(curves)
     points = scores.reliability(scores.probability(curves))
     for day in (7, 14, 30):
@@ -437,9 +433,7 @@ def score(tasks: Path, curves: Path, libraries: bool, picture: Path | None) -> N
         print("\nthe same with a third of the readings missing …", flush=True)
         curves_of(tasks, gappy, 333)
         middle, low, high, _ = ratio(scores.of(gappy)[scores.is_real], ours[scores.is_real])
-        print(
-            f"CRPS {100 * (middle - 1):+.1f} % [{100 * (low - 1):+.1f}, {100 * (high - 1):+.1f}] (+2 % is the limit)"
-        )
+        print(f"CRPS {100 * (middle - 1):+.1f} % [{100 * (low - 1):+.1f}, {100 * (high - 1):+.1f}] (+2 % is the limit)")
 
 
 def scale() -> None:
@@ -463,19 +457,11 @@ def scale() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "folder", nargs="?", default="", help="the tasks; without it only time and memory are measured"
-    )
-    parser.add_argument(
-        "--curves", type=Path, help="where to write the curves (Parquet); kept for other scorers"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", default="", help="the tasks; without it only time and memory are measured")
+    parser.add_argument("--curves", type=Path, help="where to write the curves (Parquet); kept for other scorers")
     parser.add_argument("--libraries", action="store_true", help="run AutoETS on the same tasks as well")
-    parser.add_argument(
-        "--no-scale", action="store_true", help="leave time and memory of made-up accounts out"
-    )
+    parser.add_argument("--no-scale", action="store_true", help="leave time and memory of made-up accounts out")
     parser.add_argument("--picture", type=Path, help="where to draw said against seen (PNG)")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     args = parser.parse_args()

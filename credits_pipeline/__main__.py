@@ -33,9 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     except click.exceptions.Exit as asked_for_help:
         return asked_for_help.exit_code
     except KeyboardInterrupt:
-        print(
-            "stopped. Everything committed so far is kept; the next run continues from there", file=sys.stderr
-        )
+        print("stopped. Everything committed so far is kept; the next run continues from there", file=sys.stderr)
     finally:
         os.umask(before)
     return 1
@@ -82,12 +80,8 @@ tz = Option(["--tz"], help="Time zone of times that name none, such as Europe/Zu
 logged = "Append readings that were logged earlier (CSV or Parquet: time, total_credits, total_usage)."
 command("import", logged, Argument(["file"]), account, tz)
 folder = Argument(["into"], required=False)
-command(
-    "backup", "Write a consistent copy of the warehouse, and Parquet of its tables, into a folder.", folder
-)
-command(
-    "restore", "Put a backup in the warehouse's place, and rebuild the rest from it.", Argument(["source"])
-)
+command("backup", "Write a consistent copy of the warehouse, and Parquet of its tables, into a folder.", folder)
+command("restore", "Put a backup in the warehouse's place, and rebuild the rest from it.", Argument(["source"]))
 
 
 if __name__ == "__main__":

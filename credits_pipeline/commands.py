@@ -91,18 +91,14 @@ def import_readings_of(file: Path, account: str, tz: str | None) -> None:
             f" {config.KEY_VARIABLE}_<NAME> first"
         )
     result = import_readings(warehouse, file, account, tz=tz, run_id="import")
-    tell(
-        f"{file.name}: {result.appended} readings appended to {account}, {result.already_there} already there."
-    )
+    tell(f"{file.name}: {result.appended} readings appended to {account}, {result.already_there} already there.")
 
 
 def backup(into: Path | None) -> int:
     """A consistent copy of everything that the API cannot tell again, and Parquet of the tables."""
     settings = config.current().valid()
     if not settings.warehouse_path.exists():
-        raise config.ConfigError(
-            f"there is nothing to back up in {settings.data_dir} yet: run `make run` first"
-        )
+        raise config.ConfigError(f"there is nothing to back up in {settings.data_dir} yet: run `make run` first")
     made = Warehouse(settings.warehouse_path).backup(into or settings.data_dir / "backups")
     tell(f"Backup written to {made}: `make restore FROM={shlex.quote(str(made))}` puts it back.")
     return 0

@@ -217,14 +217,10 @@ def _accounts(env: Environment, problems: list[str]) -> tuple[Account, ...]:
         try:
             account = Account(_account_name(variable), env.secret(variable), variable)
             if not re.fullmatch(r"""[!#-&(-~]+""", account.key):
-                raise ConfigError(
-                    f"{variable} holds a space or a character that no key has: copy the key again"
-                )
+                raise ConfigError(f"{variable} holds a space or a character that no key has: copy the key again")
             if account.name in found:
                 other = found[account.name].variable
-                raise ConfigError(
-                    f"{variable} and {other} both name the account {account.name}: unset one of them"
-                )
+                raise ConfigError(f"{variable} and {other} both name the account {account.name}: unset one of them")
             found[account.name] = account
         except ConfigError as problem:
             problems.append(str(problem))
@@ -318,9 +314,7 @@ def _cron(text: str) -> str:
 def _fingerprints(text: str) -> frozenset[str]:
     keys = frozenset(part.strip() for part in text.split(","))
     if not all(re.fullmatch("[0-9a-f]{12}", key) for key in keys):
-        raise ConfigError(
-            "CREDITS_ACCEPT_KEY must be a key's fingerprint, as the message that asks for it gives it"
-        )
+        raise ConfigError("CREDITS_ACCEPT_KEY must be a key's fingerprint, as the message that asks for it gives it")
     return keys
 
 

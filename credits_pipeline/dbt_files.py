@@ -77,9 +77,7 @@ class Table(_Described):
     @property
     def comment(self) -> str:
         """What people are told of it: its description, then its primary key."""
-        return self.description + (
-            f" Primary key: {', '.join(self.primary_key)}." if self.primary_key else ""
-        )
+        return self.description + (f" Primary key: {', '.join(self.primary_key)}." if self.primary_key else "")
 
 
 class SourceGroup(_Yml):

@@ -19,9 +19,7 @@ from credits_pipeline.sql_project import SqlProject
 from credits_pipeline.warehouse import Warehouse
 
 STALE_AFTER = config.current().stale_after
-SNAPSHOTS_FRESH = dg.FreshnessPolicy.time_window(
-    fail_window=STALE_AFTER, warn_window=STALE_AFTER - timedelta(hours=10)
-)
+SNAPSHOTS_FRESH = dg.FreshnessPolicy.time_window(fail_window=STALE_AFTER, warn_window=STALE_AFTER - timedelta(hours=10))
 # Tags to filter the catalogue by. Who is meant to look, by group; engineers look at all the rest.
 AUDIENCES = {"marts": "analysts", "delivery": "everyone"}
 # Readings cannot be fetched again and alerts must not repeat: a backup must hold these. All else can be rebuilt.

@@ -75,9 +75,7 @@ class Environment:
         if text[0] in _QUOTES or text[-1] in _QUOTES.values():
             raise ConfigError(f"{shown} has a quote on one side of its value only: take it off")
         if _REFERENCE.search(text):
-            raise ConfigError(
-                f"{shown} refers to a variable (after a $) that is not set: write its value instead"
-            )
+            raise ConfigError(f"{shown} refers to a variable (after a $) that is not set: write its value instead")
         return text
 
 
@@ -96,9 +94,7 @@ def read_dotenv(path: Path | None, environ: Mapping[str, str]) -> dict[str, str]
         if "\0" in "".join([*found, *found.values()]):
             raise ValueError
     except (OSError, ValueError):  # other bytes than UTF-8 too; the error's own text could hold a key
-        raise ConfigError(
-            f"{path} cannot be read: save it as plain text (UTF-8) that this user can read"
-        ) from None
+        raise ConfigError(f"{path} cannot be read: save it as plain text (UTF-8) that this user can read") from None
     return found
 
 
@@ -125,9 +121,7 @@ def _about_dotenv(path: Path | None, said: Mapping[str, str], environ: Mapping[s
     if path and said and os.name == "posix" and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         yield f"{path} can be read by other users of this machine and holds keys: run chmod 600 {path}"
     for name in (name for name in said if name.startswith(OURS)):
-        here, there = (
-            _expanded(values.get(name, ""), environ).strip(" \t\r\n\"'") for values in (said, environ)
-        )
+        here, there = (_expanded(values.get(name, ""), environ).strip(" \t\r\n\"'") for values in (said, environ))
         if here and there and here != there:
             is_key = name.startswith(KEY_VARIABLE) and not name.upper().endswith("_FILE")
             a, b = (f" (key {fingerprint(key)})" if is_key else "" for key in (here, there))

@@ -127,9 +127,7 @@ class SqlProject:
             raise SqlProjectError(Path(root.name, "dbt_project.yml"), None, problem)
         text = "".join(read_texts(root, "models/**/*.md").values())
         docs = dict(re.findall(r"{% docs (\w+) %}(.*?){% enddocs %}", text, re.DOTALL))
-        ymls = {
-            path: read_yml(path, text, docs) for path, text in read_texts(root, "models/**/*.yml").items()
-        }
+        ymls = {path: read_yml(path, text, docs) for path, text in read_texts(root, "models/**/*.yml").items()}
         groups = [group for yml in ymls.values() for group in yml.sources]
         sources = {f"{group.name}.{table.name}": table for group in groups for table in group.placed_tables}
         entries = {entry.name: (path, entry) for path, yml in ymls.items() for entry in yml.models}
@@ -167,12 +165,8 @@ class SqlProject:
     def _generic_tests(self) -> Iterator[Test]:
         for model in self.models.values():
             parts = [(dict[str, str](), f"The {{}} holds: {', '.join(model.primary_key)}.", model.data_tests)]
-            parts += [
-                ({"column_name": c.name}, f"Column {c.name}: {{}}.", c.data_tests) for c in model.columns
-            ]
-            for column, about, item in (
-                (column, about, item) for column, about, items in parts for item in items
-            ):
+            parts += [({"column_name": c.name}, f"Column {c.name}: {{}}.", c.data_tests) for c in model.columns]
+            for column, about, item in ((column, about, item) for column, about, items in parts for item in items):
                 [(kind, test)] = {item: GenericTest()}.items() if isinstance(item, str) else item.items()
                 given = {"model": model.relation, **test.arguments, **column}
                 sql, *_ = self._render(model.yml_path, f"{{{{ test_{kind}(**{given}) }}}}")
@@ -284,9 +278,7 @@ class SqlProject:
         made = {name: kind for name, kind, *_ in con.execute(f"describe {model.relation}").fetchall()}
         said = {column.name: re.sub(r"\s", "", column.data_type).upper() for column in model.columns}
         for name in (name for name in {**made, **said} if made.get(name) != said.get(name)):
-            kinds = (
-                f"{said.get(name, 'missing')} here and {made.get(name, 'missing')} in what {model.path} makes"
-            )
+            kinds = f"{said.get(name, 'missing')} here and {made.get(name, 'missing')} in what {model.path} makes"
             raise SqlProjectError(model.yml_path, None, f"the column {name} is {kinds}")
         return ModelResult(model.name, rows, clock.monotonic() - started)
 
@@ -294,9 +286,7 @@ class SqlProject:
 def _describe(con: "Connection", tables: Collection[Table]) -> None:
     """Comment on the tables and columns that are there and do not say this yet."""
     words = {(table.schema_name, table.name, ""): table.comment for table in tables}
-    words |= {
-        (t.schema_name, t.name, column.name): column.description for t in tables for column in t.columns
-    }
+    words |= {(t.schema_name, t.name, column.name): column.description for t in tables for column in t.columns}
     rows = con.execute(
         "select schema_name, table_name, column_name, comment from duckdb_columns()"
         " where database_name = current_database() union all"

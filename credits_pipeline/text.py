@@ -25,12 +25,7 @@ def one_line(text: str) -> str:
 
 def markdown(text: str) -> str:
     """`text` as Markdown that shows exactly these characters and nothing else."""
-    return (
-        _MARKDOWN.sub(r"\\\1", plain(text))
-        .replace("\\<", "&lt;")
-        .replace("\\>", "&gt;")
-        .replace("\\&", "&amp;")
-    )
+    return _MARKDOWN.sub(r"\\\1", plain(text)).replace("\\<", "&lt;").replace("\\>", "&gt;").replace("\\&", "&amp;")
 
 
 # A table cell that people skim: the JSON of a reply fits, an attacker's essay does not.

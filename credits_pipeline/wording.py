@@ -94,9 +94,7 @@ def of_days(unknown: int | None, days: int) -> str:
     """What must be said beside spend of so many calendar days, of which only the known ones count; else nothing."""
     if not unknown:
         return ""
-    return (
-        f"{unknown} of these {days} days {'is' if unknown == 1 else 'are'} unknown" if days > 1 else "unknown"
-    )
+    return f"{unknown} of these {days} days {'is' if unknown == 1 else 'are'} unknown" if days > 1 else "unknown"
 
 
 EVENTS = {
@@ -211,9 +209,7 @@ def dated(runway: Row) -> Answer:
     if middle is None:
         detail = f"There is a 1-in-10 chance that they run out by {day(early)}."
         brief = "probably longer than a year"
-        return Answer(
-            "Credits probably last longer than a year.", detail, "calm", brief, f"not before {day(early)}"
-        )
+        return Answer("Credits probably last longer than a year.", detail, "calm", brief, f"not before {day(early)}")
     left = runway["days_left_p50"]
     tone: Tone = "urgent" if left < URGENT_DAYS else "watch" if left < WATCH_DAYS else "calm"
     if late is None:

@@ -181,9 +181,7 @@ class Row:
     after: Callable[[World], None] = nothing
     needs_disk: bool = False
     killed: bool = False
-    may_pass: bool = (
-        False  # with what was written by then, and the old copy's room, a run can come to its end
-    )
+    may_pass: bool = False  # with what was written by then, and the old copy's room, a run can come to its end
     always: bool = False  # in the suite that runs at every change; the rest is heavy
 
     def __str__(self) -> str:
@@ -397,9 +395,7 @@ def told(row: Row, ended: Ended) -> None:
     if ended.returncode == -signal.SIGTERM:
         return  # between two jobs: nothing was under way that could have been told about
     assert ended.returncode == 1, ended
-    sentences = [
-        line for line in ended.stderr.splitlines() if line.startswith(("error: ", "failed: ", "stopped"))
-    ]
+    sentences = [line for line in ended.stderr.splitlines() if line.startswith(("error: ", "failed: ", "stopped"))]
     assert sentences, ended.stderr
     assert any(re.search(row.says, line) for line in sentences), ended.stderr
 

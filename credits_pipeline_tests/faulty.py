@@ -214,9 +214,7 @@ class Fault:
 
     @classmethod
     def _days(cls, name: str, time: str) -> "Fault":
-        return cls._rows(
-            name, lambda row: {n: f"{v}{time}" if n in DAY_FIELDS else v for n, v in row.items()}
-        )
+        return cls._rows(name, lambda row: {n: f"{v}{time}" if n in DAY_FIELDS else v for n, v in row.items()})
 
 
 @dataclass
@@ -229,9 +227,7 @@ class _Order:
     account: str | None
 
     def concerns(self, request: Request) -> bool:
-        return (
-            self.left != 0 and self.path in (None, request.path) and self.account in (None, request.account)
-        )
+        return self.left != 0 and self.path in (None, request.path) and self.account in (None, request.account)
 
 
 class FaultyAPI(SimulatedAPI):

@@ -104,9 +104,7 @@ class World:
             if name in models:
                 model = self.project.models[name]
                 self.con.execute(f"create schema if not exists {model.schema_name}")
-                self.con.execute(
-                    f"create or replace table {model.schema_name}.{name} as {self.project.compile(model)}"
-                )
+                self.con.execute(f"create or replace table {model.schema_name}.{name} as {self.project.compile(model)}")
 
     def build_and_test(self, models: Collection[str] = CORE) -> BuildResult:
         """Build as the pipeline does; a blocking test that fails is the caller's failure too."""
@@ -118,9 +116,7 @@ class World:
         """The rows of a mart in their order, of one account or (None) of all."""
         relation = f"{self.project.models[name].schema_name}.{name}"
         where = "" if account is None else "where account = $account"
-        cursor = self.con.execute(
-            f"select * from {relation} {where}", {} if account is None else {"account": account}
-        )
+        cursor = self.con.execute(f"select * from {relation} {where}", {} if account is None else {"account": account})
         names = [column[0] for column in cursor.description or ()]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 

@@ -194,9 +194,7 @@ class Superset:
             sqlalchemy_uri=f"duckdb:///{file.resolve()}?access_mode=read_only",
             expose_in_sqllab=True,
             allow_dml=False,
-            extra=json.dumps(
-                {"engine_params": {"connect_args": {"config": {"enable_external_access": "false"}}}}
-            ),
+            extra=json.dumps({"engine_params": {"connect_args": {"config": {"enable_external_access": "false"}}}}),
         )
 
     def tables(self, database: int) -> list[str]:
@@ -421,9 +419,7 @@ def fans(accounts: Sequence[str]) -> list[Chart]:
             **LEGEND,
             "row_limit": 10000,
         }
-        return Chart(
-            f"Balance of {account}, P10 to P90", "balance_fan", "echarts_timeseries_line", params, width
-        )
+        return Chart(f"Balance of {account}, P10 to P90", "balance_fan", "echarts_timeseries_line", params, width)
 
     shown = accounts[:FANS]
     width = max(4, 12 // max(1, len(shown)))
@@ -471,9 +467,7 @@ def spending() -> list[Chart]:
             metric("spend, USD", "sum(spend_usd)"),
             metric("requests", "sum(requests)"),
             metric("million tokens", "sum(prompt_tokens + completion_tokens) / 1e6"),
-            metric(
-                "USD per million", "sum(spend_usd) / nullif(sum(prompt_tokens + completion_tokens) / 1e6, 0)"
-            ),
+            metric("USD per million", "sum(spend_usd) / nullif(sum(prompt_tokens + completion_tokens) / 1e6, 0)"),
         ],
         "adhoc_filters": where("days_ago < 30"),
         "order_desc": True,
@@ -614,9 +608,7 @@ def picture(server: Server, path: str, target: Path) -> list[str]:
 
 
 def main() -> int:
-    arguments = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--file", type=Path, help="the published copy (default: data's, else the demo's)")
     arguments.add_argument("--port", type=int, default=8088)
     arguments.add_argument("--picture", type=Path, help="save a picture of the dashboard there, and stop")

@@ -47,9 +47,7 @@ class Channel:
 
         Slow to compute on purpose: a mail password can be weak, and backups of the warehouse leave the machine.
         """
-        digest = hashlib.scrypt(
-            self.url.encode(), salt=b"credits_pipeline alerts", n=2**14, r=8, p=1, dklen=4
-        )
+        digest = hashlib.scrypt(self.url.encode(), salt=b"credits_pipeline alerts", n=2**14, r=8, p=1, dklen=4)
         return f"{_scheme(self.url)}-{digest.hex()}"
 
 
@@ -66,8 +64,7 @@ def channels(urls: Sequence[str]) -> tuple[Channel, ...]:
     """The channels of `CREDITS_ALERT_URLS`, each once, named such as "slack (2 of 3)"."""
     distinct = list(dict.fromkeys(urls))
     return tuple(
-        Channel(url, f"{_scheme(url)} ({place} of {len(distinct)})")
-        for place, url in enumerate(distinct, start=1)
+        Channel(url, f"{_scheme(url)} ({place} of {len(distinct)})") for place, url in enumerate(distinct, start=1)
     )
 
 

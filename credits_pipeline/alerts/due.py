@@ -99,9 +99,7 @@ def by_age(
 
     `watched` is kept between calls: since when (ISO 8601) an account that was never read is known.
     """
-    rows = con.execute(
-        "select account, max(observed_at) from raw.credits_snapshots group by account"
-    ).fetchall()
+    rows = con.execute("select account, max(observed_at) from raw.credits_snapshots group by account").fetchall()
     newest = {account.name: dict(rows).get(account.name) for account in settings.accounts}
     for name, at in newest.items():
         if at is None:

@@ -31,9 +31,7 @@ _FOREIGN_LINK = re.compile(r"(?<!https)://|://(?!openrouter\.ai/)", re.IGNORECAS
 def message(kind: str, *facts: Any) -> tuple[str, str]:
     """Title and body of an alert of `kind`, one of the macros of `messages.txt.j2`, from what that macro takes."""
     text = str(getattr(_template().module, kind)(*facts))
-    title, _, body = (
-        re.sub(r"\n+", "\n", re.sub(r"\n* +", " ", text).replace(" \n", "\n")).strip().partition("\n")
-    )
+    title, _, body = re.sub(r"\n+", "\n", re.sub(r"\n* +", " ", text).replace(" \n", "\n")).strip().partition("\n")
     return title, body
 
 

@@ -94,9 +94,7 @@ def send_without_memory(settings: Settings, alert: Alert, *, log: logging.Logger
 def send_test(settings: Settings) -> list[Outcome]:
     """Send one test message to every channel of CREDITS_ALERT_URLS; one outcome per channel."""
     test = _marked(Alert("test", "test", *messages.message("test")), settings)
-    return channels.send(
-        [(channel, test.title, test.body) for channel in channels.channels(settings.alert_urls)]
-    )
+    return channels.send([(channel, test.title, test.body) for channel in channels.channels(settings.alert_urls)])
 
 
 def _marked(alert: Alert, settings: Settings) -> Alert:
@@ -106,9 +104,7 @@ def _marked(alert: Alert, settings: Settings) -> Alert:
     return replace(alert, title=title, body=body)
 
 
-def _deliver(
-    pending: Sequence[Pending], targets: dict[str, Channel], log: logging.Logger
-) -> dict[str, Outcome]:
+def _deliver(pending: Sequence[Pending], targets: dict[str, Channel], log: logging.Logger) -> dict[str, Outcome]:
     """One message per channel with everything pending for it; the outcomes, by channel."""
     outgoing = {}
     for key, channel in targets.items():

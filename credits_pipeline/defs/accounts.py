@@ -53,9 +53,7 @@ def accounts_check(key: dg.AssetKey, name: str, description: str) -> dg.AssetChe
     return verdict
 
 
-def metadata_of_run(
-    instance: dg.DagsterInstance, run_id: str, key: dg.AssetKey
-) -> Mapping[str, dg.MetadataValue]:
+def metadata_of_run(instance: dg.DagsterInstance, run_id: str, key: dg.AssetKey) -> Mapping[str, dg.MetadataValue]:
     """What a run said of an asset; where it did not materialize it (a check run by itself), the newest one."""
     of_run = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION).records
     events = [record.event_log_entry.asset_materialization for record in of_run]

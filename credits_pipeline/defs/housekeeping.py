@@ -41,11 +41,7 @@ def sweep(instance: dg.DagsterInstance) -> Swept:
     """Remove what is beyond the limits from this project's history. Doing it twice is the same as once."""
     from credits_pipeline.launch.history import EventLog  # here, for it needs SQLAlchemy
 
-    runs = [
-        record
-        for record in instance.get_run_records(dg.RunsFilter(statuses=ENDED))
-        if is_ours(record.dagster_run)
-    ]
+    runs = [record for record in instance.get_run_records(dg.RunsFilter(statuses=ENDED)) if is_ours(record.dagster_run)]
     kinds: set[object] = set()
     forgotten = logs = 0
     for number, record in enumerate(runs):  # the newest first

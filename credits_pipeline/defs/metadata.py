@@ -81,9 +81,7 @@ def chart(con: "Connection", model: str, runway: dict[str, Any]) -> "Chart":
         return charts.daily_spend(rows("daily_spend"), rows("credit_events"))
     if model == "daily_spend_by_model":
         return charts.spend_by_model(rows("daily_spend_by_model"))
-    return charts.balance(
-        rows("daily_balance"), rows("balance_forecast"), runway if runway["status"] else None
-    )
+    return charts.balance(rows("daily_balance"), rows("balance_forecast"), runway if runway["status"] else None)
 
 
 def plots(con: "Connection", model: Model) -> Metadata:

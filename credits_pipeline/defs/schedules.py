@@ -74,9 +74,7 @@ def daily_credits_again(context: dg.SensorEvaluationContext) -> dg.RunRequest | 
     failed = len(list(takewhile(bool, is_failed)))
     if not 0 < failed <= len(AGAIN_AFTER):
         return dg.SkipReason(
-            "it failed too often today: look at its runs"
-            if failed
-            else "its newest run of today did not fail"
+            "it failed too often today: look at its runs" if failed else "its newest run of today did not fail"
         )
     ended_at = datetime.fromtimestamp(newest_first[0].end_time or clock.now().timestamp(), UTC)
     if clock.now() < (due_at := ended_at + AGAIN_AFTER[failed - 1]):

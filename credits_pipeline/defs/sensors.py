@@ -108,9 +108,7 @@ def stale_data(context: dg.SensorEvaluationContext) -> dg.SkipReason:
 )
 def dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     ended = end_dead_runs(context.instance)
-    return dg.SkipReason(
-        f"marked as failed: {', '.join(ended)}" if ended else "every run in progress has its process"
-    )
+    return dg.SkipReason(f"marked as failed: {', '.join(ended)}" if ended else "every run in progress has its process")
 
 
 SENSORS = [run_failure, stale_data, dead_runs]
@@ -136,9 +134,7 @@ def failure_alert(context: dg.RunFailureSensorContext) -> Alert:
     record = context.instance.get_run_record_by_id(run.run_id)
     at = datetime.fromtimestamp(record.end_time, UTC) if record and record.end_time else clock.now()
     # The same for the same reasons, whatever days, counts and run ids they name.
-    gist = hashlib.sha256(re.sub(r"[0-9a-f-]*[0-9][0-9a-f-]*", "#", "\n".join(reasons)).encode()).hexdigest()[
-        :12
-    ]
+    gist = hashlib.sha256(re.sub(r"[0-9a-f-]*[0-9][0-9a-f-]*", "#", "\n".join(reasons)).encode()).hexdigest()[:12]
     title, body = message("run_failed", what_ran(run), run.run_id, at, reasons)
     return Alert(f"{RUN_FAILED}/{run.job_name}/{gist}", RUN_FAILED, title, body)
 
@@ -153,16 +149,12 @@ def what_ran(run: dg.DagsterRun) -> str:
 def failed_checks(instance: dg.DagsterInstance, run_id: str, told: Sequence[str]) -> list[str]:
     """The checks of a run that failed as errors, each with its failing rows and what `told` does not say yet."""
     found = []
-    for record in instance.get_records_for_run(
-        run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION
-    ).records:
+    for record in instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records:
         check = record.event_log_entry.asset_check_evaluation
         if check is None or check.passed or check.severity != dg.AssetCheckSeverity.ERROR:
             continue
         rows, plain = check.metadata.get("failing_rows"), check.metadata.get("reason")
-        why = first_line(
-            str(plain.value) if plain else check.description or ""
-        )  # the description is Markdown
+        why = first_line(str(plain.value) if plain else check.description or "")  # the description is Markdown
         is_news = bool(why) and not any(why in reason for reason in told)
         if is_news or rows:
             counted, because = f" ({rows.value} rows)" if rows else "", f": {why}" if is_news else ""

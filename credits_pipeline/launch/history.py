@@ -33,9 +33,7 @@ class EventLog(SqliteEventLogStorage):
         super().__init__(base_dir, inst_data)
 
     @classmethod
-    def from_config_value(
-        cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
-    ) -> "EventLog":
+    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]) -> "EventLog":
         return cls(str(Path(config_value["base_dir"]) / "history" / "runs"), inst_data)
 
     @contextmanager
@@ -52,9 +50,7 @@ class EventLog(SqliteEventLogStorage):
         """Forget a run: its events, its results of checks, its file."""
         super().delete_events(run_id)
         with self.index_connection() as connection:
-            connection.execute(
-                sa.text("delete from asset_check_executions where run_id = :run_id"), {"run_id": run_id}
-            )
+            connection.execute(sa.text("delete from asset_check_executions where run_id = :run_id"), {"run_id": run_id})
         self._close(run_id)
         for suffix in ("", "-wal", "-shm"):
             Path(self.path_for_shard(run_id) + suffix).unlink(missing_ok=True)

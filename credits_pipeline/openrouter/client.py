@@ -68,9 +68,7 @@ class RateLimit:
         self._begun = deque[float](maxlen=REQUESTS_PER_MINUTE)
 
     async def turn(self) -> None:
-        while (
-            len(self._begun) == REQUESTS_PER_MINUTE and (left := self._begun[0] + 60 - clock.monotonic()) > 0
-        ):
+        while len(self._begun) == REQUESTS_PER_MINUTE and (left := self._begun[0] + 60 - clock.monotonic()) > 0:
             await clock.pause(max(left, 0.01))  # a rounding error must not become a busy loop
         self._begun.append(clock.monotonic())
 

@@ -166,9 +166,7 @@ class UsageReply(Reply):
         for row in self.rows:
             key = row.usage_date, row.model
             if other := found.get(key):
-                row = row.model_copy(
-                    update={name: getattr(row, name) + getattr(other, name) for name in FIGURES}
-                )
+                row = row.model_copy(update={name: getattr(row, name) + getattr(other, name) for name in FIGURES})
             if first <= row.usage_date <= last:
                 found[key] = row
         return list(found.values())

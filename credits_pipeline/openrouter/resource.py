@@ -64,9 +64,7 @@ class OpenRouter(dg.ConfigurableResource):  # type: ignore[type-arg]
                             return error
                         except Exception as error:
                             said = f"{type(error).__name__}: {shown(str(error))}"
-                            return OpenRouterError(
-                                f"something unforeseen happened ({said}): please report it as a bug"
-                            )
+                            return OpenRouterError(f"something unforeseen happened ({said}): please report it as a bug")
 
                 return await asyncio.gather(*map(outcome, accounts))
 

@@ -186,17 +186,13 @@ def run_out_history(history: Iterable[Row], runway: Row | None = None) -> Chart:
         **_legend([*shown, *["Actually used up"] * any(row["used_up_date"] for row in rows)]),
     }  # fmt: skip
     latest = wording.dated({**nights[-1], "days_left_p50": 0}).brief
-    words = (
-        f"Run-out dates as predicted from {wording.day(first)} to {wording.day(last)}; the latest: {latest}. "
-    )
+    words = f"Run-out dates as predicted from {wording.day(first)} to {wording.day(last)}; the latest: {latest}. "
     return Chart(words + _how_true(rows), "run_out_history", {"nights": rows}, params)
 
 
 def interval_coverage(accuracy: Iterable[Row]) -> Chart:
     """How often actual spend fell inside the 80 % interval (`forecast_accuracy`), per horizon, beside the target."""
-    rows = [
-        row for row in sorted(accuracy, key=lambda row: row["horizon_days"]) if row["coverage_80"] is not None
-    ]
+    rows = [row for row in sorted(accuracy, key=lambda row: row["horizon_days"]) if row["coverage_80"] is not None]
     if not rows:
         return Chart("No forecast could be checked against what happened yet.")
     checks = [
@@ -227,16 +223,11 @@ def forecast_loss(accuracy: Iterable[Row]) -> Chart:
         return Chart("No forecast could be checked against what happened yet.")
     most = float(max(loss["loss_usd"] for loss in losses))
     room = max(len(loss["label"]) * LETTER_PX + 10 for loss in losses)
-    words = (
-        "Mean pinball loss of the forecast, compared with simply repeating the 7-day average. "
-        + " ".join(
-            f"Over {one['horizon']}: {one['label']} against {other['label']}."
-            for one, other in zip(losses[::2], losses[1::2], strict=True)
-        )
+    words = "Mean pinball loss of the forecast, compared with simply repeating the 7-day average. " + " ".join(
+        f"Over {one['horizon']}: {one['label']} against {other['label']}."
+        for one, other in zip(losses[::2], losses[1::2], strict=True)
     )
-    return Chart(
-        words, "forecast_loss", {"losses": losses}, {"most": (most or 1) * PLOT_WIDTH / (PLOT_WIDTH - room)}
-    )
+    return Chart(words, "forecast_loss", {"losses": losses}, {"most": (most or 1) * PLOT_WIDTH / (PLOT_WIDTH - room)})
 
 
 # ---------------------------------------------------------------- parts of the charts
@@ -380,11 +371,7 @@ def _only(row: Row, *columns: str) -> dict[str, Any]:
 
 
 def _counted(number: int, one: str, what: str, *, many: str | None = None) -> str:
-    return (
-        f" {number} {one} is {what}."
-        if number == 1
-        else f" {number} {many or one + 's'} are {what}." * bool(number)
-    )
+    return f" {number} {one} is {what}." if number == 1 else f" {number} {many or one + 's'} are {what}." * bool(number)
 
 
 def _ms(day: date) -> int:

@@ -123,9 +123,7 @@ def _drawn(spec: str) -> str:
     width, height = (float(at) for at in re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', drawn)[0])
     plot = float(re.findall(r"translate\(([\d.]+),", drawn)[0])
     left = LEFT if plot <= LEFT else 1.2 * plot  # room for another font, whose digits are wider
-    box = (
-        f'viewBox="{plot - left:.0f} 0 {left - plot + max(plot + WIDTH - LEFT, width):.0f} {height + 4:.0f}"'
-    )
+    box = f'viewBox="{plot - left:.0f} 0 {left - plot + max(plot + WIDTH - LEFT, width):.0f} {height + 4:.0f}"'
     return re.sub(r'width="[\d.]+" height="[\d.]+" viewBox="[^"]*"', box, _in_tags(tidied, drawn), count=1)
 
 

@@ -19,9 +19,7 @@ def main() -> None:
         "--anchor", type=date.fromisoformat, default=clock.today(),
         help="the UTC day the accounts' histories are made for, YYYY-MM-DD (default today)",
     )  # fmt: skip
-    parser.add_argument(
-        "--write-readings", type=Path, metavar="FILE", help="write a CSV of earlier readings, and stop"
-    )
+    parser.add_argument("--write-readings", type=Path, metavar="FILE", help="write a CSV of earlier readings, and stop")
     parser.add_argument("--account", default="default", help="whose readings (default: default)")
     parser.add_argument(
         "--days",
@@ -35,13 +33,9 @@ def main() -> None:
         named = {account.name: account for account in accounts}
         if options.account not in named:
             parser.error(f"no simulated account {options.account!r}: there are {', '.join(named)}")
-        logged = readings(
-            named[options.account], options.anchor - timedelta(days=options.days), options.anchor
-        )
+        logged = readings(named[options.account], options.anchor - timedelta(days=options.days), options.anchor)
         lines = write_readings(options.write_readings, logged)
-        print(
-            f"Wrote {lines} readings of the simulated account {options.account} to {options.write_readings}"
-        )
+        print(f"Wrote {lines} readings of the simulated account {options.account} to {options.write_readings}")
         return
     try:
         api = SimulatedAPI(accounts, port=options.port, log=lambda line: print(line, flush=True))

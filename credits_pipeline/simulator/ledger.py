@@ -118,9 +118,7 @@ class Ledger:
         for models in self.days.values():
             self._before.append(self._before[-1] + sum(counts.credits for counts in models.values()))
 
-    def used(
-        self, day: date, since: datetime | None = None, until: datetime | None = None
-    ) -> dict[str, Counts]:
+    def used(self, day: date, since: datetime | None = None, until: datetime | None = None) -> dict[str, Counts]:
         """What each model used on `day`, of it only what accrued in [since, until)."""
         models = self.days.get(day, {})
         begin = self._work_done(day, since) if since else 0
@@ -222,9 +220,7 @@ class SimulatedAccount:
 
         Spend accrues evenly over the 24 hours unless `hours` says otherwise. Counts follow from the cost.
         """
-        events = [
-            _event(at, "top_up" if amount >= 0 else "credit_decrease", amount) for at, amount in credits
-        ]
+        events = [_event(at, "top_up" if amount >= 0 else "credit_decrease", amount) for at, amount in credits]
         events += [_event(at, "usage_correction", amount) for at, amount in corrections]
         counted = {
             day: {model: _plausible_counts(to_nano(amount)) for model, amount in models.items()}
@@ -298,9 +294,7 @@ def readings(
 
 def write_readings(path: Path, logged: Iterable[EarlierReading]) -> int:
     """Write readings as CSV (time, total_credits, total_usage); the number of lines written."""
-    rows = [
-        (r.time.isoformat(), *(money(to_nano(n)) for n in (r.total_credits, r.total_usage))) for r in logged
-    ]
+    rows = [(r.time.isoformat(), *(money(to_nano(n)) for n in (r.total_credits, r.total_usage))) for r in logged]
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["time", "total_credits", "total_usage"])

@@ -36,9 +36,7 @@ def to_json(value: Any) -> str:
     if kind is str:
         return encode_basestring(value)
     if kind is dict:
-        return (
-            "{" + ",".join([f"{encode_basestring(key)}:{to_json(item)}" for key, item in value.items()]) + "}"
-        )
+        return "{" + ",".join([f"{encode_basestring(key)}:{to_json(item)}" for key, item in value.items()]) + "}"
     if kind is list:
         return "[" + ",".join([to_json(item) for item in value]) + "]"
     return json.dumps(value)

@@ -43,9 +43,7 @@ class Backups(WarehouseFile):
                         (fresh / schema).mkdir()
                         for table in tables_of(con, schema):
                             file = fresh / schema / f"{table}.parquet"
-                            con.execute(
-                                f"copy {schema}.{quoted(table)} to {literal(str(file))} (format parquet)"
-                            )
+                            con.execute(f"copy {schema}.{quoted(table)} to {literal(str(file))} (format parquet)")
                             files.sync(file)
                 files.sync(fresh / "warehouse.duckdb")
                 return _with_unused_name(fresh, finished)
@@ -63,9 +61,7 @@ class Backups(WarehouseFile):
         source = source / "warehouse.duckdb" if source.is_dir() else source
         files.refuse_what_is_no_file(source)
         if not source.exists():
-            raise WarehouseError(
-                f"There is no backup at {source}: name a directory that `make backup` has made."
-            )
+            raise WarehouseError(f"There is no backup at {source}: name a directory that `make backup` has made.")
         with self._held("restoring a backup") as deadline:
             if self.path.exists() and source.samefile(self.path):
                 raise WarehouseError(f"{source} is the warehouse itself: name a backup.")

@@ -61,9 +61,7 @@ def attach(con: "Connection", path: Path, name: str = "warehouse", *, read_only:
     con.execute(f"attach {literal(str(path))} as {name} ({', '.join(options)})")
 
 
-def attach_patiently(
-    con: "Connection", path: Path, deadline: float, *, read_only: bool, remedy: str = _REMEDY
-) -> None:
+def attach_patiently(con: "Connection", path: Path, deadline: float, *, read_only: bool, remedy: str = _REMEDY) -> None:
     """Attach as `warehouse`; wait for another program that has the file open, until `deadline` of our clock."""
     import duckdb
 
@@ -139,9 +137,7 @@ def _renamed(error: Exception, path: Path, remedy: str = _REMEDY, *, opening: bo
         place = Path(found[1])
     for signs, sentence in _SENTENCES.items():
         if any(sign in message for sign in signs):
-            return WarehouseError(
-                sentence.format(path=place, reason=reason, file_system=files.file_system(place))
-            )
+            return WarehouseError(sentence.format(path=place, reason=reason, file_system=files.file_system(place)))
     if any(sign in message for sign in _LOCKED):
         return WarehouseBusy(busy(path, _lock_holder(message)))
     if any(sign in message for sign in _TORN) or (opening and "INTERNAL Error" in message):

@@ -72,9 +72,7 @@ class WarehouseFile:
             for path in (self.path, files.beside(self.path, ".wal"), lock):
                 files.refuse_what_is_no_file(path)
             with files.only_one(lock, otherwise=is_busy, timeout_s=self.lock_timeout_s):
-                with suppress(
-                    OSError
-                ):  # on a full disk one can still read; the note is only for those who wait
+                with suppress(OSError):  # on a full disk one can still read; the note is only for those who wait
                     lock.write_text(_note(purpose), encoding="utf-8")
                 before = os.umask(0o077)  # DuckDB has no setting for the mode of its files
                 remove_leftovers(self.path)
@@ -122,9 +120,7 @@ class WarehouseFile:
 
     def _create(self, con: "Connection") -> None:
         if (log := files.beside(self.path, ".wal")).exists():
-            raise WarehouseCorrupt(
-                f"{log} has lost its database: put {self.path.name} back, or run `make restore`."
-            )
+            raise WarehouseCorrupt(f"{log} has lost its database: put {self.path.name} back, or run `make restore`.")
         # Under another name first: a process killed half-way must not leave a file that looks damaged.
         fresh = temporary(self.path)
         connection.attach(con, fresh)

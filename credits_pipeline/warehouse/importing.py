@@ -63,9 +63,7 @@ class _Row(NamedTuple):
     counters: _Counters
 
 
-def import_readings(
-    warehouse: Tables, file: Path, account: str, *, tz: str | None = None, run_id: str
-) -> ImportResult:
+def import_readings(warehouse: Tables, file: Path, account: str, *, tz: str | None = None, run_id: str) -> ImportResult:
     """Append the readings in `file` to the account's, with `source = 'import'`; once more appends nothing.
 
     Times are ISO 8601 or Unix seconds. One without an offset is refused unless `tz` names the zone it was
@@ -159,9 +157,7 @@ def _parquet_lines(file: Path) -> _Lines:
 
 def _places(header: list[str]) -> list[int]:
     if any(header.count(name) != 1 for name in COLUMNS):
-        raise ImportRefused(
-            f"it must have the columns {', '.join(COLUMNS)}, each once, not {_short(header)}."
-        )
+        raise ImportRefused(f"it must have the columns {', '.join(COLUMNS)}, each once, not {_short(header)}.")
     return [header.index(name) for name in COLUMNS]
 
 
@@ -242,16 +238,12 @@ def _fresh(rows: list[_Row], stored: dict[datetime, Any]) -> list[_Row]:
             known[row.at] = row.counters, row.where
             fresh.append(row)
         elif known[row.at][0] != row.counters:
-            raise ImportRefused(
-                f"{row.where} and {known[row.at][1]} have the same time and different amounts."
-            )
+            raise ImportRefused(f"{row.where} and {known[row.at][1]} have the same time and different amounts.")
     instants = sorted(known)
     funded = next((at for at in instants if any(known[at][0])), None)
     for row in fresh:
         if funded and funded < row.at and not any(row.counters):
-            raise ImportRefused(
-                f"{row.where} has two zeros after credits were seen: no real reading, remove it."
-            )
+            raise ImportRefused(f"{row.where} has two zeros after credits were seen: no real reading, remove it.")
         place = bisect(instants, row.at)
         if not 1 < place < len(instants):
             continue

@@ -23,9 +23,7 @@ _PUBLISHED_WAIT_S: Final = 10.0
 class Publisher(WarehouseFile):
     """Makes the published copy."""
 
-    def publish(
-        self, target: Path, *, run_id: str, published_at: datetime, version: str, is_simulated: bool
-    ) -> None:
+    def publish(self, target: Path, *, run_id: str, published_at: datetime, version: str, is_simulated: bool) -> None:
         """Replace the file `target` by a copy of the marts: tables only, comments kept, of one instant.
 
         Whoever has the old file open goes on reading it; whoever opens it next gets the new one, mode 0444.
@@ -62,14 +60,10 @@ def open_published(path: Path) -> Iterator["Connection"]:
     path = files.absolute(path)
     files.refuse_what_is_no_file(path)
     if not path.exists():
-        raise WarehouseError(
-            f"There is no {path} yet: run `make run` first (the demo's copy is in data/demo)."
-        )
+        raise WarehouseError(f"There is no {path} yet: run `make run` first (the demo's copy is in data/demo).")
     with connection.named_errors(path), connection.connect(path) as con:
         deadline = clock.monotonic() + _PUBLISHED_WAIT_S
-        connection.attach_patiently(
-            con, path, deadline, read_only=True, remedy="run `make run` to publish it anew"
-        )
+        connection.attach_patiently(con, path, deadline, read_only=True, remedy="run `make run` to publish it anew")
         con.execute("use warehouse")
         yield con
 
@@ -127,9 +121,7 @@ def _copy_marts(con: "Connection") -> None:
     )
 
 
-def _write_published(
-    con: "Connection", run_id: str, published_at: datetime, version: str, is_simulated: bool
-) -> None:
+def _write_published(con: "Connection", run_id: str, published_at: datetime, version: str, is_simulated: bool) -> None:
     has_readings = "credits_readings" in tables_of(con, "marts")
     newest = "(select max(observed_at) from warehouse.marts.credits_readings)" if has_readings else "null"
     con.execute(

@@ -121,9 +121,7 @@ class Tables(WarehouseFile):
         names = {"old": old, "new": new}
         with self.writing(f"renaming {old}") as con:
             if conflict := con.execute(_CONFLICT, names).fetchone():
-                raise WarehouseError(
-                    f"{old} and {new} are not one account: {conflict[0]}. Nothing was renamed."
-                )
+                raise WarehouseError(f"{old} and {new} are not one account: {conflict[0]}. Nothing was renamed.")
             for table in ("raw.model_usage", "raw.model_usage_days"):
                 con.execute(f"delete from {table} where (account, usage_date) in ({_SUPERSEDED})", names)
             con.execute(
@@ -185,9 +183,7 @@ class Tables(WarehouseFile):
                 )
             insert(inner, "raw.model_usage", rows, account=account)
             totals = [SimpleNamespace(usage_date=day, credits_usd=usd) for day, usd in sums.items()]
-            insert(
-                inner, "raw.model_usage_days", totals, account=account, fetched_at=fetched_at, run_id=run_id
-            )
+            insert(inner, "raw.model_usage_days", totals, account=account, fetched_at=fetched_at, run_id=run_id)
         return {day: (stored[day][0] if day in stored else None, usd) for day, usd in sums.items()}
 
     def unsettled_days(self, accounts: Collection[str], first: date, last: date) -> dict[str, list[date]]:
@@ -214,13 +210,10 @@ def insert(con: "Connection", table: str, rows: Sequence[object], **constants: o
     """
     kinds = {name: kind for name, kind, *_ in con.execute(f"describe {table}").fetchall()}
     columns = [
-        [constants[name]] * len(rows) if name in constants else [getattr(row, name) for row in rows]
-        for name in kinds
+        [constants[name]] * len(rows) if name in constants else [getattr(row, name) for row in rows] for name in kinds
     ]
     values = [_parameters(column, kind) for column, kind in zip(columns, kinds.values(), strict=True)]
-    con.execute(
-        f"insert into {table} select {', '.join(f'unnest(?::{kind}[])' for kind in kinds.values())}", values
-    )
+    con.execute(f"insert into {table} select {', '.join(f'unnest(?::{kind}[])' for kind in kinds.values())}", values)
 
 
 def _parameters(column: list[Any], kind: str) -> list[Any]:

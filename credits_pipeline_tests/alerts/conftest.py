@@ -147,13 +147,9 @@ class World:
     def due(self) -> list[str]:
         return [alert.key for alert in self.send().due]
 
-    def rows(
-        self, columns: str = "alert_key, channel, sent_at is not null, cleared_at is not null"
-    ) -> list[Any]:
+    def rows(self, columns: str = "alert_key, channel, sent_at is not null, cleared_at is not null") -> list[Any]:
         with self.warehouse.reading() as con:
-            return con.execute(
-                f"select {columns} from ops.alerts_sent order by due_at, alert_key, channel"
-            ).fetchall()
+            return con.execute(f"select {columns} from ops.alerts_sent order by due_at, alert_key, channel").fetchall()
 
 
 @pytest.fixture

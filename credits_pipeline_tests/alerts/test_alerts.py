@@ -35,9 +35,7 @@ def closed_port() -> int:
 # -- delivery ----------------------------------------------------------------------------------------------------
 
 
-def test_each_channel_gets_one_message_once_and_a_restart_repeats_nothing(
-    world: World, receiver: Receiver
-) -> None:
+def test_each_channel_gets_one_message_once_and_a_restart_repeats_nothing(world: World, receiver: Receiver) -> None:
     world.channels(receiver.url("/a"), receiver.url("/b"))
     world.runway(2)
     world.runway(0, "acme", status="exhausted")
@@ -86,9 +84,7 @@ def test_a_late_message_is_not_sent_when_its_cause_is_over(
     assert receiver.messages == []
 
 
-def test_a_late_message_is_not_sent_when_the_key_of_its_account_is_gone(
-    world: World, receiver: Receiver
-) -> None:
+def test_a_late_message_is_not_sent_when_the_key_of_its_account_is_gone(world: World, receiver: Receiver) -> None:
     world.channels(receiver.url("/a"))
     receiver.refusing.add("/a")
     world.runway(2, "acme")
@@ -136,9 +132,7 @@ def test_a_channel_that_hangs_does_not_hold_up_the_others_for_longer_than_the_li
     assert sent.delivered
 
 
-def test_without_addresses_alerts_are_logged_and_count_as_sent(
-    world: World, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_without_addresses_alerts_are_logged_and_count_as_sent(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.runway(2)
     sent = world.send()
     assert (len(sent.due), sent.delivered) == (1, 1)
@@ -175,9 +169,7 @@ def test_no_secret_of_a_channel_is_logged_printed_or_stored(
         sent = world.send()
     assert [outcome.delivered for outcome in sent.outcomes] == [True, False, False]
     assert receiver.messages[0][0].startswith(f"/hooks/{secret}")
-    stored = "".join(
-        path.read_bytes().decode(errors="replace") for path in world.data_dir.iterdir() if path.is_file()
-    )
+    stored = "".join(path.read_bytes().decode(errors="replace") for path in world.data_dir.iterdir() if path.is_file())
     for text in (caplog.text, *capfd.readouterr(), stored, repr(sent), str(world.rows("*"))):
         assert secret not in text
 
@@ -211,18 +203,14 @@ def test_a_message_arrives_letter_by_letter_in_one_piece(receiver: Receiver) -> 
     assert (message["title"], message["message"], message["type"]) == (title, body, "warning")
 
 
-def test_whoever_sends_messages_holds_no_management_key(
-    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_whoever_sends_messages_holds_no_management_key(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENROUTER_API_KEY", "sk-or-v1-not-for-apprise")
     code = "import os, sys; sys.exit('sk-or-v1-not-for-apprise' in str(os.environ))"
     env = channels.environment(receiver.url("/a"), "title")
     assert subprocess.run([sys.executable, "-c", code], env=env, check=False).returncode == 0
 
 
-def test_a_test_message_reaches_every_channel_and_says_which_it_did_not(
-    world: World, receiver: Receiver
-) -> None:
+def test_a_test_message_reaches_every_channel_and_says_which_it_did_not(world: World, receiver: Receiver) -> None:
     world.channels(receiver.url("/a"), f"json://127.0.0.1:{closed_port()}")
     reached, dead = alerts.send_test(config.load(world.env))
     assert (reached.channel, reached.delivered) == ("json (1 of 2)", True)
@@ -287,9 +275,7 @@ def test_a_daily_run_alerts_once_about_credits_that_run_out_and_the_day_that_cos
     account = SimulatedAccount.from_ledger("default", KEY, days=ledger, credits=[(begun, Decimal(270))])
     simulate(account)
     monkeypatch.setenv("CREDITS_ALERT_URLS", receiver.url("/a"))
-    with Warehouse(config.load(os.environ).warehouse_path).writing(
-        "readings of every midnight before"
-    ) as con:
+    with Warehouse(config.load(os.environ).warehouse_path).writing("readings of every midnight before") as con:
         for day in sorted(costs)[:-2]:
             at = datetime.combine(day, datetime.min.time())
             con.execute(
@@ -362,14 +348,10 @@ def test_an_account_that_spends_nothing_silences_no_other_and_makes_no_run_red(
     assert "unused" not in told
     with Warehouse(tmp_path / "data" / "warehouse.duckdb").reading() as con:
         sent = con.execute("select body from ops.alerts_sent").fetchall()
-        left = con.execute(
-            "select account, days_left_p50 from marts.credits_runway where status = 'ok'"
-        ).fetchall()
+        left = con.execute("select account, days_left_p50 from marts.credits_runway where status = 'ok'").fetchall()
     assert not [body for (body,) in sent if re.search(r"\de-\d", body)]
     for account, days in left:
-        assert f"{account}: credits run out" not in told or re.search(
-            rf"{account}: [^\n]*, {days} days? left", told
-        )
+        assert f"{account}: credits run out" not in told or re.search(rf"{account}: [^\n]*, {days} days? left", told)
 
 
 @pytest.mark.parametrize(("bill", "is_told"), [(2.0, False), (24.2, True)])

@@ -76,9 +76,7 @@ def test_a_top_up_arms_a_threshold_again(
     assert world.due() == expected
 
 
-def test_a_top_up_that_was_used_up_between_two_readings_arms_it_as_well(
-    world: World, now: clock.FrozenClock
-) -> None:
+def test_a_top_up_that_was_used_up_between_two_readings_arms_it_as_well(world: World, now: clock.FrozenClock) -> None:
     world.runway(2)
     assert world.due() == ["run_out/default/3"]
     now.advance(timedelta(days=20))
@@ -154,9 +152,7 @@ def test_no_figure_of_one_account_stops_the_alerts_of_another(world: World) -> N
             assert "run_out/default/3" in {alert.key for alert in found.due}
 
 
-def test_two_accounts_that_run_out_are_told_in_one_message_the_nearest_first(
-    world: World, receiver: Receiver
-) -> None:
+def test_two_accounts_that_run_out_are_told_in_one_message_the_nearest_first(world: World, receiver: Receiver) -> None:
     world.channels(receiver.url("/a"))
     world.runway(6)
     world.runway(1, "acme")
@@ -328,9 +324,7 @@ def test_a_day_that_is_old_news_as_after_a_backfill_is_no_alert(world: World) ->
             "or the bill is not complete yet.",
             id="the bill was fetched while the day ran",
         ),
-        pytest.param(
-            {"model": None}, "Models: no model was above its usual.", id="more of everything, as usual"
-        ),
+        pytest.param({"model": None}, "Models: no model was above its usual.", id="more of everything, as usual"),
         pytest.param(
             {"model": None, "billed_usd": None, "method": "observed"},
             "Models: there is no bill for this day yet.",
@@ -351,9 +345,7 @@ def test_both_figures_of_a_day_are_told_and_no_bill_is_not_called_a_usual_one(
 # -- hostile text, the demo, tests -------------------------------------------------------------------------------
 
 
-def test_a_hostile_name_calls_nobody_links_nowhere_and_forges_no_line(
-    world: World, receiver: Receiver
-) -> None:
+def test_a_hostile_name_calls_nobody_links_nowhere_and_forges_no_line(world: World, receiver: Receiver) -> None:
     world.channels(receiver.url("/a"))
     world.runway(100)
     hostile = "<!channel> @everyone\nWhat to do: pay at https://evil.example \x1b[31m\u202e" + "x" * 500

@@ -76,18 +76,14 @@ def test_a_failing_run_names_each_failure_in_a_sentence_and_exits_with_1(
     assert "default, as of" in captured.out
 
 
-def test_a_backfill_of_a_range_fetches_that_range(
-    simulate: Simulate, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_backfill_of_a_range_fetches_that_range(simulate: Simulate, capsys: pytest.CaptureFixture[str]) -> None:
     simulate(spender())
     assert main(["backfill", "--from", "2026-06-01", "--to", "2026-06-10"]) == 0
     assert billed_days() == 10
     assert "10 of 10 days" in capsys.readouterr().err
 
 
-def test_a_range_the_wrong_way_round_is_refused(
-    simulate: Simulate, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_range_the_wrong_way_round_is_refused(simulate: Simulate, capsys: pytest.CaptureFixture[str]) -> None:
     simulate(spender())
     assert main(["backfill", "--from", "2026-06-10", "--to", "2026-06-01"]) == 1
     assert "swap them" in capsys.readouterr().err
@@ -152,16 +148,10 @@ def test_what_stdout_cannot_take_costs_no_reading(simulate: Simulate, how: str) 
         "import sys; from datetime import datetime, UTC; from credits_pipeline import __main__, clock\n"
         f"with clock.frozen(datetime.fromisoformat({clock.now().isoformat()!r})): sys.exit(__main__.main(['run']))"
     )
-    child = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=stdout, stderr=subprocess.PIPE, env=environ
-    )
+    child = subprocess.Popen([sys.executable, "-c", script], stdout=stdout, stderr=subprocess.PIPE, env=environ)
     if how == "a closed pipe" and child.stdout:
         child.stdout.close()
-    _, said = (
-        child.communicate()
-        if how == "an old terminal"
-        else (None, child.stderr.read() if child.stderr else b"")
-    )
+    _, said = child.communicate() if how == "an old terminal" else (None, child.stderr.read() if child.stderr else b"")
     assert child.wait() == 0, said
     assert b"Traceback" not in said
     assert Warehouse(config.current().warehouse_path).newest_reading("default") is not None

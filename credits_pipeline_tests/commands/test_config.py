@@ -54,9 +54,7 @@ def test_the_first_problem_is_raised_and_good_settings_are_returned():
 
 
 def test_a_key_under_two_names_is_warned_about_without_being_shown():
-    settings = config.load(
-        {"OPENROUTER_API_KEY": KEY, "OPENROUTER_API_KEY_B": KEY, "OPENROUTER_API_KEY_C": "other"}
-    )
+    settings = config.load({"OPENROUTER_API_KEY": KEY, "OPENROUTER_API_KEY_B": KEY, "OPENROUTER_API_KEY_C": "other"})
     assert settings.require() is settings
     (warning,) = settings.warnings
     assert warning.startswith("OPENROUTER_API_KEY and OPENROUTER_API_KEY_B hold the same key")
@@ -72,9 +70,7 @@ def test_real_readings_do_not_go_into_the_demos_folder():
 
 
 def test_a_wrong_alert_setting_does_not_stop_readings():
-    settings = config.load(
-        {"OPENROUTER_API_KEY": KEY, "CREDITS_ALERT_DAYS": "soon", "CREDITS_ALERT_URLS": "me"}
-    )
+    settings = config.load({"OPENROUTER_API_KEY": KEY, "CREDITS_ALERT_DAYS": "soon", "CREDITS_ALERT_URLS": "me"})
     assert settings.require() is settings
     assert len(settings.alert_problems) == 2
     assert settings.alert_days == (14, 7, 3)
@@ -116,9 +112,7 @@ def test_the_default_account_may_be_named_once_only():
 
 
 def test_two_variables_that_differ_in_case_only_are_refused():
-    assert "both name the account acme" in one_problem(
-        OPENROUTER_API_KEY_ACME="k", OPENROUTER_API_KEY_acme="k"
-    )
+    assert "both name the account acme" in one_problem(OPENROUTER_API_KEY_ACME="k", OPENROUTER_API_KEY_acme="k")
 
 
 @pytest.mark.parametrize(
@@ -301,14 +295,10 @@ def test_allowing_a_custom_host_takes_exactly_1():
     for value in ("", "0"):
         settings = config.load({"OPENROUTER_BASE_URL": url, "OPENROUTER_ALLOW_CUSTOM_HOST": value})
         assert len(settings.problems) == 1
-    assert one_problem(OPENROUTER_ALLOW_CUSTOM_HOST="true").startswith(
-        "OPENROUTER_ALLOW_CUSTOM_HOST must be 1"
-    )
+    assert one_problem(OPENROUTER_ALLOW_CUSTOM_HOST="true").startswith("OPENROUTER_ALLOW_CUSTOM_HOST must be 1")
 
 
-@given(
-    st.text(max_size=60), st.sampled_from(["", "https://openrouter.ai", "https://openrouter.ai/", "https://"])
-)
+@given(st.text(max_size=60), st.sampled_from(["", "https://openrouter.ai", "https://openrouter.ai/", "https://"]))
 def test_whatever_passes_the_host_rule_is_read_as_openrouter_by_httpx(text, prefix):
     import httpx
 
@@ -376,9 +366,7 @@ def test_alert_thresholds_are_ordered_and_said_once():
 
 
 def test_one_wrong_alert_address_does_not_silence_the_others():
-    settings = config.load(
-        {"CREDITS_ALERT_URLS": "nowhere, mailto://u:p@example.com?to=a@x.org,b@x.org , ntfy://t,"}
-    )
+    settings = config.load({"CREDITS_ALERT_URLS": "nowhere, mailto://u:p@example.com?to=a@x.org,b@x.org , ntfy://t,"})
     assert settings.alert_urls == ("mailto://u:p@example.com?to=a@x.org,b@x.org", "ntfy://t")
     (problem,) = settings.alert_problems
     assert problem.startswith("CREDITS_ALERT_URLS: entry 1 ")

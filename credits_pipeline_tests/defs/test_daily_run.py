@@ -23,9 +23,7 @@ RunJob = Callable[..., dg.ExecuteInProcessResult]
 
 def spender(name: str = "default", usd_a_day: str = "2.5", days: int = 40, key: str = "") -> SimulatedAccount:
     """An account that bought 500 USD long ago and spends the same every day."""
-    ledger = {
-        TODAY - timedelta(days=n): {"vendor/model-a": Decimal(usd_a_day)} for n in range(days, -days, -1)
-    }
+    ledger = {TODAY - timedelta(days=n): {"vendor/model-a": Decimal(usd_a_day)} for n in range(days, -days, -1)}
     bought = datetime.combine(min(ledger), datetime.min.time(), UTC)
     return SimulatedAccount.from_ledger(
         name, f"sk-or-v1-simulated-{key or name}", days=ledger, credits=[(bought, Decimal(500))]
@@ -52,9 +50,7 @@ def failures(result: dg.ExecuteInProcessResult) -> dict[str, str]:
     return {event.step_key: reason(event) for event in result.all_events if event.is_step_failure}
 
 
-def test_a_daily_run_appends_one_reading_per_account_with_the_reply_kept(
-    simulate: Simulate, run_job: RunJob
-) -> None:
+def test_a_daily_run_appends_one_reading_per_account_with_the_reply_kept(simulate: Simulate, run_job: RunJob) -> None:
     simulate(spender(), spender("acme", "0.123456789"))
     assert run_job("daily_credits").success
     rows = raw_readings()
@@ -144,13 +140,9 @@ def test_zeros_for_an_account_with_history_are_refused(simulate: Simulate, run_j
 
 
 @pytest.mark.slow
-def test_an_absurd_reply_for_one_account_costs_the_others_nothing(
-    simulate: Simulate, run_job: RunJob
-) -> None:
+def test_an_absurd_reply_for_one_account_costs_the_others_nothing(simulate: Simulate, run_job: RunJob) -> None:
     api = simulate(*(spender(name) for name in ("default", "rich", "moved", "chatty", "costly")))
-    api.misbehave(
-        Fault.body(b'{"data":{"total_credits":999999998.5,"total_usage":0.5}}'), times=None, account="rich"
-    )
+    api.misbehave(Fault.body(b'{"data":{"total_credits":999999998.5,"total_usage":0.5}}'), times=None, account="rich")
     api.misbehave(Fault.redirect("javascript:alert(1)"), times=None, account="moved")
     for name, row in {
         "chatty": {"credits_usage": 1, "tokens_prompt": 2**63 - 1},
@@ -189,9 +181,7 @@ def test_the_bill_failing_does_not_cost_the_readings(simulate: Simulate, run_job
     api.misbehave(Fault.status(500), times=None, path="/analytics/query")
     result = run_job("daily_credits")
     assert set(failures(result)) == {"every_account_was_fetched"}
-    assert published("select account, balance_usd is not null from marts.credits_runway") == [
-        ("default", True)
-    ]
+    assert published("select account, balance_usd is not null from marts.credits_runway") == [("default", True)]
 
 
 def test_a_key_without_analytics_keeps_working_from_its_readings_with_a_warning(
@@ -201,9 +191,7 @@ def test_a_key_without_analytics_keeps_working_from_its_readings_with_a_warning(
     api.misbehave(Fault.status(403, message="Analytics is off"), times=None, path="/analytics/query")
     result = run_job("daily_credits")
     assert result.success
-    (check,) = [
-        c for c in result.get_asset_check_evaluations() if c.check_name == "every_account_was_fetched"
-    ]
+    (check,) = [c for c in result.get_asset_check_evaluations() if c.check_name == "every_account_was_fetched"]
     assert not check.passed
     assert check.severity == dg.AssetCheckSeverity.WARN
     assert "Analytics is off" in (check.description or "")
@@ -233,9 +221,7 @@ def test_a_bill_that_moved_is_shown_in_the_metadata(simulate: Simulate, run_job:
     run_job("daily_credits")
     simulate(after)
     (event,) = [
-        e
-        for e in run_job("daily_credits").asset_materializations_for_node("model_usage")
-        if "days" in e.metadata
+        e for e in run_job("daily_credits").asset_materializations_for_node("model_usage") if "days" in e.metadata
     ]
     assert event.metadata["days_changed"].value == 1
     assert event.metadata["changed_days_usd"].value == {f"default {day}": "+0.250000000"}

@@ -63,9 +63,7 @@ def pinned() -> str:
     }
     jobs = {
         job.name: {
-            "without": sorted(
-                assets.keys() - {k.to_user_string() for k in job.asset_layer.executable_asset_keys}
-            )
+            "without": sorted(assets.keys() - {k.to_user_string() for k in job.asset_layer.executable_asset_keys})
         }
         for job in repository.get_all_jobs()
         if not job.name.startswith("__")
@@ -73,9 +71,7 @@ def pinned() -> str:
     schedules = {s.name: [s.cron_schedule, s.default_status.value] for s in repository.schedule_defs}
     sensors = {s.name: s.default_status.value for s in repository.sensor_defs}
     told = {"asset": assets, "job": jobs, "schedule": schedules, "sensor": sensors}
-    return "".join(
-        f"{kind} {name}: {json.dumps(of[name])}\n" for kind, of in told.items() for name in sorted(of)
-    )
+    return "".join(f"{kind} {name}: {json.dumps(of[name])}\n" for kind, of in told.items() for name in sorted(of))
 
 
 def test_nothing_of_what_the_ui_shows_changes_unseen() -> None:
@@ -103,9 +99,7 @@ def specs() -> list[dg.AssetSpec]:
     ],
     ids=["no settings", "every setting wrong"],
 )
-def test_loading_needs_no_key_reads_no_network_and_no_database(
-    settings: dict[str, str], tmp_path: Path
-) -> None:
+def test_loading_needs_no_key_reads_no_network_and_no_database(settings: dict[str, str], tmp_path: Path) -> None:
     env = {**os.environ, **settings, "CREDITS_DATA_DIR": str(tmp_path / "data")}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", WATCHED_IMPORT],
@@ -157,9 +151,7 @@ def test_dg_and_workspace_yaml_lead_to_the_same_definitions() -> None:
 
     from credits_pipeline.config import PROJECT_ROOT
 
-    dg_project = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["dg"][
-        "project"
-    ]
+    dg_project = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["dg"]["project"]
     (location,) = yaml.safe_load((PROJECT_ROOT / "workspace.yaml").read_text(encoding="utf-8"))["load_from"]
     assert location["python_module"]["module_name"] == dg_project["code_location_target_module"]
     assert location["python_module"]["location_name"] == dg_project["code_location_name"]
@@ -181,9 +173,7 @@ def materialize(
     )
 
 
-def test_selecting_one_model_builds_that_one(
-    simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance
-) -> None:
+def test_selecting_one_model_builds_that_one(simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance) -> None:
     simulate(spender())
     run_job("daily_credits")
     result = materialize(instance, ["daily_spend"])
@@ -242,9 +232,7 @@ def test_what_cannot_be_shown_of_a_table_costs_neither_the_table_nor_its_checks(
     shutil.copytree(sql_models.PROJECT_DIR, tmp_path / "project")
     yml = tmp_path / "project" / "models" / "marts" / "daily_spend.yml"
     text = yml.read_text(encoding="utf-8")
-    yml.write_text(
-        re.sub("plots:.*", "plots:\n          broken: \"error('an overflow')\"", text), encoding="utf-8"
-    )
+    yml.write_text(re.sub("plots:.*", "plots:\n          broken: \"error('an overflow')\"", text), encoding="utf-8")
     result = materialize(instance, ["daily_spend"], SqlProject.load(tmp_path / "project"))
     assert result.success
     (event,) = result.get_asset_materialization_events()

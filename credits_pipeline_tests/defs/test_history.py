@@ -142,9 +142,7 @@ def test_a_day_read_at_noon_before_a_week_of_sleep_does_not_stay_half_a_day(
     simulate(account)
     at_five_past_midnight.set(datetime(2026, 6, 17, 12, tzinfo=UTC))
     run_job("daily_credits", asset_selection=RAW)
-    assert raw("select credits_usd from raw.model_usage_days where usage_date = '2026-06-17'") == [
-        (Decimal(12),)
-    ]
+    assert raw("select credits_usd from raw.model_usage_days where usage_date = '2026-06-17'") == [(Decimal(12),)]
     at_five_past_midnight.set(datetime(2026, 6, 25, 0, 5, tzinfo=UTC))
     run_job("daily_credits", asset_selection=RAW)
     at_five_past_midnight.set(datetime(2026, 6, 25, 1, 30, tzinfo=UTC))
@@ -152,9 +150,7 @@ def test_a_day_read_at_noon_before_a_week_of_sleep_does_not_stay_half_a_day(
     assert days is not None
     assert days[0] < "2026-06-17"
     assert run_job("backfill_history", tags=schedules.range_tags(*days)).success
-    assert raw("select credits_usd from raw.model_usage_days where usage_date = '2026-06-17'") == [
-        (Decimal(24),)
-    ]
+    assert raw("select credits_usd from raw.model_usage_days where usage_date = '2026-06-17'") == [(Decimal(24),)]
     assert published("select method from marts.daily_spend where spend_date = '2026-06-20'") == [("billed",)]
 
 
@@ -293,9 +289,7 @@ def test_a_bill_that_not_every_account_told_gives_the_days_no_figure(
 ) -> None:
     def figures() -> list[dict[str, Any]]:
         newest = instance.fetch_materializations(dg.AssetKey("model_usage"), limit=4).records
-        return [
-            dict(record.asset_materialization.metadata) for record in newest if record.asset_materialization
-        ]
+        return [dict(record.asset_materialization.metadata) for record in newest if record.asset_materialization]
 
     api = simulate(spender(), spender("second"))
     run_job("daily_credits", asset_selection=RAW)

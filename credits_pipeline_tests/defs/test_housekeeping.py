@@ -47,9 +47,7 @@ def small() -> None:
 def happened(home: Path, run_id: str, at: datetime) -> None:
     """Dagster stamps a run with the machine's clock; here it is to have happened at another time."""
     with sqlite3.connect(home / "history" / "runs.db") as con:
-        con.execute(
-            "update runs set create_timestamp = ? where run_id = ?", (f"{at:%Y-%m-%d %H:%M:%S.%f}", run_id)
-        )
+        con.execute("update runs set create_timestamp = ? where run_id = ?", (f"{at:%Y-%m-%d %H:%M:%S.%f}", run_id))
     con.close()
 
 
@@ -104,9 +102,7 @@ def test_logs_go_after_two_months_runs_after_more_than_the_api_remembers_and_no_
 def test_a_run_that_goes_on_is_left_alone_however_old(home: Path) -> None:
     now = datetime(2026, 6, 17, 3, 0, tzinfo=UTC)
     with launch.open_instance(config.current()) as instance, clock.frozen(now):
-        job = dg.define_asset_job("rebuild").resolve(
-            asset_graph=dg.Definitions([small]).resolve_asset_graph()
-        )
+        job = dg.define_asset_job("rebuild").resolve(asset_graph=dg.Definitions([small]).resolve_asset_graph())
         run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
         happened(home, run.run_id, now - timedelta(days=500))
         assert housekeeping.sweep(instance) == housekeeping.Swept(runs=0, logs=0)
@@ -215,12 +211,8 @@ def api(held: clock.FrozenClock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fa
         first + timedelta(days=n): {"vendor/a": Decimal("2.5") + n % 7, "vendor/b": Decimal("0.123456789")}
         for n in range(800)
     }
-    credits = [
-        (datetime.combine(first, time(), UTC) + timedelta(days=150 * n), Decimal(900)) for n in range(5)
-    ]
-    account = SimulatedAccount.from_ledger(
-        "default", "sk-or-v1-simulated-default", days=ledger, credits=credits
-    )
+    credits = [(datetime.combine(first, time(), UTC) + timedelta(days=150 * n), Decimal(900)) for n in range(5)]
+    account = SimulatedAccount.from_ledger("default", "sk-or-v1-simulated-default", days=ledger, credits=credits)
     with FaultyAPI([account]) as answering:
         for name, value in answering.environment().items():
             monkeypatch.setenv(name, value)

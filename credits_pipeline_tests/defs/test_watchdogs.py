@@ -34,10 +34,7 @@ class Told:
 
     def _column(self, name: str) -> list[str]:
         with self.warehouse.reading() as con:
-            return [
-                text
-                for (text,) in con.execute(f"select {name} from ops.alerts_sent order by rowid").fetchall()
-            ]
+            return [text for (text,) in con.execute(f"select {name} from ops.alerts_sent order by rowid").fetchall()]
 
     @property
     def titles(self) -> list[str]:
@@ -95,9 +92,7 @@ def spend() -> Iterator[Any]:
 
 @dg.asset(check_specs=[dg.AssetCheckSpec("agrees", asset="told_twice", blocking=True)])
 def told_twice() -> Iterator[Any]:
-    yield dg.AssetCheckResult(
-        asset_key="told_twice", check_name="agrees", passed=False, description="3 is not 4"
-    )
+    yield dg.AssetCheckResult(asset_key="told_twice", check_name="agrees", passed=False, description="3 is not 4")
     raise dg.Failure("nothing was changed, because 3 is not 4", allow_retries=False)
 
 
@@ -146,9 +141,7 @@ def report(instance: dg.DagsterInstance, told: Told) -> Iterator[Report]:
     mood["reason"] = reason
 
 
-def test_a_failed_run_is_reported_with_the_job_and_the_sentence_of_the_failed_step(
-    report: Report, told: Told
-) -> None:
+def test_a_failed_run_is_reported_with_the_job_and_the_sentence_of_the_failed_step(report: Report, told: Told) -> None:
     report("daily")
     assert told.titles == ["The run of daily failed"]
     assert "- readings: the key of acme was rejected (401): make a new one" in told.bodies[0]
@@ -202,9 +195,7 @@ def test_a_run_that_is_tried_again_is_told_once_the_last_try_has_failed(
 ) -> None:
     monkeypatch.setattr(type(instance), "run_retries_enabled", True)  # as dagster.yaml has it
     for tries in ({"dagster/max_retries": "1"}, {"dagster/max_retries": "0"}):
-        result = JOBS.resolve_job_def("daily").execute_in_process(
-            instance=instance, raise_on_error=False, tags=tries
-        )
+        result = JOBS.resolve_job_def("daily").execute_in_process(instance=instance, raise_on_error=False, tags=tries)
         sense(result, instance)
         assert len(told.titles) == (tries["dagster/max_retries"] == "0")
 
@@ -334,9 +325,7 @@ def test_an_account_that_was_never_read_is_reported_36_hours_after_it_was_first_
     assert "default has never been read since it was set up 37 hours ago" in told.bodies[0]
 
 
-def test_a_tick_delivers_what_a_channel_had_not_taken(
-    watch: Watch, receiver: Receiver, now: clock.FrozenClock
-) -> None:
+def test_a_tick_delivers_what_a_channel_had_not_taken(watch: Watch, receiver: Receiver, now: clock.FrozenClock) -> None:
     receiver.refusing.add("/a")
     watch.read()
     now.advance(timedelta(hours=37))
@@ -354,9 +343,7 @@ def test_a_tick_over_a_damaged_warehouse_says_why_it_could_not_look(watch: Watch
     assert watch.tick().startswith("could not look: ")
 
 
-def test_a_tick_without_any_account_tells_nothing(
-    watch: Watch, told: Told, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tick_without_any_account_tells_nothing(watch: Watch, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENROUTER_API_KEY")
     watch.tick()
     assert told.titles == []
@@ -409,9 +396,7 @@ def test_failed_runs_of_another_project_in_the_same_history_are_none_of_our_aler
 
     others = dg.Definitions([theirs], jobs=[dg.define_asset_job("their_job", selection=[theirs])])
     for job in ("their_job", "__ASSET_JOB"):
-        sense(
-            others.resolve_job_def(job).execute_in_process(instance=instance, raise_on_error=False), instance
-        )
+        sense(others.resolve_job_def(job).execute_in_process(instance=instance, raise_on_error=False), instance)
     assert told.titles == []
 
 

@@ -67,9 +67,7 @@ def failure(ask: Callable[[], object]) -> OpenRouterError:
     error = raised.value
     assert error.__cause__ is None
     assert error.__context__ is None
-    assert KEY not in "".join(
-        traceback.TracebackException.from_exception(error, capture_locals=True).format()
-    )
+    assert KEY not in "".join(traceback.TracebackException.from_exception(error, capture_locals=True).format())
     assert "unforeseen" not in str(error)
     assert str(error).isprintable()
     assert len(str(error)) < 800
@@ -170,9 +168,7 @@ def test_a_reply_that_is_not_two_finite_decimals_is_refused(api, openrouter, bod
         b'{"data":{"total_credits":10,"total_usage":4},"error":{"code":502,"message":"x"}}',
     ],
 )
-def test_status_200_with_something_else_than_an_answer_is_asked_again_like_a_5xx(
-    api, openrouter, body, times
-):
+def test_status_200_with_something_else_than_an_answer_is_asked_again_like_a_5xx(api, openrouter, body, times):
     api.misbehave(Fault.body(body), times=times)
     if times:
         assert openrouter.get_credits(account=ACCOUNT).total_usage == _YEAR.usage_at(clock.now())
@@ -271,9 +267,7 @@ def test_two_zeros_are_refused_when_the_key_cannot_be_looked_up(api, openrouter,
     ],
     ids=str,
 )
-def test_each_failure_is_one_kind_and_only_passing_ones_are_asked_again(
-    api, openrouter, fault, kind, attempts, says
-):
+def test_each_failure_is_one_kind_and_only_passing_ones_are_asked_again(api, openrouter, fault, kind, attempts, says):
     api.misbehave(fault, times=None)
     error = failure(lambda: openrouter.get_credits(account=ACCOUNT))
     assert type(error) is kind
@@ -348,9 +342,7 @@ def row(day: date, model: str, **figures: object) -> UsageRow:
 
 def billed(first: date, last: date, at: datetime = NOW) -> tuple[UsageRow, ...]:
     days = [first + timedelta(days=n) for n in range((last - first).days + 1)]
-    return tuple(
-        row(day, model, **vars(used)) for day in days for model, used in sorted(_YEAR.billed(day, at).items())
-    )
+    return tuple(row(day, model, **vars(used)) for day in days for model, used in sorted(_YEAR.billed(day, at).items()))
 
 
 def of_yesterday(openrouter: OpenRouter) -> Usage:
@@ -461,9 +453,7 @@ def test_a_day_that_always_times_out_ends_with_the_reason(api, openrouter):
 
 
 @pytest.mark.parametrize("last", [TODAY, YESTERDAY, WEEK_AGO])
-def test_the_oldest_day_refused_as_it_began_more_than_365_times_24_hours_ago_costs_that_day_only(
-    api, openrouter, last
-):
+def test_the_oldest_day_refused_as_it_began_more_than_365_times_24_hours_ago_costs_that_day_only(api, openrouter, last):
     api.misbehave(Fault.only_hours_ago(365 * 24), times=None)
     usage = openrouter.get_usage(account=ACCOUNT, first=YEAR_AGO, last=last)
     assert usage.first == YEAR_AGO + timedelta(days=1)
@@ -625,9 +615,7 @@ def test_another_key_does_not_wait(simulate, openrouter):
 class RawServer:
     """Answers each connection with what `script` does to it, and keeps what was sent."""
 
-    def __init__(
-        self, script: Callable[[socket.socket], None], context: ssl.SSLContext | None = None
-    ) -> None:
+    def __init__(self, script: Callable[[socket.socket], None], context: ssl.SSLContext | None = None) -> None:
         self._script, self._context = script, context
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._over = threading.Event()
@@ -894,21 +882,15 @@ OTHER_KEY = "sk-or-v1-" + "5ecre7" * 10  # of another process: it is hidden for 
 
 
 @pytest.mark.parametrize("echo", [KEY, OTHER_KEY, "deadbeef" * 8])
-@pytest.mark.parametrize(
-    "status", ["200 OK", "401 Unauthorized", "403 Forbidden", "503 Unavailable", "307 Go"]
-)
-def test_a_server_that_repeats_the_key_does_not_get_it_into_logs_errors_or_payloads(
-    monkeypatch, caplog, echo, status
-):
+@pytest.mark.parametrize("status", ["200 OK", "401 Unauthorized", "403 Forbidden", "503 Unavailable", "307 Go"])
+def test_a_server_that_repeats_the_key_does_not_get_it_into_logs_errors_or_payloads(monkeypatch, caplog, echo, status):
     caplog.set_level(logging.DEBUG)
     for name in ("httpx", "httpcore", "httpcore.http11", "httpcore.connection"):
         caplog.set_level(logging.DEBUG, logger=name)
     body: dict[str, object] = {"data": {"total_credits": 1, "total_usage": 0, echo: [echo]}}
     if status != "200 OK":
         body["error"] = {"message": f"no {echo} here"}
-    reply = response(
-        json.dumps(body).encode(), f"X-Echo: {echo}", f"Location: /{echo}", status=f"{status} {echo}"
-    )
+    reply = response(json.dumps(body).encode(), f"X-Echo: {echo}", f"Location: /{echo}", status=f"{status} {echo}")
     with serving(monkeypatch, send(reply)) as (_, resource):
         if status == "200 OK":
             assert echo not in resource.get_credits(account=ACCOUNT).payload
@@ -970,9 +952,7 @@ def certificate(folder: Path, *names: str) -> tuple[ssl.SSLContext, Path]:
     private = folder / "private.pem"
     path.write_bytes(built.public_bytes(serialization.Encoding.PEM))
     private.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(path, private)
@@ -1063,15 +1043,11 @@ def test_any_reply_to_credits_is_two_finite_decimals_or_an_openrouter_error(answ
 
 
 USAGE_ROWS = st.dictionaries(
-    st.sampled_from(
-        ["date__day", "created_at__day", "model", "credits_usage", "byok_usage", "request_count"]
-    ),
+    st.sampled_from(["date__day", "created_at__day", "model", "credits_usage", "byok_usage", "request_count"]),
     VALUES | st.sampled_from([f'"{YESTERDAY}"', f'"{YESTERDAY}T00:00:00Z"', '"7"', '"0.5"', "1"]),
 )
 USAGE_REPLIES = st.one_of(
-    st.lists(
-        USAGE_ROWS.map(lambda row: {"date__day": f'"{YESTERDAY}"', "credits_usage": "1", **row}), max_size=3
-    ).map(
+    st.lists(USAGE_ROWS.map(lambda row: {"date__day": f'"{YESTERDAY}"', "credits_usage": "1", **row}), max_size=3).map(
         lambda rows: (
             '{"data":{"metadata":{"truncated":false},"data":['
             + ",".join("{" + ",".join(f'"{k}":{v}' for k, v in row.items()) + "}" for row in rows)
@@ -1096,9 +1072,7 @@ def test_any_reply_to_a_usage_query_is_rows_that_fit_the_table_or_an_openrouter_
         assert row.usage_date == YESTERDAY
         assert row.model.isprintable()
         assert all(amount.is_finite() and abs(amount) < 10**9 for amount in (row.credits_usd, row.byok_usd))
-        assert all(
-            0 <= getattr(row, name) <= 10**15 for name in ("requests", "prompt_tokens", "cached_tokens")
-        )
+        assert all(0 <= getattr(row, name) <= 10**15 for name in ("requests", "prompt_tokens", "cached_tokens"))
 
 
 @settings(deadline=None, max_examples=60)

@@ -77,9 +77,7 @@ def prefer(
         do_GET = do_POST = forward
 
         def date_time_string(self, timestamp: float | None = None) -> str:
-            return format_datetime(
-                clock.now(), usegmt=True
-            )  # a server whose clock agrees with the frozen one
+            return format_datetime(clock.now(), usegmt=True)  # a server whose clock agrees with the frozen one
 
         def log_message(self, *_: object) -> None:
             """Quiet."""

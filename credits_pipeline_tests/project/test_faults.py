@@ -26,9 +26,7 @@ def shared(children: Children) -> Iterator[World]:
     "row",
     [pytest.param(row, id=str(row), marks=[] if row.always else pytest.mark.heavy) for row in table()],
 )
-def test_a_fault_loses_nothing_shows_nothing_half_done_and_the_next_run_heals_it(
-    shared: World, row: Row
-) -> None:
+def test_a_fault_loses_nothing_shows_nothing_half_done_and_the_next_run_heals_it(shared: World, row: Row) -> None:
     if row.needs_disk and not shared.has_disk:
         pytest.skip("NOT TESTED: a disk of its own to fill or to lock takes root and the right to mount")
     strike(shared, row)

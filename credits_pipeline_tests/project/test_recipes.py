@@ -20,9 +20,7 @@ from credits_pipeline_tests.published_history import History
 from credits_pipeline_tests.warehouse.test_drivers import node_driver
 
 PAGE = PROJECT_ROOT / "docs" / "bi-tools.md"
-RECIPES = dict(
-    re.findall(r"<!-- run: ([\w ]+) -->\n```\w+\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-)
+RECIPES = dict(re.findall(r"<!-- run: ([\w ]+) -->\n```\w+\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL))
 
 TOOLS = PROJECT_ROOT / ".venv-recipes"
 PINNED = (
@@ -75,9 +73,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def spend(folder: Path) -> dict[str, Decimal]:
     with duckdb.connect(str(folder / "data" / "credits.duckdb"), read_only=True) as con:
-        return dict(
-            con.execute("select account, sum(spend_usd) from marts.daily_spend group by all").fetchall()
-        )
+        return dict(con.execute("select account, sum(spend_usd) from marts.daily_spend group by all").fetchall())
 
 
 @pytest.fixture(scope="session")
@@ -139,10 +135,7 @@ def test_any_mart_comes_as_a_data_frame_with_every_type_kept(folder: Path) -> No
             where not internal order by table_name, column_index
             """
         ).fetchall()
-        counts = {
-            table: con.execute(f"select count(*) from marts.{table}").fetchall()[0][0]
-            for table, _, _ in columns
-        }
+        counts = {table: con.execute(f"select count(*) from marts.{table}").fetchall()[0][0] for table, _, _ in columns}
     for table, rows in counts.items():
         frame = credits_pipeline.read_mart(table, path)
         assert len(frame) == rows

@@ -33,9 +33,7 @@ ENDS: dict[str, Callable[[str, str], Fault]] = {
     "html": lambda key, _: Fault.body(f"<html>{key}</html>".encode()),
     "moved": lambda key, elsewhere: Fault.redirect(f"{elsewhere}/credits?key={key}"),
     "torn": lambda *_: Fault.truncated_body(),
-    "painted": lambda key, _: Fault.status(
-        400, message=f"\x1b[31m\x1b]0;title\x07\x9b2J\u202e{key}\x1b[0m\r\n"
-    ),
+    "painted": lambda key, _: Fault.status(400, message=f"\x1b[31m\x1b]0;title\x07\x9b2J\u202e{key}\x1b[0m\r\n"),
 }
 
 
@@ -102,9 +100,7 @@ def blobs(file: Path) -> Iterator[bytes]:
                 named = 'select format(\'"{}"."{}"\', schema_name, table_name) from duckdb_tables()'
                 tables = [name for (name,) in ours.execute(named).fetchall()]
             for table in tables:
-                yield "\n".join(
-                    str(v) for row in ours.execute(f"from {table}").fetchall() for v in row
-                ).encode()
+                yield "\n".join(str(v) for row in ours.execute(f"from {table}").fetchall() for v in row).encode()
     if file.suffix == ".db":
         with sqlite3.connect(file) as con:
             for (table,) in con.execute("select name from sqlite_master where type = 'table'").fetchall():

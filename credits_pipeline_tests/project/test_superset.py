@@ -53,9 +53,7 @@ def test_every_mart_is_a_dataset_with_the_comments_of_its_columns(
     api: superset.Superset, built: superset.Built, history: History
 ) -> None:
     comments: dict[str, dict[str, str]] = {}
-    for table, column, comment in ask(
-        history, "select table_name, column_name, comment from duckdb_columns()"
-    ):
+    for table, column, comment in ask(history, "select table_name, column_name, comment from duckdb_columns()"):
         comments.setdefault(table, {})[column] = comment
     for table, (comment,) in {
         table: ask(history, f"select comment from duckdb_tables() where table_name = '{table}'")[0]
@@ -64,25 +62,19 @@ def test_every_mart_is_a_dataset_with_the_comments_of_its_columns(
     }.items():
         dataset = api.dataset(built.datasets[table])
         assert dataset["description"] == comment
-        assert {column["column_name"]: column["description"] for column in dataset["columns"]} == comments[
-            table
-        ]
+        assert {column["column_name"]: column["description"] for column in dataset["columns"]} == comments[table]
     assert {"daily_spend", "credits_runway", "published"} <= set(built.datasets)
 
 
 def test_days_are_temporal_and_money_is_numeric(api: superset.Superset, built: superset.Built) -> None:
-    columns = {
-        column["column_name"]: column for column in api.dataset(built.datasets["daily_spend"])["columns"]
-    }
+    columns = {column["column_name"]: column for column in api.dataset(built.datasets["daily_spend"])["columns"]}
     assert columns["spend_date"]["is_dttm"]
     assert columns["spend_date"]["type"] == "DATE"
     assert columns["spend_usd"]["type_generic"] == 0  # numeric
     assert columns["readings"]["type"] == "BIGINT"
 
 
-def test_sql_lab_shows_comments_and_answers(
-    api: superset.Superset, built: superset.Built, history: History
-) -> None:
+def test_sql_lab_shows_comments_and_answers(api: superset.Superset, built: superset.Built, history: History) -> None:
     told = api.table_metadata(built.database, "daily_spend")
     assert "Primary key: account, spend_date." in told["comment"]
     assert all(column["comment"] for column in told["columns"])
@@ -109,9 +101,7 @@ def test_sql_lab_can_neither_write_nor_read_other_files(
         api.query(built.database, statement)
 
 
-def test_charts_show_what_the_marts_say(
-    api: superset.Superset, built: superset.Built, history: History
-) -> None:
+def test_charts_show_what_the_marts_say(api: superset.Superset, built: superset.Built, history: History) -> None:
     spend = api.chart_data(built.charts["Spend per day, by account"])
     shown = {(row["account"], day_of(row["spend_date"])): row["spend"] for row in spend}
     assert shown == {
@@ -133,9 +123,7 @@ def test_after_the_next_daily_run_it_sees_the_new_data_without_reconnecting(
     api: superset.Superset, built: superset.Built, history: History, server: superset.Server
 ) -> None:
     def newest_day() -> str:
-        return max(
-            day_of(row["spend_date"]) for row in api.chart_data(built.charts["Spend per day, by account"])
-        )
+        return max(day_of(row["spend_date"]) for row in api.chart_data(built.charts["Spend per day, by account"]))
 
     assert newest_day() == str(history.last_run)
     for _ in range(3):
@@ -183,9 +171,7 @@ def test_daily_runs_go_through_while_many_charts_are_asked(
         person.join()
     assert wrong == []
     assert len(asked) > len(built.charts)
-    assert api.query(built.database, "select run_id from marts.published") == [
-        {"run_id": f"run {history.last_run}"}
-    ]
+    assert api.query(built.database, "select run_id from marts.published") == [{"run_id": f"run {history.last_run}"}]
 
 
 def test_the_dashboard_opens_in_a_browser_with_every_chart_drawn(

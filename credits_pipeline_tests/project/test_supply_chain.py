@@ -101,9 +101,7 @@ def secrets_in(content: bytes) -> list[str]:
 
 
 def git(*arguments: str, stdin: bytes = b"") -> bytes:
-    return subprocess.run(
-        ["git", *arguments], cwd=PROJECT_ROOT, input=stdin, capture_output=True, check=True
-    ).stdout
+    return subprocess.run(["git", *arguments], cwd=PROJECT_ROOT, input=stdin, capture_output=True, check=True).stdout
 
 
 @pytest.fixture

@@ -60,9 +60,7 @@ def everybody() -> World:
     world.con.execute("begin")
     for ago in range(200, 60, -1):
         share = week[ago % 7] / Decimal(2)
-        world.bill(
-            day - ago * DAY, share, models={MODELS[0]: share / 2, MODELS[1]: share / 2}, account="steady"
-        )
+        world.bill(day - ago * DAY, share, models={MODELS[0]: share / 2, MODELS[1]: share / 2}, account="steady")
     for ago in range(60, 0, -1):
         models = {model: Decimal(week[ago % 7]) / (n + 2) for n, model in enumerate(MODELS)}
         world.bill(day - ago * DAY, sum(models.values()), models=models, account="steady")

@@ -53,9 +53,7 @@ def address(demo: Path) -> Iterator[str]:
 @pytest.fixture
 def page(browser: "Browser", address: str, request: pytest.FixtureRequest) -> "Iterator[Page]":
     """A new visitor's tab of the Dagster UI."""
-    context = browser.new_context(
-        base_url=address, viewport={"width": 1440, "height": 1000}, timezone_id="UTC"
-    )
+    context = browser.new_context(base_url=address, viewport={"width": 1440, "height": 1000}, timezone_id="UTC")
     yield from tab(context, request)
 
 
@@ -146,9 +144,7 @@ def theme(request: pytest.FixtureRequest) -> Literal["light", "dark"]:
 
 
 @pytest.fixture(params=[390, 1280], ids=["phone", "desktop"])
-def reader(
-    browser: "Browser", request: pytest.FixtureRequest, theme: Literal["light", "dark"]
-) -> "Iterator[Page]":
+def reader(browser: "Browser", request: pytest.FixtureRequest, theme: Literal["light", "dark"]) -> "Iterator[Page]":
     """A tab of the person who pays."""
     context = browser.new_context(
         viewport={"width": request.param, "height": 844}, color_scheme=theme, timezone_id="UTC"

@@ -159,10 +159,7 @@ EDGES = {
     ),
     "never right": charts.interval_coverage(accuracy(0.0)),
     "no loss at all": charts.forecast_loss(
-        [
-            row | {"pinball_loss_usd": Decimal(0), "flat_7d_pinball_loss_usd": Decimal(0)}
-            for row in accuracy(1.0)
-        ]
+        [row | {"pinball_loss_usd": Decimal(0), "flat_7d_pinball_loss_usd": Decimal(0)} for row in accuracy(1.0)]
     ),
 }
 
@@ -261,9 +258,7 @@ def test_the_same_chart_is_drawn_the_same_and_two_on_a_page_share_no_id() -> Non
 
 def test_a_hostile_model_name_stays_text_without_anything_that_steers() -> None:
     chart = charts.spend_by_model(billed(models=(HOSTILE, "a/b")))
-    assert [line for line in texts(chart) if "script" in line] == [
-        "</text><script>alert(1)</script>\ufffd\ufffd[…"
-    ]
+    assert [line for line in texts(chart) if "script" in line] == ["</text><script>alert(1)</script>\ufffd\ufffd[…"]
     for word in (drawing.svg(chart), chart.words):
         assert "\u202e" not in word
         assert "\x1b" not in word
@@ -273,9 +268,7 @@ def test_a_model_named_like_a_colour_or_a_clip_or_the_rest_stays_a_name_of_its_o
     names = ("ink", "#1b1f24", "var(--c-ink)", 'x id="clip0" role="y"', "url(#clip0)")
     assert set(names) <= set(texts(charts.spend_by_model(billed(models=names))))
     assert "other models (2)" in texts(charts.spend_by_model(billed(models=("other models",))))
-    assert {"a\ufffd", "a\ufffd (2)"} <= set(
-        texts(charts.spend_by_model(billed(models=("a\u200b", "a\u202e"))))
-    )
+    assert {"a\ufffd", "a\ufffd (2)"} <= set(texts(charts.spend_by_model(billed(models=("a\u200b", "a\u202e")))))
 
 
 def test_the_tail_of_models_is_folded_into_other_and_nothing_is_lost() -> None:
@@ -334,13 +327,9 @@ def test_events_have_shapes_of_their_own_and_say_what_they_did_to_the_balance() 
         spend(*[1] * 30),
         [event("top_up", 50, 3), event("credit_decrease", -25, 12), event("usage_correction", "-0.5", 22)],
     )
-    assert {"+$50", "−$25", "+$0.50", "Top-up", "Refund, transfer or expiry", "Correction"} <= set(
-        texts(chart)
-    )
+    assert {"+$50", "−$25", "+$0.50", "Top-up", "Refund, transfer or expiry", "Correction"} <= set(texts(chart))
     colours = [
-        mark.attrib["fill"]
-        for mark in drawn(chart).iter(f"{SVG}path")
-        if mark.attrib.get("fill", "").startswith("var")
+        mark.attrib["fill"] for mark in drawn(chart).iter(f"{SVG}path") if mark.attrib.get("fill", "").startswith("var")
     ]
     assert colours.count("var(--c-event)") == 2
     assert colours.count("var(--c-warn)") == 4
@@ -380,9 +369,7 @@ def test_the_run_out_interval_is_marked_with_its_dates_and_its_whiskers() -> Non
     assert "between 9 Nov and 20 Nov 2026" in chart.words
     assert len(shapes(chart, stroke="var(--c-warn)", stroke_width="5")) == 2, "the bar and its swatch"
     ticks = [mark for mark in drawn(chart).iter(f"{SVG}path") if mark.attrib.get("fill") == "var(--c-warn)"]
-    assert len([mark for mark in ticks if re.search("v14|V", mark.attrib["d"])]) == 2, (
-        "a whisker at both ends"
-    )
+    assert len([mark for mark in ticks if re.search("v14|V", mark.attrib["d"])]) == 2, "a whisker at both ends"
     assert len(shapes(chart, fill="var(--c-paper)", stroke="var(--c-warn)", stroke_width="2")) == 1
 
 
@@ -394,9 +381,7 @@ def test_the_first_day_shows_the_balance_of_its_reading_and_the_fan() -> None:
     chart = EDGES["the first day"]
     assert chart.rows["past"] == [{"balance_date": DAY, "balance_usd": money("10.0"), "is_estimated": None}]
     assert chart.rows["fan"][0]["forecast_date"] == DAY, "where the fan begins"
-    assert chart.words.startswith(
-        "Balance in USD: $10.00 at the latest reading. The forecast continues from there."
-    )
+    assert chart.words.startswith("Balance in USD: $10.00 at the latest reading. The forecast continues from there.")
 
 
 @pytest.mark.parametrize("status", ["accumulating", "idle", "exhausted"])
@@ -422,17 +407,13 @@ def test_what_came_true_is_drawn_and_counted_only_where_something_was_left() -> 
     chart = charts.run_out_history(rows)
     assert len(chart.rows["nights"]) == 3
     assert "Of 3 predictions, 2 can be checked by now; for 1 of them the actual day was inside" in chart.words
-    assert (
-        charts.run_out_history(nights(9, balance=0)).words
-        == "No earlier predictions yet: each night adds one."
-    )
+    assert charts.run_out_history(nights(9, balance=0)).words == "No earlier predictions yet: each night adds one."
 
 
 def test_predictions_that_all_lie_beyond_a_year_are_called_that() -> None:
     rows = [row | dict.fromkeys(charts.QUANTILES) for row in nights(9, 12)]
     assert (
-        charts.run_out_history(rows, runway(None, None, None)).words
-        == "Every prediction so far: longer than a year."
+        charts.run_out_history(rows, runway(None, None, None)).words == "Every prediction so far: longer than a year."
     )
 
 
@@ -469,9 +450,7 @@ def test_the_days_of_an_axis_are_few_and_say_their_year_once() -> None:
 def limited(program: str, bytes_: int) -> subprocess.CompletedProcess[str]:
     """Run a program that may reserve so many bytes of addresses."""
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({bytes_}, {bytes_}));"
-    return subprocess.run(
-        [sys.executable, "-c", limit + program], capture_output=True, text=True, check=False
-    )
+    return subprocess.run([sys.executable, "-c", limit + program], capture_output=True, text=True, check=False)
 
 
 def test_a_drawing_library_that_aborts_costs_the_pictures_only() -> None:
@@ -495,9 +474,7 @@ def test_a_drawing_program_that_was_killed_is_started_again() -> None:
 
 
 def test_drawing_asks_nobody_and_an_error_of_one_chart_is_not_that_of_the_next() -> None:
-    spec = (
-        '{"data": {"url": "http://127.0.0.1:9/data.json"}, "mark": "bar", "encoding": {"y": {"field": "a"}}}'
-    )
+    spec = '{"data": {"url": "http://127.0.0.1:9/data.json"}, "mark": "bar", "encoding": {"y": {"field": "a"}}}'
     with pytest.raises(DrawingFailed, match="not allowed"):
         drawing._drawer.draw(spec)
     assert drawing.svg(EVERY_CHART["balance"])

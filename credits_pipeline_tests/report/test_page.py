@@ -106,9 +106,7 @@ def test_the_first_screen_answers_when_how_sure_and_how_old(one: Page) -> None:
     assert "80 % sure: between 5 Dec and 10 Dec 2026." in first
     assert re.search(r"\d+ 14-day forecasts were right \d+ % of the time \(target: 80 %\)\.", first)
     assert "At about $4.66 a day, $71.00 will last until about 6 Dec 2026" in first
-    latest = (
-        "Based on the latest reading, | 22 Nov 2026 00:05 UTC | : 2 minutes old when this page was written"
-    )
+    latest = "Based on the latest reading, | 22 Nov 2026 00:05 UTC | : 2 minutes old when this page was written"
     assert latest in first
     assert "The page does not update itself." in first
     for label in ("Balance", "Spent on 21 Nov", "7 days to 21 Nov", "30 days to 21 Nov"):
@@ -156,15 +154,12 @@ def test_accounts_come_in_the_one_order_of_need_and_a_taken_away_key_stands_apar
     assert [name for name in re.findall(r"\| (\w+) (?=\|)", overview) if name in order] == order
     assert [row["account"] for row in others] == ["former"]
     assert (
-        "former: no key any more, last read on 3 Nov 2026, when the balance was $45.00. It is in no total."
-        in overview
+        "former: no key any more, last read on 3 Nov 2026, when the balance was $45.00. It is in no total." in overview
     )
     assert "Account former" not in all_of_them.text
 
 
-def test_totals_are_of_the_accounts_with_a_key_and_unknown_where_a_part_is(
-    people: World, all_of_them: Page
-) -> None:
+def test_totals_are_of_the_accounts_with_a_key_and_unknown_where_a_part_is(people: World, all_of_them: Page) -> None:
     three = rendered(people, "soon", "steady", "years").text
     assert row_of(three, "All accounts", 3) == ["All accounts", "$40,132.00", "$350.00"]
     assert row_of(all_of_them.text, "All accounts", 3) == ["All accounts", "unknown", "unknown"]
@@ -220,9 +215,7 @@ def test_amounts_of_any_size_are_plain_decimals(all_of_them: Page) -> None:
     """But in the sentence that the tables bring."""
     for name in ("tiny", "huge"):
         said = part(all_of_them, name).split(" | ")
-        assert not [
-            line for line in said if re.search(r"\de[-+]?\d", line) and not line.startswith("At about")
-        ]
+        assert not [line for line in said if re.search(r"\de[-+]?\d", line) and not line.startswith("At about")]
     assert "$0.00007" in part(all_of_them, "tiny")
     assert "$240,000,000.00" in part(all_of_them, "huge")
 
@@ -263,9 +256,7 @@ def test_the_terminal_says_what_the_page_says(people: World, all_of_them: Page) 
 def test_a_change_is_worded_only_from_whole_spans(spend: dict[str, Any], words: str) -> None:
     row = {"unknown_days_7d": 0, "unknown_days_before_7d": 0}
     for key, value in spend.items():
-        row[key if "days" in key else f"{key}_usd"] = (
-            value if value is None or "days" in key else Decimal(value)
-        )
+        row[key if "days" in key else f"{key}_usd"] = value if value is None or "days" in key else Decimal(value)
     assert page.change(row, 7, "before").replace("\u00a0", " ") == words
 
 
@@ -310,9 +301,7 @@ def test_simulated_data_say_so_on_top_and_real_data_do_not(people: World, one: P
 
 
 @pytest.mark.parametrize(("hours", "is_stale"), [(36, False), (36.01, True)])
-def test_data_older_than_the_schedule_allows_are_called_stale(
-    people: World, hours: float, is_stale: bool
-) -> None:
+def test_data_older_than_the_schedule_allows_are_called_stale(people: World, hours: float, is_stale: bool) -> None:
     later = NOW.replace(tzinfo=UTC) + timedelta(hours=hours)
     text = rendered(people, "young", at=later).text
     assert ("There has been no reading for more than 36 hours" in text) == is_stale
@@ -361,9 +350,7 @@ def test_hostile_names_add_no_tag_no_attribute_and_no_invisible_character() -> N
     world = named(*HOSTILE)
     hostile = rendered(world)
     grown = {tag for (tag, _) in hostile.shape - expected.shape}
-    assert grown <= {"wbr", "path"}, (
-        "a blank to break at after each / of a model's name, and legends, are ours"
-    )
+    assert grown <= {"wbr", "path"}, "a blank to break at after each / of a model's name, and legends, are ours"
     assert not any(attribute.startswith("on") for _, attributes in hostile.tags for attribute in attributes)
     forbidden = {"script", "img", "iframe", "object", "link", "form", "base", "image", "use"}
     assert not forbidden & {tag for tag, _ in hostile.tags}
@@ -379,9 +366,7 @@ def test_hostile_names_add_no_tag_no_attribute_and_no_invisible_character() -> N
 
 
 def test_the_page_asks_nothing_of_anybody(one: Page) -> None:
-    policy = next(
-        meta["content"] for meta in one.of("meta") if meta.get("http-equiv") == "Content-Security-Policy"
-    )
+    policy = next(meta["content"] for meta in one.of("meta") if meta.get("http-equiv") == "Content-Security-Policy")
     assert policy is not None
     assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:")
     outside = re.findall(r"https?:\\?/\\?/[^\s\"'<>)]*", one.html)
@@ -498,9 +483,7 @@ def browser() -> Iterator[Any]:
 @needs_chromium
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
-def test_a_browser_finds_nothing_wrong(
-    all_of_them: Page, browser: Any, tmp_path: Path, width: int, theme: Any
-) -> None:
+def test_a_browser_finds_nothing_wrong(all_of_them: Page, browser: Any, tmp_path: Path, width: int, theme: Any) -> None:
     """No request leaves, nothing is logged, nothing scrolls sideways, axe has nothing serious."""
     from axe_playwright_python.sync_playwright import Axe
 
@@ -521,12 +504,8 @@ def test_a_browser_finds_nothing_wrong(
 
 @pytest.mark.browser
 @needs_chromium
-@pytest.mark.parametrize(
-    "names", [("steady",), ("steady", "soon", "years")], ids=["one account", "three accounts"]
-)
-def test_it_prints_on_one_or_two_pages(
-    people: World, browser: Any, tmp_path: Path, names: tuple[str, ...]
-) -> None:
+@pytest.mark.parametrize("names", [("steady",), ("steady", "soon", "years")], ids=["one account", "three accounts"])
+def test_it_prints_on_one_or_two_pages(people: World, browser: Any, tmp_path: Path, names: tuple[str, ...]) -> None:
     file = tmp_path / "report.html"
     file.write_text(rendered(people, *names).html, encoding="utf-8")
     tab = browser.new_page()

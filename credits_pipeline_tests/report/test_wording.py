@@ -115,9 +115,7 @@ def test_each_status_has_its_own_words(
 
 
 @pytest.mark.parametrize(("left", "tone"), [(6, "urgent"), (7, "watch"), (13, "watch"), (14, "calm")])
-def test_the_tone_turns_a_week_and_two_weeks_before_by_the_days_left_of_the_table(
-    left: int, tone: str
-) -> None:
+def test_the_tone_turns_a_week_and_two_weeks_before_by_the_days_left_of_the_table(left: int, tone: str) -> None:
     assert wording.answer(runway(EARLY, MIDDLE, LATE, days_left_p50=left)).tone == tone
 
 

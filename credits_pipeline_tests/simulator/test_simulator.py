@@ -94,16 +94,12 @@ def midnight(day: date) -> datetime:
         max_size=6,
     ),
 )
-def test_usage_between_two_instants_is_what_was_billed_and_corrected_to_the_last_digit(
-    seed, profile, instants
-):
+def test_usage_between_two_instants_is_what_was_billed_and_corrected_to_the_last_digit(seed, profile, instants):
     account = SimulatedAccount("any", "key", anchor=ANCHOR, seed=seed, profile=profile)
     begin, end = min(instants), max(instants)
     days = [begin.date() + timedelta(days=n) for n in range((end.date() - begin.date()).days + 1)]
     billed = sum((account.spend(day, at=end) for day in days), Decimal(0)) - account.spend(days[0], at=begin)
-    corrected = sum(
-        e.amount_usd for e in account.events if e.kind == "usage_correction" and begin < e.at <= end
-    )
+    corrected = sum(e.amount_usd for e in account.events if e.kind == "usage_correction" and begin < e.at <= end)
     assert account.usage_at(end) - account.usage_at(begin) == billed + corrected
 
 
@@ -238,9 +234,7 @@ def test_earlier_readings_are_the_ledgers_own_and_some_nights_are_missing(tmp_pa
 
 
 def test_every_reply_satisfies_the_vendors_own_schemas(client):
-    contract = (
-        Path(__file__).parent.parent / "contract" / "openrouter.openapi.yaml"
-    )  # MIT, as the vendor publishes it
+    contract = Path(__file__).parent.parent / "contract" / "openrouter.openapi.yaml"  # MIT, as the vendor publishes it
     document = yaml.safe_load(contract.read_text(encoding="utf-8"))
 
     def check(reply: httpx.Response, path: str, method: str = "get") -> None:
@@ -362,9 +356,7 @@ def test_an_ordinary_key_gets_403_or_two_zeros():
             key = exact(httpx.get(f"{api.base_url}/key", headers=headers))
             assert key["is_management_key"] is False
             body = query(ANCHOR, ANCHOR)
-            assert (
-                httpx.post(f"{api.base_url}/analytics/query", headers=headers, json=body).status_code == 403
-            )
+            assert httpx.post(f"{api.base_url}/analytics/query", headers=headers, json=body).status_code == 403
         refused = httpx.get(f"{api.base_url}/credits", headers={"Authorization": "Bearer sk-plain"})
         assert refused.status_code == 403
         assert refused.json()["error"]["message"] == "Only management keys can perform this operation"
@@ -458,9 +450,7 @@ def test_the_command_line_writes_earlier_readings(tmp_path):
     )
     lines = target.read_text(encoding="utf-8").splitlines()
     assert f"Wrote {len(lines) - 1} readings of the simulated account agents" in done.stdout
-    unknown = subprocess.run(
-        [*command, "--write-readings", target, "--account", "x"], capture_output=True, text=True
-    )
+    unknown = subprocess.run([*command, "--write-readings", target, "--account", "x"], capture_output=True, text=True)
     assert unknown.returncode == 2
     assert "there are default, agents, hobby" in unknown.stderr
 

@@ -130,9 +130,7 @@ def tables(con: duckdb.DuckDBPyConnection, database: str, schemas: tuple[str, ..
         {"database": database, "schemas": schemas},
     ).fetchall()
     # dbt keeps line ends in its comments, and knows of the primary keys only as tests.
-    return {
-        (*row, " ".join((comment or "").partition(" Primary key: ")[0].split())) for *row, comment in rows
-    }
+    return {(*row, " ".join((comment or "").partition(" Primary key: ")[0].split())) for *row, comment in rows}
 
 
 def same(mine: Any, theirs: Any) -> bool:
@@ -148,9 +146,7 @@ def same(mine: Any, theirs: Any) -> bool:
 def difference(con: duckdb.DuckDBPyConnection, model: Model) -> str | None:
     """The first row in which the two files disagree. Marts promise an order of rows, other tables do not."""
     order = "" if model.schema_name == "marts" else "order by all"
-    ours, theirs = (
-        con.execute(f"from {name}.{model.relation} {order}").fetchall() for name in ("ours", "dbt")
-    )
+    ours, theirs = (con.execute(f"from {name}.{model.relation} {order}").fetchall() for name in ("ours", "dbt"))
     pairs = zip_longest(ours, theirs)
     found = next(((n, a, b) for n, (a, b) in enumerate(pairs) if not same(a, b)), None)
     return None if found is None else f"{model.name}, row {found[0]}: ours {found[1]}, dbt's {found[2]}"

@@ -157,9 +157,7 @@ class ByHand:
     def _variance(state: dict[str, Any], h: int) -> float:
         kind = state["kind"]
         noise = state["c2"] * (kind["v1"] / h + kind["v2"] * state["inverse"])
-        return (
-            math.log(1 + noise) + kind["drift"] * h / 30 + kind["v0"] + 4 * state["erratic"] / state["days"]
-        )
+        return math.log(1 + noise) + kind["drift"] * h / 30 + kind["v0"] + 4 * state["erratic"] / state["days"]
 
     def curve(self, balance: float, horizon: int = 365) -> list[float]:
         now, n = self.states[-1], len(self.y)
@@ -227,9 +225,7 @@ def test_the_curve_is_the_one_that_the_method_describes(world: Forecasts, days: 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_what_happens_later_moves_no_earlier_forecast(world: Forecasts, seed: int):
-    changed = random.Random(seed).choices(
-        [Decimal(0), Decimal("0.000001"), Decimal(7), Decimal(900000)], k=12
-    )
+    changed = random.Random(seed).choices([Decimal(0), Decimal("0.000001"), Decimal(7), Decimal(900000)], k=12)
     past = believable(seed, 50)
     rows = []
     for future in ([past[-1]] * len(changed), changed):
@@ -366,9 +362,7 @@ def test_days_that_are_not_known_may_have_seen_spend(world: Forecasts):
         ([0, 0, 0], "accumulating"),
     ],
 )
-def test_a_date_needs_three_complete_days_two_of_them_with_spend(
-    world: Forecasts, days: list[int], status: str
-):
+def test_a_date_needs_three_complete_days_two_of_them_with_spend(world: Forecasts, days: list[int], status: str):
     row = world.answer(days, 50)
     assert (row["status"], row["history_days"], row["is_early"]) == (status, len(days), True)
     assert (row["run_out_p50"] is not None) == (status == "ok")
@@ -497,14 +491,10 @@ def test_the_accuracy_is_that_of_the_replays(world: Forecasts):
     for row in replays:
         ahead = [row["origin_date"] + n * DAY for n in range(1, row["horizon_days"] + 1)]
         assert row["spent_usd"] == sum(spend[day] for day in ahead)
-        last_week = [
-            spend[row["origin_date"] - n * DAY] for n in range(7) if row["origin_date"] - n * DAY in spend
-        ]
+        last_week = [spend[row["origin_date"] - n * DAY] for n in range(7) if row["origin_date"] - n * DAY in spend]
         flat = float(sum(last_week)) / len(last_week) * row["horizon_days"]
         assert float(row["flat_7d_spend"]) == pytest.approx(flat, abs=1e-6)
-        month = [
-            spend[row["origin_date"] - n * DAY] for n in range(28) if row["origin_date"] - n * DAY in spend
-        ]
+        month = [spend[row["origin_date"] - n * DAY] for n in range(28) if row["origin_date"] - n * DAY in spend]
         worth = float(sum(month)) / len(month) * row["horizon_days"]
         assert float(row["virtual_balance_usd"]) == pytest.approx(worth, abs=1e-6)
     for row in world.table("forecast_accuracy"):

@@ -94,9 +94,7 @@ def test_every_table_and_column_says_what_it_is(con: duckdb.DuckDBPyConnection) 
 
 
 def test_every_table_names_its_primary_key_and_keeps_to_it(con: duckdb.DuckDBPyConnection) -> None:
-    tables = dict(
-        con.execute("select table_name, comment from duckdb_tables() where not internal").fetchall()
-    )
+    tables = dict(con.execute("select table_name, comment from duckdb_tables() where not internal").fetchall())
     assert len(tables) > 10
     for table, comment in tables.items():
         if table == "published":
@@ -127,9 +125,7 @@ def test_the_long_form_holds_the_figures_of_the_wide_tables(con: duckdb.DuckDBPy
         "balance": "select account, balance_date, balance_usd from daily_balance where balance_usd is not null",
     }.items():
         long = f"select account, metric_date, value_usd from daily_metrics_long where metric = '{metric}'"
-        assert (
-            con.execute(f"{long} order by all").fetchall() == con.execute(f"{wide} order by all").fetchall()
-        )
+        assert con.execute(f"{long} order by all").fetchall() == con.execute(f"{wide} order by all").fetchall()
         assert con.execute(f"select count(*) > 0 from ({long})").fetchall() == [(True,)], metric
 
 

@@ -266,9 +266,7 @@ def test_a_residual_beyond_tolerance_warns_with_account_day_and_both_figures(wor
     ("billed", "is_within"),
     [("0.99", True), ("0.989999999", False), ("1.01", True), ("1.010203040", False)],
 )
-def test_a_cent_off_is_within_tolerance_and_a_nano_dollar_more_is_not(
-    world: World, billed: str, is_within: bool
-):
+def test_a_cent_off_is_within_tolerance_and_a_nano_dollar_more_is_not(world: World, billed: str, is_within: bool):
     # 1 dollar by the counter; above it 1 % of the bill is more than a cent: 1.01 - 1 = 0.01 <= 0.0101
     world.read("2026-01-01 00:00", 100, 0)
     world.read("2026-01-02 00:00", 100, 1)

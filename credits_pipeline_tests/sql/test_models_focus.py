@@ -162,9 +162,7 @@ def validator() -> Path:
 
 def failures(validator: Path, file: Path, *criteria: str) -> set[str]:
     """The rules that fail, without those that only repeat another's failure."""
-    [site] = (validator.parent.parent / "lib").glob(
-        "python3*/site-packages"
-    )  # where it looks for its own rules
+    [site] = (validator.parent.parent / "lib").glob("python3*/site-packages")  # where it looks for its own rules
     command = [str(validator), "--block-download", "--validate-version", "1.2", "--data-file", str(file)]
     if criteria:
         command += ["--applicability-criteria", ",".join(criteria)]
@@ -192,9 +190,7 @@ def fill_a_year(world: World) -> None:
             spent = step * (1 + number % 7)
             usage += spent if number != 100 else -3
             if number % 9:
-                world.bill(
-                    day, spent, account=account, models={"x/one": spent - step, "y/two": step, "z/free": 0}
-                )
+                world.bill(day, spent, account=account, models={"x/one": spent - step, "y/two": step, "z/free": 0})
 
 
 @pytest.mark.heavy

@@ -49,9 +49,7 @@ class History:
     bills: tuple[RawBill, ...]
 
     def __str__(self) -> str:
-        lines = [
-            f"  read   {r.at}  credits {r.credits}  usage {r.usage}  ({r.source})" for r in self.readings
-        ]
+        lines = [f"  read   {r.at}  credits {r.credits}  usage {r.usage}  ({r.source})" for r in self.readings]
         lines += [f"  billed {b.day}  {b.usd}  fetched {b.fetched_at}" for b in self.bills]
         return "\n".join(lines)
 
@@ -168,9 +166,7 @@ class Oracle:
 
     def daily_spend(self, day: date) -> Row:
         method, observed = self.method(day), self.observed(day)
-        billed = (
-            self.bills[day].usd if day in self.bills else None
-        )  # »null exactly where that row is missing«
+        billed = self.bills[day].usd if day in self.bills else None  # »null exactly where that row is missing«
         # »residual_usd = observed − billed where the method is `observed` and the bill is known.«
         residual = None
         if method == "observed" and observed is not None and billed is not None:
@@ -249,11 +245,7 @@ class Oracle:
     def spend_reconciliation(self) -> list[Row]:
         """»Gaps are reconciled as a whole: sum over the gap's days when all of them are billed«, from one midnight
         that was read to the next, within the larger of a cent and 1 % of the bill."""
-        read = [
-            day
-            for day in [*self.days(), *(self.days()[-1:] and [self.days()[-1] + DAY])]
-            if self.is_read(day)
-        ]
+        read = [day for day in [*self.days(), *(self.days()[-1:] and [self.days()[-1] + DAY])] if self.is_read(day)]
         read = [day for day in read if self.readings[-1].at >= midnight(day)]
         found = []
         for first, end in pairwise(read):
@@ -346,9 +338,7 @@ class Oracle:
         }
         for name, reached in (("p10", 0.1), ("p50", 0.5), ("p90", 0.9)):
             days_left = None
-            if (
-                status == "ok"
-            ):  # »the first `day_ahead` whose probability reaches X«, »null beyond the horizon«
+            if status == "ok":  # »the first `day_ahead` whose probability reaches X«, »null beyond the horizon«
                 days_left = min((day for day, p in curve.items() if p >= reached), default=None)
             if status == "exhausted":  # »run-out is today«
                 days_left = (newest.at.date() - close).days
@@ -423,9 +413,7 @@ class Oracle:
         """Whether one of the four weeks before is not known and was replaced by a mean above zero."""
         complete = {row["spend_date"] for row in self.complete}
         first = max(night - 27 * DAY, min(complete))
-        unknown = [
-            first + n * DAY for n in range((night - first).days + 1) if first + n * DAY not in complete
-        ]
+        unknown = [first + n * DAY for n in range((night - first).days + 1) if first + n * DAY not in complete]
         return any(row["spend_usd"] > 0 for day in unknown for row in self.known(day - 28 * DAY, day - DAY))
 
     def unusual_spend(self, possible: Mapping[date, Decimal | None]) -> list[Row]:
@@ -437,9 +425,7 @@ class Oracle:
             day = row["spend_date"]
             if day not in possible:
                 continue
-            method, spent = (
-                ("billed", row["billed_usd"]) if self.is_billed(day) else (row["method"], row["spend_usd"])
-            )
+            method, spent = ("billed", row["billed_usd"]) if self.is_billed(day) else (row["method"], row["spend_usd"])
             most = possible[day] if misplaced is None else misplaced
             observed, own = row["observed_usd"], possible[day]
             is_misplaced = method == "billed" and own is not None and observed > own >= spent
@@ -448,9 +434,7 @@ class Oracle:
             if most is None and len(before) == 28 and max(one["spend_usd"] for one in before) <= 0:
                 most = Decimal(0)
             if method != "interpolated" and most is not None and spent > most and spent >= Decimal("0.01"):
-                found.append(
-                    {"spend_date": day, "unusual_usd": spent, "method": method, "possible_usd": most}
-                )
+                found.append({"spend_date": day, "unusual_usd": spent, "method": method, "possible_usd": most})
         return found
 
 
@@ -537,9 +521,7 @@ def steady_history(random: Random, longest: int) -> History:
     lost = random.choice([days, days, days // 2])  # the day of the last reading
     every, minutes = random.choice([1, 1, 7, days]), random.choice([0, 5, 1430])
     instants = [FIRST + n * DAY + minutes * MINUTE for n in range(lost, -1, -every)]
-    readings = [
-        RawReading(at, credits, min(usage[(at - FIRST) // DAY], Decimal(990_000_000))) for at in instants
-    ]
+    readings = [RawReading(at, credits, min(usage[(at - FIRST) // DAY], Decimal(990_000_000))) for at in instants]
     fetched = random.choice([range(0), range(days), range(days // 3), range(max(days - 4, 0), days)])
     bills = [RawBill((FIRST + n * DAY).date(), spend[n], FIRST + (n + 1) * DAY + HOUR) for n in fetched]
     return History(tuple(readings) if random.random() < 0.9 else (), tuple(bills))
@@ -659,10 +641,7 @@ def forecast_differences(
     yield from unlike("runway_history", oracle.runway_history())
     for night in nights:
         day = night["as_of_date"]
-        if (
-            night["run_out_p10"]
-            and oracle.status_on(day, night["balance_usd"], oracle.known(date.min, day)) != "ok"
-        ):
+        if night["run_out_p10"] and oracle.status_on(day, night["balance_usd"], oracle.known(date.min, day)) != "ok":
             yield f"runway_history {day}: a date that nobody would have been given"
     yield from unlike(
         "forecast_accuracy", [{"horizon_days": n, "replays": count} for n, count in oracle.replays().items()]
@@ -712,9 +691,7 @@ def assert_agreement(world: World, histories: Sequence[History]) -> None:
     if found:
         least = smallest(world, histories[min(found)])
         lines = disagreements(world, [least])[0]
-        pytest.fail(
-            f"{len(found)} of {len(histories)} histories; the smallest:\n{least}\n" + "\n".join(lines[:20])
-        )
+        pytest.fail(f"{len(found)} of {len(histories)} histories; the smallest:\n{least}\n" + "\n".join(lines[:20]))
 
 
 def histories(count: int, seed: int, longest: int = 240) -> list[History]:

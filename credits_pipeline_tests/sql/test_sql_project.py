@@ -173,9 +173,7 @@ def test_macros_may_call_what_models_may_call_and_name_their_own_file_in_errors(
         "{% macro orders() %}{{ source('raw', 'orders') }}{% endmacro %}\n"
         "{% macro late(hours) -%}\n{{ hours }} > {{ var('tolerance_hours') + hours_missing }}\n{%- endmacro %}",
     )
-    files.model(
-        "m", "select {{ late(3) }} as late, max(id) as id from {{ orders() }}", "late BOOLEAN", "id INTEGER"
-    )
+    files.model("m", "select {{ late(3) }} as late, max(id) as id from {{ orders() }}", "late BOOLEAN", "id INTEGER")
     with pytest.raises(SqlProjectError, match=r"^shop/macros/orders.sql:3: 'hours_missing' is undefined"):
         files.load()
     macros = (files.root / "macros/orders.sql").read_text()
@@ -209,9 +207,7 @@ models:
         build(con, project)
         [(comment,)] = con.execute("select comment from duckdb_tables() where table_name = 'm'").fetchall()
         assert comment == 'It\'s the "first"; over two lines.'
-        comments = con.execute(
-            "select comment from duckdb_columns() where table_name = 'm' order by column_index"
-        )
+        comments = con.execute("select comment from duckdb_columns() where table_name = 'm' order by column_index")
         assert comments.fetchall() == [("A 'quoted' $$word$$; -- and more",), ("Plain.",)]
     assert project.models["m"].config.meta == {"owner": "team"}
 
@@ -257,9 +253,7 @@ def test_a_full_build_drops_what_no_model_makes_but_never_raw_or_ops_or_a_source
     files.model("m", "select 1 as n", "n INTEGER")
     files.write("models/more.yml", SOURCES.replace("raw", "marts").replace("orders", "published"))
     for table in ("marts.old", "staging.old", "marts.published", "ops.alerts_sent", "main.mine"):
-        con.execute(
-            f"create schema if not exists {table.split('.')[0]}; create table {table} as select 1 as id"
-        )
+        con.execute(f"create schema if not exists {table.split('.')[0]}; create table {table} as select 1 as id")
     con.execute("create view marts.m as select 1; create view marts.old_view as select 1")
     result = build(con, files.load())
     assert sorted(result.dropped) == ["marts.m", "marts.old", "marts.old_view", "staging.old"]
@@ -367,9 +361,7 @@ def test_a_sql_error_names_file_and_line_and_what_duckdb_says(files, con):
 
 def test_an_error_in_the_data_names_the_file(files, con):
     files.model("m", "select state::integer as n from {{ source('raw', 'orders') }}", "n INTEGER")
-    assert refusal(con, files).startswith(
-        "shop/models/marts/m.sql:1: DuckDB refuses this SQL: Conversion Error"
-    )
+    assert refusal(con, files).startswith("shop/models/marts/m.sql:1: DuckDB refuses this SQL: Conversion Error")
 
 
 def test_a_wrong_test_names_its_own_file(files, con):
@@ -523,7 +515,5 @@ def test_what_an_editor_leaves_beside_a_file_is_no_model(files):
 def test_a_circle_of_models_is_shown_as_one(files):
     for name, upstream in (("a", "c"), ("b", "a"), ("c", "b")):
         files.model(name, f"select n from {{{{ ref('{upstream}') }}}}", "n INTEGER")
-    with pytest.raises(
-        SqlProjectError, match=r"in a circle: (a <- c <- b <- a|b <- a <- c <- b|c <- b <- a <- c)"
-    ):
+    with pytest.raises(SqlProjectError, match=r"in a circle: (a <- c <- b <- a|b <- a <- c <- b|c <- b <- a <- c)"):
         files.load()

@@ -26,9 +26,7 @@ def world(_world: World) -> World:
     return _world
 
 
-def read_nightly(
-    world: World, spend: Sequence[Any], credits: Any = 1000, at: timedelta = timedelta()
-) -> date:
+def read_nightly(world: World, spend: Sequence[Any], credits: Any = 1000, at: timedelta = timedelta()) -> date:
     """A reading at the beginning of each day and one at the end of the last; the day after the last is returned."""
     usage = Decimal(0)
     for number, amount in enumerate([*spend, 0]):
@@ -80,9 +78,7 @@ def test_days_that_are_not_known_are_counted_and_add_nothing(world: World):
 def test_periods_end_where_the_forecast_begins_also_where_the_last_days_are_not_known(world: World):
     for number in range(20):
         world.bill(START + number * DAY, 5)
-    world.read(
-        midnight(START + 23 * DAY) + timedelta(hours=8), 300, 290
-    )  # three days later; none was fetched
+    world.read(midnight(START + 23 * DAY) + timedelta(hours=8), 300, 290)  # three days later; none was fetched
     row = summary(world)
     assert row["close_date"] == START + 22 * DAY
     assert (row["spend_1d_usd"], row["unknown_days_1d"]) == (None, 1)
@@ -115,9 +111,7 @@ def test_the_dearest_models_come_first_and_all_after_the_twelfth_share_a_row(wor
 # -- unusual_spend -------------------------------------------------------------------------------------
 
 
-def bill_each(
-    world: World, spend: Sequence[Any], models: Mapping[int, Mapping[str, Any]] | None = None
-) -> None:
+def bill_each(world: World, spend: Sequence[Any], models: Mapping[int, Mapping[str, Any]] | None = None) -> None:
     for number, amount in enumerate(spend):
         world.bill(START + number * DAY, amount, models=(models or {}).get(number))
 
@@ -149,9 +143,7 @@ def test_a_day_without_a_bill_is_judged_by_its_readings_and_has_one_row_without_
 def test_a_batch_job_just_after_midnight_makes_no_day_before_it_unusual_whose_whole_bill_is_usual(
     world: World,
 ):
-    read_nightly(
-        world, [2] * 20 + [44], at=FIVE_MINUTES
-    )  # the last $42 come in the five minutes after midnight
+    read_nightly(world, [2] * 20 + [44], at=FIVE_MINUTES)  # the last $42 come in the five minutes after midnight
     bill_each(world, [2] * 20, None)
     world.bill(START + 20 * DAY, "2.2", fetched=datetime.combine(START + 21 * DAY, datetime.min.time()))
     assert unusual(world) == []

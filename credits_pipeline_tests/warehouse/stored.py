@@ -54,9 +54,7 @@ def replaced(
 ) -> dict[date, tuple[Decimal | None, Decimal]]:
     """The bill of `DAYS`, fetched at `at`."""
     with clock.frozen(NOON + timedelta(days=1)):
-        return warehouse.replace_usage(
-            account, DAYS[0], DAYS[-1], list(rows), fetched_at=at, run_id=f"run {at:%H}"
-        )
+        return warehouse.replace_usage(account, DAYS[0], DAYS[-1], list(rows), fetched_at=at, run_id=f"run {at:%H}")
 
 
 def mode(path: Path) -> str:

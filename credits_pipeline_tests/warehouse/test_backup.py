@@ -39,9 +39,7 @@ def filled(warehouse: Warehouse) -> Warehouse:
     warehouse.append_readings([reading(), reading(at=NOON + timedelta(days=1))])
     replaced(warehouse, Row(DAY, "a", Decimal("0.123456789")))
     with warehouse.writing("marts and alerts") as con:
-        con.execute(
-            "create table marts.credits_readings as select account, total_usage from raw.credits_snapshots"
-        )
+        con.execute("create table marts.credits_readings as select account, total_usage from raw.credits_snapshots")
         con.execute("comment on table marts.credits_readings is 'It''s described.'")
         con.execute(
             """
@@ -175,9 +173,7 @@ def test_nothing_but_the_rows_of_our_tables_comes_along_with_a_backup(
     assert everything(filled) == before
 
 
-def test_a_pipe_in_the_place_of_a_backup_is_refused_and_not_waited_for(
-    filled: Warehouse, tmp_path: Path
-) -> None:
+def test_a_pipe_in_the_place_of_a_backup_is_refused_and_not_waited_for(filled: Warehouse, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(CreditsError, match="is no file"):
         filled.restore(tmp_path / "pipe")

@@ -146,15 +146,11 @@ def test_the_node_client_reads_types_comments_and_exact_money(published: Path, v
     expected = by_python(None, published)
     assert told["columns"] == expected["columns"]
     with duckdb.connect(str(published), read_only=True) as con:
-        assert con.execute("select sum(spend_usd)::varchar from marts.daily_spend").fetchall() == [
-            (told["spend"],)
-        ]
+        assert con.execute("select sum(spend_usd)::varchar from marts.daily_spend").fetchall() == [(told["spend"],)]
 
 
 @pytest.mark.parametrize("version", NODE_DRIVERS)
-def test_evidence_reads_every_table_and_knows_its_types(
-    published: Path, version: str, tmp_path: Path
-) -> None:
+def test_evidence_reads_every_table_and_knows_its_types(published: Path, version: str, tmp_path: Path) -> None:
     """Its connector joins the file's name to the source's directory, so the name is relative to that."""
     source = tmp_path / "evidence" / "sources" / "credits"
     source.mkdir(parents=True)

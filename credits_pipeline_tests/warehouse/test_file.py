@@ -78,9 +78,7 @@ JUNK = random.Random(7).randbytes(50_000)
         pytest.param(lambda whole: whole[:12288] + JUNK + whole[12288 + 50_000 :], id="overwritten"),
     ],
 )
-def test_a_damaged_file_is_named_and_never_replaced_by_an_empty_one(
-    warehouse: Warehouse, content: object
-) -> None:
+def test_a_damaged_file_is_named_and_never_replaced_by_an_empty_one(warehouse: Warehouse, content: object) -> None:
     warehouse.append_readings([reading()])
     damaged = content(warehouse.path.read_bytes())  # type: ignore[operator]
     warehouse.path.write_bytes(damaged)
@@ -125,9 +123,7 @@ NO_FILE = {
 
 
 @pytest.mark.parametrize("what", NO_FILE)
-@pytest.mark.parametrize(
-    "name", ["warehouse.duckdb", "warehouse.duckdb.wal", "credits.duckdb", "credits.duckdb.wal"]
-)
+@pytest.mark.parametrize("name", ["warehouse.duckdb", "warehouse.duckdb.wal", "credits.duckdb", "credits.duckdb.wal"])
 def test_what_is_no_file_in_the_place_of_one_is_one_sentence_and_neither_waited_for_nor_covered(
     warehouse: Warehouse, what: str, name: str
 ) -> None:
@@ -157,9 +153,7 @@ def test_a_warehouse_behind_a_link_stays_behind_it(warehouse: Warehouse, tmp_pat
         assert con.execute("select count(*) from raw.credits_snapshots").fetchall() == [(2,)]
 
 
-@pytest.mark.parametrize(
-    ("what", "bits"), [("warehouse.duckdb", 0o000), ("warehouse.duckdb", 0o400), (".", 0o500)]
-)
+@pytest.mark.parametrize(("what", "bits"), [("warehouse.duckdb", 0o000), ("warehouse.duckdb", 0o400), (".", 0o500)])
 def test_a_missing_permission_is_one_sentence(warehouse: Warehouse, what: str, bits: int) -> None:
     """In a process that steps down from root, whom file modes do not stop."""
     warehouse.append_readings([reading()])
@@ -253,9 +247,7 @@ def test_a_killed_holder_blocks_nobody_and_is_not_named(warehouse: Warehouse) ->
 
 
 @pytest.mark.parametrize("how", ["read_write", "read_only"])
-def test_a_program_that_opens_the_warehouse_by_itself_is_waited_for_and_named(
-    warehouse: Warehouse, how: str
-) -> None:
+def test_a_program_that_opens_the_warehouse_by_itself_is_waited_for_and_named(warehouse: Warehouse, how: str) -> None:
     warehouse.append_readings([reading()])
     with running(HOLDS_THE_FILE, warehouse.path, how) as holder:
         with pytest.raises(WarehouseBusy, match=f"PID {holder.pid}"):
@@ -284,9 +276,7 @@ def test_writers_in_several_processes_take_turns_and_lose_nothing(warehouse: War
     for writer in writers:
         with writer:
             assert writer.communicate(timeout=120)[1] == ""
-    counted = stored(
-        warehouse, "select account, count(*) from raw.credits_snapshots group by all order by all"
-    )
+    counted = stored(warehouse, "select account, count(*) from raw.credits_snapshots group by all order by all")
     assert counted == [("a", 5), ("b", 5), ("c", 5)]
 
 
@@ -338,9 +328,7 @@ def test_fifty_killed_processes_leave_whole_transactions(warehouse: Warehouse) -
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.02, 0.04, 0.06, 0.1])
-def test_a_process_killed_while_it_creates_the_file_leaves_a_healthy_start(
-    warehouse: Warehouse, delay: float
-) -> None:
+def test_a_process_killed_while_it_creates_the_file_leaves_a_healthy_start(warehouse: Warehouse, delay: float) -> None:
     killed_after(delay, COMMITS_UNTIL_KILLED, warehouse.path, 0)
     warehouse.append_readings([reading()])
     assert names(warehouse.path.parent) == ["warehouse.duckdb", "warehouse.duckdb.lock"]
@@ -359,9 +347,7 @@ def next_release(tmp_path: Path) -> Path:
     return steps
 
 
-def test_an_older_file_is_brought_up_to_date_and_kept_as_it_was(
-    warehouse: Warehouse, next_release: Path
-) -> None:
+def test_an_older_file_is_brought_up_to_date_and_kept_as_it_was(warehouse: Warehouse, next_release: Path) -> None:
     warehouse.append_readings([reading()])
     newer = Warehouse(warehouse.path, migrations=next_release)
     assert stored(newer, "select note from raw.credits_snapshots") == [("old",)]
@@ -381,9 +367,7 @@ def test_a_migration_that_fails_changes_nothing(warehouse: Warehouse, next_relea
     assert count(warehouse) == 1
 
 
-def test_a_file_of_a_newer_release_is_refused_and_left_alone(
-    warehouse: Warehouse, next_release: Path
-) -> None:
+def test_a_file_of_a_newer_release_is_refused_and_left_alone(warehouse: Warehouse, next_release: Path) -> None:
     warehouse.append_readings([reading()])
     count(Warehouse(warehouse.path, migrations=next_release))
     for attempt in (lambda: warehouse.append_readings([reading()]), lambda: count(warehouse)):

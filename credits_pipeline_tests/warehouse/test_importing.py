@@ -38,9 +38,7 @@ def _midday() -> Iterator[None]:
 def load(warehouse: Warehouse, tmp_path: Path) -> Load:
     """Import a text, bytes or the columns of a table as a file."""
 
-    def load(
-        content: str | bytes | dict[str, object], tz: str | None = None, account: str = "default"
-    ) -> ImportResult:
+    def load(content: str | bytes | dict[str, object], tz: str | None = None, account: str = "default") -> ImportResult:
         file = tmp_path / "readings"
         if isinstance(content, dict):
             pq.write_table(pa.table(content), file)
@@ -86,9 +84,7 @@ def test_what_is_said_twice_counts_once(load: Load, warehouse: Warehouse) -> Non
     assert load(GOOD + again) == ImportResult(appended=1, already_there=2)
 
 
-def test_the_order_of_rows_and_columns_and_further_columns_do_not_matter(
-    load: Load, warehouse: Warehouse
-) -> None:
+def test_the_order_of_rows_and_columns_and_further_columns_do_not_matter(load: Load, warehouse: Warehouse) -> None:
     text = (
         "Note, Total_Usage ,balance,TIME,total_credits\n"
         "late,6.5,18.5,2026-06-02T00:05:00Z,25\n"
@@ -132,9 +128,7 @@ def test_files_as_spreadsheets_save_them(load: Load, warehouse: Warehouse, conte
         ("2026-05-31T17:05:00-07:00", "Europe/Paris"),  # its own offset counts, not the file's zone
     ],
 )
-def test_every_usual_way_of_writing_an_instant(
-    load: Load, warehouse: Warehouse, written: str, tz: str | None
-) -> None:
+def test_every_usual_way_of_writing_an_instant(load: Load, warehouse: Warehouse, written: str, tz: str | None) -> None:
     load(f"{HEADER}{written},25,5.00000001\n", tz)
     assert stored(warehouse) == [FIRST]
     newest = warehouse.newest_reading("default")
@@ -164,9 +158,7 @@ AMOUNTS = st.decimals(min_value=0, max_value=Decimal("999999999.999999999"), pla
 
 @settings(max_examples=5, deadline=None)
 @given(amounts=st.lists(AMOUNTS, min_size=50, max_size=100).map(sorted))
-def test_any_amount_goes_through_unchanged(
-    tmp_path_factory: pytest.TempPathFactory, amounts: list[Decimal]
-) -> None:
+def test_any_amount_goes_through_unchanged(tmp_path_factory: pytest.TempPathFactory, amounts: list[Decimal]) -> None:
     folder = tmp_path_factory.mktemp("amounts")
     file, warehouse = folder / "readings.csv", Warehouse(folder / "warehouse.duckdb")
     times = [FIRST[0] + timedelta(seconds=n) for n in range(len(amounts))]
@@ -235,8 +227,7 @@ BAD_TABLES = {
     "row 2 .*'nan'": {"time": TIMES, "total_credits": [25.0, float("nan")]} | USAGE,
     r"not \['time', 'total_credits'\]": {"time": TIMES, "total_credits": [25, 25]},
     "too coarse for money": {"time": TIMES, "total_credits": pa.array([25, 25], pa.float32())} | USAGE,
-    "row 1 .* without a UTC offset": {"time": pa.array(TIMES, pa.timestamp("s")), "total_credits": [25, 25]}
-    | USAGE,
+    "row 1 .* without a UTC offset": {"time": pa.array(TIMES, pa.timestamp("s")), "total_credits": [25, 25]} | USAGE,
 }
 
 
@@ -261,9 +252,7 @@ def test_parquet_with_times_that_cannot_be_is_refused_in_a_sentence(load: Load, 
         load({"time": times, "total_credits": [25, 25], "total_usage": [5, 6]})
 
 
-def test_a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for(
-    warehouse: Warehouse, tmp_path: Path
-) -> None:
+def test_a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for(warehouse: Warehouse, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ImportRefused, match="is not a file"):
         import_readings(warehouse, tmp_path / "pipe", "default", tz=None, run_id="r")
@@ -367,9 +356,7 @@ def test_a_file_that_is_not_there_is_refused(warehouse: Warehouse, tmp_path: Pat
 
 def test_a_row_that_contradicts_what_is_stored_refuses_the_file(load: Load, warehouse: Warehouse) -> None:
     load(GOOD)
-    with pytest.raises(
-        ImportRefused, match="line 3 and the reading that is stored have the same time and different"
-    ):
+    with pytest.raises(ImportRefused, match="line 3 and the reading that is stored have the same time and different"):
         load(HEADER + "2026-06-05T00:05:00Z,25,9\n2026-06-02T00:05:00Z,25,6.6\n")
     assert stored(warehouse) == [FIRST, SECOND]
 
@@ -384,9 +371,7 @@ def test_a_reading_that_its_neighbours_deny_refuses_the_file_and_names_its_line(
         load(f"{HEADER}2026-06-01T12:00:00Z,25,{usage}\n")
     assert stored(warehouse) == before
     with pytest.raises(ImportRefused, match="line 3 has the total_usage"):
-        load(
-            f"{HEADER}2026-05-01T00:05:00Z,25,2.9\n2026-05-02T00:05:00Z,25,{usage}\n2026-05-03T00:05:00Z,25,3\n"
-        )
+        load(f"{HEADER}2026-05-01T00:05:00Z,25,2.9\n2026-05-02T00:05:00Z,25,{usage}\n2026-05-03T00:05:00Z,25,3\n")
     assert stored(warehouse) == before
 
 

@@ -55,9 +55,7 @@ def publish(warehouse: Warehouse, target: Path, run_id: str = "run 1") -> None:
 
 def tables(path: Path) -> list[tuple[object, ...]]:
     with duckdb.connect(str(path), read_only=True) as con:
-        return con.execute(
-            "select schema_name, table_name, comment from duckdb_tables() order by all"
-        ).fetchall()
+        return con.execute("select schema_name, table_name, comment from duckdb_tables() order by all").fetchall()
 
 
 def generation(path: Path) -> tuple[object, ...]:
@@ -104,9 +102,7 @@ def test_it_says_which_run_made_it_when_and_as_of_which_reading(warehouse: Wareh
         assert found.fetchall() == [
             ("run 1", AT.replace(tzinfo=None), datetime(2026, 6, 9, 23, 59, 58), "1.2.3", False)
         ]
-        undescribed = (
-            "select count(*) from duckdb_columns() where table_name = 'published' and comment is null"
-        )
+        undescribed = "select count(*) from duckdb_columns() where table_name = 'published' and comment is null"
         assert con.execute(undescribed).fetchall() == [(0,)]
 
 
@@ -166,9 +162,7 @@ def test_it_can_be_read_by_all_and_written_by_nobody(tmp_path: Path, umask: int)
     assert names(target.parent) == ["credits.duckdb"]
 
 
-def test_a_log_left_beside_the_old_file_does_not_leak_into_the_new_one(
-    warehouse: Warehouse, target: Path
-) -> None:
+def test_a_log_left_beside_the_old_file_does_not_leak_into_the_new_one(warehouse: Warehouse, target: Path) -> None:
     """A tool that opened the file for writing (as root may) and died leaves a log that DuckDB would replay."""
     build(warehouse, 1)
     publish(warehouse, target)

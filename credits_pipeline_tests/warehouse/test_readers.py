@@ -154,9 +154,7 @@ def nothing(path: Path) -> None:
 MISDEEDS = (nothing, a_log_is_left_beside_it, a_reader_dies)
 
 
-def run_beside_readers(
-    path: Path, runs: int, daily_run: Callable[[], str], backfill: Callable[[], str]
-) -> None:
+def run_beside_readers(path: Path, runs: int, daily_run: Callable[[], str], backfill: Callable[[], str]) -> None:
     """Daily runs with a backfill half way, each of which returns its run's id once it has succeeded.
 
     Whatever was done to the file before a run, it is published whole, and every reader sees one run at a time.
@@ -174,9 +172,7 @@ def run_beside_readers(
     assert told["holding on"]["runs"] == sorted({first, last})
     assert {manner: seen["last"] for manner, seen in told.items()} == dict.fromkeys(MANNERS, last)
     seen = {manner: len(told[manner]["runs"]) for manner in ("in a transaction", "through the package")}
-    assert min(seen.values()) >= min(runs // 2, 20), (
-        f"they hardly saw a new file, which proves nothing: {seen}"
-    )
+    assert min(seen.values()) >= min(runs // 2, 20), f"they hardly saw a new file, which proves nothing: {seen}"
 
 
 def test_daily_runs_and_a_backfill_go_through_beside_three_readers(tmp_path: Path) -> None:
@@ -234,9 +230,7 @@ def test_a_process_sees_the_next_run_once_it_has_closed_its_connections(tmp_path
         history.publish()
         with duckdb.connect(str(history.path), read_only=True) as second:
             assert second.execute(question).fetchall() == [(before,)]
-        with open_published(
-            history.path
-        ) as own:  # ours attaches to a database of its own, and shares nothing
+        with open_published(history.path) as own:  # ours attaches to a database of its own, and shares nothing
             assert own.execute(question).fetchall() == [(run_of(history.last_run),)]
         assert held.execute(question).fetchall() == [(before,)]
     with duckdb.connect(str(history.path), read_only=True) as later:

@@ -104,9 +104,9 @@ def test_a_damaged_warehouse_is_named_kept_aside_and_rebuilt_from_the_backup_and
 
     assert main(["run"]) == 0
     assert raw_readings()[:-1] == monday
-    assert published(
-        "select count(*), min(spend_usd), max(spend_usd) from marts.daily_spend where is_complete"
-    ) == [(9, Decimal("2.5"), Decimal("2.5"))]
+    assert published("select count(*), min(spend_usd), max(spend_usd) from marts.daily_spend where is_complete") == [
+        (9, Decimal("2.5"), Decimal("2.5"))
+    ]
 
 
 def test_a_backup_of_nothing_and_a_restore_from_nowhere_say_what_to_do(
@@ -149,9 +149,7 @@ def test_a_damaged_history_of_dagster_is_named_and_once_moved_away_the_next_run_
     assert raw_readings()[:-1] == before
 
 
-@pytest.mark.parametrize(
-    "settings", [b"telemetry: [", b"tellemetry: {}", b"\xff\xfe", b"telemetry"], ids=repr
-)
+@pytest.mark.parametrize("settings", [b"telemetry: [", b"tellemetry: {}", b"\xff\xfe", b"telemetry"], ids=repr)
 def test_a_dagster_yaml_that_cannot_be_read_is_one_line_that_names_it(
     simulate: Simulate, capsys: pytest.CaptureFixture[str], settings: bytes
 ) -> None:

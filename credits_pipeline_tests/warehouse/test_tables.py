@@ -58,9 +58,7 @@ def test_every_way_of_writing_a_decimal_is_stored_to_the_last_digit(
 
 
 @pytest.mark.parametrize("amount", ["NaN", "Infinity", "1000000000", "-1E+400"])
-def test_what_is_no_amount_of_money_is_refused_and_nothing_is_written(
-    warehouse: Warehouse, amount: str
-) -> None:
+def test_what_is_no_amount_of_money_is_refused_and_nothing_is_written(warehouse: Warehouse, amount: str) -> None:
     warehouse.append_readings([reading()])
     with pytest.raises(duckdb.Error):
         warehouse.append_readings([reading(), reading(usage=amount)])
@@ -128,9 +126,7 @@ def test_the_tables_of_alerts_and_versions_are_described(warehouse: Warehouse) -
 
 
 def test_a_day_billed_nothing_becomes_a_known_zero(warehouse: Warehouse) -> None:
-    changes = replaced(
-        warehouse, Row(DAYS[0], "a", Decimal("0.1")), Row(DAYS[0], "b", Decimal("0.000000002"))
-    )
+    changes = replaced(warehouse, Row(DAYS[0], "a", Decimal("0.1")), Row(DAYS[0], "b", Decimal("0.000000002")))
     assert changes == {
         DAYS[0]: (None, Decimal("0.100000002")),
         DAYS[1]: (None, Decimal(0)),
@@ -181,9 +177,7 @@ def test_a_fetch_from_the_future_does_not_shut_out_the_present(warehouse: Wareho
         warehouse.replace_usage(
             "default", DAY, DAY, [Row(DAY, "a", Decimal(2))], fetched_at=clock.now(), run_id="right"
         )
-    assert stored(warehouse, "select credits_usd, run_id from raw.model_usage_days") == [
-        (Decimal(2), "right")
-    ]
+    assert stored(warehouse, "select credits_usd, run_id from raw.model_usage_days") == [(Decimal(2), "right")]
 
 
 @pytest.mark.parametrize(
@@ -195,9 +189,7 @@ def test_a_fetch_from_the_future_does_not_shut_out_the_present(warehouse: Wareho
         [Row(DAY, "a", Decimal(1)), Row(DAY, "b", Decimal(1), requests=2**63)],
     ],
 )
-def test_rows_that_cannot_be_are_refused_and_nothing_is_written(
-    warehouse: Warehouse, rows: list[Row]
-) -> None:
+def test_rows_that_cannot_be_are_refused_and_nothing_is_written(warehouse: Warehouse, rows: list[Row]) -> None:
     replaced(warehouse, Row(DAY, "a", Decimal(7)))
     with pytest.raises((ValueError, duckdb.Error)):
         replaced(warehouse, *rows, at=NOON + timedelta(hours=1))
@@ -291,9 +283,7 @@ def test_a_renamed_account_takes_everything_along_and_nothing_counts_twice(wareh
         warehouse.append_readings([reading(at, name, usage=str(at.day))])
     replaced(warehouse, Row(DAYS[0], "a", Decimal(1)), Row(DAYS[2], "a", Decimal(2)), account="acme")
     later = NOON + timedelta(hours=5)
-    replaced(
-        warehouse, Row(DAYS[0], "a", Decimal(1)), Row(DAYS[2], "b", Decimal(3)), at=later, account="acme_eu"
-    )
+    replaced(warehouse, Row(DAYS[0], "a", Decimal(1)), Row(DAYS[2], "b", Decimal(3)), at=later, account="acme_eu")
     replaced(warehouse, Row(DAYS[0], "a", Decimal(9)), account="other")
     with warehouse.writing("alerts") as con:
         con.execute(
@@ -335,6 +325,4 @@ def test_two_accounts_are_not_made_one(warehouse: Warehouse) -> None:
             warehouse.rename_account(old, new)
     with pytest.raises(WarehouseError, match="no account nobody"):
         warehouse.rename_account("nobody", "two")
-    assert [
-        stored(warehouse, f"from raw.{table}") for table in ("credits_snapshots", "model_usage_days")
-    ] == before
+    assert [stored(warehouse, f"from raw.{table}") for table in ("credits_snapshots", "model_usage_days")] == before

@@ -102,9 +102,7 @@ def credits_snapshots(
         query = "select count(*) from raw.credits_snapshots where snapshot_date = ?"
         rows = con.execute(query, [clock.today()]).fetchall()[0][0]
     # Over some accounts only, the sum would look like spend in the plot.
-    balances = [
-        credits[account.name].total_credits - credits[account.name].total_usage for account in believed
-    ]
+    balances = [credits[account.name].total_credits - credits[account.name].total_usage for account in believed]
     return dg.MaterializeResult(
         metadata={
             **({} if failures else {"balance_usd": float(sum(balances))}),

@@ -129,9 +129,7 @@ def model_usage(
     failures |= {name: str(error) for name, error in errors.items() if name not in forbidden}
     changes = change_in_stored_days(stored(warehouse, usage, context.run.run_id))
     for name, reason in forbidden.items():
-        context.log.warning(
-            f"{name}: no analytics with this key, its spend comes from readings alone. {reason}"
-        )
+        context.log.warning(f"{name}: no analytics with this key, its spend comes from readings alone. {reason}")
     if failures and not usage and not forbidden and is_only_source(context):
         raise dg.Failure(f"no account's bill could be fetched. {failure_summary(failures)}")
     with warehouse.reading() as con:
