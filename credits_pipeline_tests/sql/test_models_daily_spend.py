@@ -5,12 +5,12 @@ next: a counter that moved by 1.44 between them stood 1.435 above the earlier re
 """
 
 from collections.abc import Iterator
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from decimal import Decimal
 
 import pytest
 
-from credits_pipeline_tests.models import DAY, NANO, World, usd
+from credits_pipeline_tests.models import NANO, World, usd
 
 
 @pytest.fixture(scope="module")
@@ -340,22 +340,3 @@ def test_a_models_share_is_of_its_days_bill_and_null_where_nothing_was_billed(wo
         ("x/free", usd(0), None),
     ]
     assert [rows[0][name] for name in ("requests", "prompt_tokens", "completion_tokens")] == [1, 10, 20]
-
-
-FIRST = datetime(2026, 2, 26)
-
-
-def test_a_second_build_from_the_same_raw_rows_gives_the_same_rows_in_the_same_order(world: World):
-    for account in ("b", "a", "c"):
-        for number in reversed(range(30)):
-            world.read(FIRST + number * timedelta(hours=12), 100 + number // 9, number, account=account)
-        for number in range(15):
-            models = {"x/two": number % 5, "x/one": 1}
-            world.bill((FIRST + number * DAY).date(), number % 5 + 1, account=account, models=models)
-    names = ["credits_readings", "daily_spend", "daily_balance", "credit_events", "daily_spend_by_model"]
-    names += ["spend_reconciliation", "spend_reconciliation_monthly", "daily_metrics_long"]
-    world.build()
-    once = {name: world.table(name, None) for name in names}
-    world.build()
-    assert {name: world.table(name, None) for name in names} == once
-    assert all(once.values())
