@@ -213,7 +213,7 @@ class Pace(clock.SystemClock):
 
 def arm(stage: str, fate: Callable[[], None]) -> None:
     """Have this process meet its fate the first time it comes to the stage."""
-    from credits_pipeline.openrouter import client as openrouter
+    from credits_pipeline.openrouter import client
     from credits_pipeline.report import page as report
     from credits_pipeline.sql_project import SqlProject
     from credits_pipeline.warehouse import Warehouse, published, tables
@@ -232,8 +232,8 @@ def arm(stage: str, fate: Callable[[], None]) -> None:
         pass
 
     owner, name, first, last = {
-        "before the request": (openrouter.OpenRouter, "get_credits", before, nothing),
-        "mid-body": (openrouter, "_read", before, nothing),
+        "before the request": (client.Client, "credits", before, nothing),
+        "mid-body": (client, "_read", before, nothing),
         "before the write": (Warehouse, "append_readings", before, nothing),
         "mid-transaction of the readings": (tables, "insert", nothing, before),
         "mid-transaction of the SQL": (SqlProject, "build", nothing, before),
