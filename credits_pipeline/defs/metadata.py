@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from credits_pipeline.report.drawing import Chart
 
 Metadata = dict[str, Any]
+Row = dict[str, Any]
 
 # A week: enough to see the rhythm of a daily table.
 PREVIEW_ROWS = 7
@@ -41,39 +42,45 @@ def of_model(con: "Connection", model: Model, built: ModelResult) -> Metadata:
 
 
 def answers(con: "Connection", model: Model) -> Metadata:
-    """One sentence per account that has a key, the most urgent first."""
+    """One sentence per account, the most urgent first; at the end, those that have no key any more."""
     if model.name != "credits_runway":
         return {}
-    lines = []
-    for row in accounts_with_key(con):
-        answer = wording.answer(row if row["status"] else None)
-        balance = f" Balance {wording.usd(row['balance_usd'])}." if row["status"] == "ok" else ""
-        said = f"{answer.headline} {answer.detail}{balance}"
-        lines.append(f"**{markdown(wording.name(row['account']))}**: {markdown(said)}")
+    keyed, others = accounts_by_urgency(con)
+    said = {row["account"]: sentences(row) for row in keyed} | {
+        row["account"]: wording.no_key(row) for row in others
+    }
+    lines = [f"**{markdown(wording.name(name))}**: {markdown(text)}" for name, text in said.items()]
     return {"answer": dg.MetadataValue.md("\n\n".join(lines))} if lines else {}
+
+
+def sentences(row: Row) -> str:
+    answer = wording.answer(row if row["status"] else None)
+    balance = f" Balance {wording.usd(row['balance_usd'])}." if row["status"] == "ok" else ""
+    return f"{answer.headline} {answer.detail}{balance}"
 
 
 def picture(con: "Connection", model: Model) -> Metadata:
     """A chart of the account whose credits run out first, with what it says for those who cannot see it."""
-    if model.name not in PICTURES or not (accounts := accounts_with_key(con)):
+    if model.name not in PICTURES or not (keyed := accounts_by_urgency(con)[0]):
         return {}
     from credits_pipeline.report import drawing
 
-    name, drawn = accounts[0]["account"], chart(con, model.name, accounts[0])
+    drawn = chart(con, model.name, keyed[0])
     shown = f"![{markdown(drawn.words)}]({drawing.data_uri(drawn)})" if drawn.name else markdown(drawn.words)
-    return {"picture": dg.MetadataValue.md(f"{markdown(wording.name(name))}\n\n{shown}")}
+    return {"picture": dg.MetadataValue.md(f"{markdown(wording.name(keyed[0]['account']))}\n\n{shown}")}
 
 
-def accounts_with_key(con: "Connection") -> list[dict[str, Any]]:
+def accounts_by_urgency(con: "Connection") -> tuple[list[Row], list[Row]]:
+    """The accounts with a key, and those without one, as the report has them."""
     from credits_pipeline.report.accounts import accounts
 
-    return accounts(con, config.current())[0] if all(exists(con, mart) for mart in OF_ACCOUNTS) else []
+    return accounts(con, config.current()) if all(exists(con, mart) for mart in OF_ACCOUNTS) else ([], [])
 
 
-def chart(con: "Connection", model: str, runway: dict[str, Any]) -> "Chart":
+def chart(con: "Connection", model: str, runway: Row) -> "Chart":
     from credits_pipeline.report import charts
 
-    def rows(mart: str) -> list[dict[str, Any]]:
+    def rows(mart: str) -> list[Row]:
         query = f"select * from marts.{mart} where account = ?"
         return fetch_dicts(con, query, [runway["account"]]) if exists(con, mart) else []
 
@@ -85,10 +92,17 @@ def chart(con: "Connection", model: str, runway: dict[str, Any]) -> "Chart":
 
 
 def plots(con: "Connection", model: Model) -> Metadata:
-    """The model's own `meta: plots:`, metadata key → aggregate over its rows: the UI plots numbers over time."""
+    """The model's own `meta: plots:`, metadata key → aggregate over its rows: the UI plots numbers over time.
+
+    Over accounts that have a key: the last balance of one that has none would stay in the sum for ever.
+    """
     if not (aggregates := model.config.meta.get("plots")):
         return {}
-    row = con.execute(f"select {', '.join(aggregates.values())} from {model.relation}").fetchone() or ()
+    names = [account.name for account in config.current().accounts]
+    query = (
+        f"select {', '.join(aggregates.values())} from {model.relation} where account in (select unnest(?))"
+    )
+    row = con.execute(query, [names]).fetchone() or ()
     return {name: plotted(value) for name, value in zip(aggregates, row, strict=True) if value is not None}
 
 
