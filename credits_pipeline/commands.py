@@ -22,10 +22,12 @@ def run() -> int:
     warn(settings.alert_problems)
     try:
         with launch.open_instance(settings) as instance:
-            days = schedules.unsettled_range(Warehouse(settings.warehouse_path), instance)
-            is_behind = days and date.fromisoformat(days[0]) < schedules.first_day_of_daily_run()
-            ok = fetch_history(instance, *days) if days and is_behind else True
+            missing = missing_history(settings, instance)
+            ok = fetch_history(instance, *missing) if missing else True
             ok = take_readings(instance) and ok
+            # A key that was refused until now, and answered just now, has its past still to be fetched.
+            if (found := missing_history(settings, instance)) and found != missing:
+                ok = fetch_history(instance, *found) and ok
     except launch.HistoryLocked as error:
         # A past balance cannot be read: today's reading must not depend on a file that only the UI needs.
         warn([f"{error}. The readings are taken all the same; this run is not in the history"])
@@ -33,6 +35,13 @@ def run() -> int:
             ok = take_readings(instance)
     print_answer(settings)
     return 0 if ok else 1
+
+
+def missing_history(settings: config.Settings, instance: dg.DagsterInstance) -> tuple[str, str] | None:
+    """First and last day to fetch, where some lie before what the daily run reads by itself."""
+    days = schedules.unsettled_range(Warehouse(settings.warehouse_path), instance)
+    is_behind = days and date.fromisoformat(days[0]) < schedules.first_day_of_daily_run()
+    return days if is_behind else None
 
 
 def take_readings(instance: dg.DagsterInstance) -> bool:

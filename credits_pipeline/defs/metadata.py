@@ -46,9 +46,7 @@ def answers(con: "Connection", model: Model) -> Metadata:
     if model.name != "credits_runway":
         return {}
     keyed, others = accounts_by_urgency(con)
-    said = {row["account"]: sentences(row) for row in keyed} | {
-        row["account"]: wording.no_key(row) for row in others
-    }
+    said = {row["account"]: sentences(row) for row in keyed} | {row["account"]: wording.no_key(row) for row in others}
     lines = [f"**{markdown(wording.name(name))}**: {markdown(text)}" for name, text in said.items()]
     return {"answer": dg.MetadataValue.md("\n\n".join(lines))} if lines else {}
 
@@ -99,9 +97,7 @@ def plots(con: "Connection", model: Model) -> Metadata:
     if not (aggregates := model.config.meta.get("plots")):
         return {}
     names = [account.name for account in config.current().accounts]
-    query = (
-        f"select {', '.join(aggregates.values())} from {model.relation} where account in (select unnest(?))"
-    )
+    query = f"select {', '.join(aggregates.values())} from {model.relation} where account in (select unnest(?))"
     row = con.execute(query, [names]).fetchone() or ()
     return {name: plotted(value) for name, value in zip(aggregates, row, strict=True) if value is not None}
 

@@ -8,6 +8,7 @@ import dagster as dg
 import pytest
 
 from credits_pipeline import clock, config
+from credits_pipeline.__main__ import main
 from credits_pipeline.defs import schedules
 from credits_pipeline.warehouse import Warehouse
 from credits_pipeline_tests.conftest import TODAY
@@ -127,3 +128,13 @@ def test_an_account_without_a_key_any_more_keeps_its_past_and_is_in_no_total_of_
     assert runway["balance_usd"].value == pytest.approx(both / 2 - 2.5, abs=0.01)
     *_, last = str(runway["answer"].value).splitlines()
     assert last == "**gone**: no key any more, last read on 17 Jun 2026"
+
+
+@pytest.mark.slow
+def test_a_key_that_was_refused_an_hour_ago_fetches_the_whole_year_with_its_next_run(simulate: Simulate) -> None:
+    api = simulate(spender())
+    api.misbehave(Fault.status(403, message="Not from this address"), times=None)
+    assert main(["run"]) == 1
+    api.behave()
+    assert main(["run"]) == 0
+    assert raw("select count(*) from raw.model_usage_days") == [(366,)]
