@@ -8,7 +8,7 @@ import json
 import logging
 import re
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
@@ -197,7 +197,8 @@ class Usage:
 
     first: date
     last: date
-    rows: tuple[UsageRow, ...]  # one per day and model, in this order
+    # One per day and model, in this order. In no repr: asyncio makes one of a result as it ends, of thousands of rows.
+    rows: tuple[UsageRow, ...] = field(repr=False)
     fetched_at: datetime  # aware, UTC: the figures are at least as recent as this
     requests_made: int
 
