@@ -64,6 +64,16 @@ def test_a_year_of_one_account_is_one_request_and_one_run(simulate: Simulate, ru
     assert billed == {day: account.spend(day) for day in days}
 
 
+def test_an_api_that_counts_a_year_in_hours_costs_the_oldest_day_and_no_other(
+    simulate: Simulate, run_job: RunJob
+) -> None:
+    api = simulate(SimulatedAccount("default", "sk-or-v1-simulated-default", anchor=TODAY))
+    api.misbehave(Fault.only_hours_ago(365 * 24), times=None)
+    assert run_job("backfill_history", tags=a_year(), asset_selection=BILL).success
+    known = raw("select min(usage_date), max(usage_date), count(*) from raw.model_usage_days")
+    assert known == [(YEAR_AGO + timedelta(days=1), YESTERDAY, 364)]
+
+
 def test_every_day_of_a_range_shows_its_own_bill(
     simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance
 ) -> None:

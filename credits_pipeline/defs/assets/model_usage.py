@@ -128,6 +128,9 @@ def model_usage(
     forbidden = {name: str(error) for name, error in errors.items() if isinstance(error, Forbidden)}
     failures |= {name: str(error) for name, error in errors.items() if name not in forbidden}
     changes = change_in_stored_days(stored(warehouse, usage, context.run.run_id))
+    for name, reply in usage.items():
+        if reply.first > first:
+            context.log.warning(f"{name}: the API no longer tells the bill of {first}, which stays unknown")
     for name, reason in forbidden.items():
         context.log.warning(f"{name}: no analytics with this key, its spend comes from readings alone. {reason}")
     if failures and not usage and not forbidden and is_only_source(context):
