@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from credits_pipeline import clock
-from credits_pipeline.alerts.memory import EXHAUSTED, RUN_OUT, SPEND, STALE, Alert
+from credits_pipeline.alerts.memory import Alert
 from credits_pipeline.alerts.messages import message
 from credits_pipeline.config import Settings
 from credits_pipeline.warehouse import fetch_dicts
@@ -53,7 +53,7 @@ def by_marts(con: "Connection", active: Sequence[Alert], settings: Settings) -> 
     causes = fetch_dicts(con, "select * from marts.unusual_spend order by account, spend_date, cause_rank")
     for (account, on), day in itertools.groupby(causes, key=lambda row: (row["account"], row["spend_date"])):
         if (runway := runways.get(account)) and on >= runway["as_of"].date() - timedelta(days=SPEND_DAYS):
-            found += Changes((_alert(SPEND, str(on), runway, list(day), runway),))
+            found += Changes((_alert(f"spend/{account}/{on}", runway, list(day), runway),))
     return found
 
 
@@ -62,34 +62,31 @@ def by_runway(runway: Row, active: Sequence[Alert], thresholds: Collection[int])
 
     While credits seem to be bought automatically, the first crossing says so, and the others nothing.
     """
-    if runway["status"] == EXHAUSTED:
+    account, is_automatic = runway["account"], runway["top_up_usd"] is not None
+    if runway["status"] == "exhausted":
         # Nothing was ever bought or spent: that is no news, and nothing to top up for.
-        return Changes() if runway["is_unused"] else Changes((_alert(EXHAUSTED, None, runway, runway),))
-    if runway["run_out_p50"] is None and runway["status"] == "accumulating":
-        return Changes(resolved=frozenset(a.key for a in active if a.kind == EXHAUSTED))
-    automatic = _key(RUN_OUT, runway, "automatic")
-    is_broken = runway["top_up_usd"] is None and any(a.key == automatic for a in active)
-    resolved = frozenset(
-        a.key
-        for a in active
-        if a.kind == EXHAUSTED
-        or (a.kind == RUN_OUT and (is_broken or (a.key != automatic and _is_resolved(a, runway))))
-    )
+        due = () if runway["is_unused"] else (_alert(f"exhausted/{account}", runway, runway),)
+        return Changes(due)
+    automatic = f"run_out/{account}/automatic"
+    is_broken = not is_automatic and any(a.key == automatic for a in active)
+    resolved = {a.key for a in active if a.kind == "exhausted"} | {
+        a.key for a in active if a.kind == "run_out" and (is_broken or (a.key != automatic and _is_resolved(a, runway)))
+    }
     left = _days_left(runway)
     crossed = [] if left is None else sorted(t for t in thresholds if left < t)
     known = {a.threshold_days for a in active if a.threshold_days and a.key not in resolved | {automatic}}
-    due = [
+    alerts = [
         replace(
-            _alert(RUN_OUT, str(threshold), runway, runway, threshold),
+            _alert(f"run_out/{account}/{threshold}", runway, runway, threshold),
             threshold_days=threshold,
             is_superseded=threshold > min(crossed[0], *known, threshold),
         )
         for threshold in crossed
         if threshold not in known
     ]
-    if due and runway["top_up_usd"] is not None:
-        due = [replace(due[0], key=automatic, is_superseded=False)]
-    return Changes(tuple(due), resolved)
+    if alerts and is_automatic:
+        alerts = [replace(alerts[0], key=automatic, is_superseded=False)]
+    return Changes(tuple(alerts), frozenset(resolved))
 
 
 def by_age(
@@ -99,35 +96,35 @@ def by_age(
 
     `watched` is kept between calls: since when (ISO 8601) an account that was never read is known.
     """
-    rows = con.execute("select account, max(observed_at) from raw.credits_snapshots group by account").fetchall()
-    newest = {account.name: dict(rows).get(account.name) for account in settings.accounts}
-    for name, at in newest.items():
-        if at is None:
-            watched.setdefault(name, clock.now().isoformat())
-        else:
-            watched.pop(name, None)
+    rows = con.execute("select account, max(observed_at) from raw.credits_snapshots group by account")
+    read, now = dict(rows.fetchall()), clock.now()
+    newest = {account.name: read.get(account.name) for account in settings.accounts}
+    never_read = {name: watched.get(name, now.isoformat()) for name, at in newest.items() if at is None}
+    watched.clear()
+    watched.update(never_read)
     ages = {
-        name: clock.now() - (at.replace(tzinfo=UTC) if at else datetime.fromisoformat(watched[name]))
+        name: now - (at.replace(tzinfo=UTC) if at else datetime.fromisoformat(watched[name]))
         for name, at in newest.items()
     }
-    old = [name for name, age in ages.items() if age > limit]
-    found = []
-    for name in old:
-        hours = int(ages[name].total_seconds() // 3600)
-        title, body = message(STALE, name, newest[name], hours, len(old) < len(newest))
-        found.append(Alert(f"{STALE}/{name}", STALE, title, body, account=name, as_of=newest[name]))
-    read_again = {a.key for a in active if a.kind == STALE and a.account in newest.keys() - old}
+    old = {name: int(age / timedelta(hours=1)) for name, age in ages.items() if age > limit}
+    found = [
+        Alert(
+            f"stale/{name}",
+            "stale",
+            *message("stale", name, newest[name], hours, len(old) < len(newest)),
+            account=name,
+            as_of=newest[name],
+        )
+        for name, hours in old.items()
+    ]
+    read_again = {a.key for a in active if a.kind == "stale" and a.account in newest.keys() - old.keys()}
     return Changes(tuple(found), frozenset(read_again))
 
 
-def _alert(kind: str, what: str | None, runway: Row, *facts: Any) -> Alert:
-    title, body = message(kind, *facts)
+def _alert(key: str, runway: Row, *facts: Any) -> Alert:
+    kind = key.partition("/")[0]
     about = {name: runway[name] for name in ("account", "as_of", "run_out_p50")}
-    return Alert(_key(kind, runway, what), kind, title, body, **about)
-
-
-def _key(kind: str, runway: Row, what: str | None) -> str:
-    return "/".join(filter(None, (kind, runway["account"], what)))
+    return Alert(key, kind, *message(kind, *facts), **about)
 
 
 def _days_left(runway: Row) -> int | None:
@@ -142,7 +139,9 @@ def _is_resolved(alert: Alert, runway: Row) -> bool:
     shows in a date that has moved by more than the threshold.
     """
     threshold, left = alert.threshold_days or 0, _days_left(runway)
-    if left is None or left >= threshold + max(1, math.ceil(REARM_MARGIN * threshold)):
+    if left is None:  # idle, or beyond a year; too little history says nothing
+        return bool(runway["status"] != "accumulating")
+    if left >= threshold + max(1, math.ceil(REARM_MARGIN * threshold)):
         return True
     bought = runway["topped_up_at"]
     if bought is None or alert.as_of is None or bought <= alert.as_of:

@@ -6,23 +6,16 @@ losing it. Instants are UTC without a zone, as tables hold them.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from credits_pipeline import clock
-from credits_pipeline.warehouse import fetch_dicts
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
 
-EXHAUSTED: Final = "exhausted"
-RUN_OUT: Final = "run_out"
-RUN_FAILED: Final = "run_failed"
-STALE: Final = "stale"
-SPEND: Final = "spend"
-
-URGENCY: Final = (EXHAUSTED, RUN_OUT, RUN_FAILED, STALE, SPEND)
+URGENCY: Final = ("exhausted", "run_out", "run_failed", "stale", "spend")
 """Kinds of alerts, the most urgent first."""
 
 RETRY_FOR: Final = timedelta(days=3)
@@ -51,63 +44,47 @@ class Alert:
     """Recorded, not sent: the alert for a nearer threshold covers it."""
 
 
-@dataclass(frozen=True)
-class Pending:
-    """An alert that one channel, known by its fingerprint, has not accepted yet."""
-
-    key: str
-    channel: str
-    title: str
-    body: str
+# The fields that are columns of the same name, in the order of the fields.
+COLUMNS = tuple(field.name for field in fields(Alert) if field.name not in {"key", "is_superseded"})
 
 
 def active(con: "Connection") -> list[Alert]:
     """Alerts that became due earlier and whose cause is not gone; of each its newest record."""
-    rows = fetch_dicts(
-        con,
-        """
-        select alert_key as key, kind, title, body, account, threshold_days, run_out_p50, as_of, run_id, due_at
-        from ops.alerts_sent where cleared_at is null
-        qualify row_number() over (partition by alert_key order by due_at desc, channel) = 1
-        order by alert_key
-        """,
-    )
-    return [Alert(**row) for row in rows]
+    newest = "qualify row_number() over (partition by alert_key order by due_at desc, channel) = 1"
+    return [alert for _, alert in _alerts(con, f"cleared_at is null {newest} order by alert_key")]
 
 
-def pending(con: "Connection", accounts: Sequence[str]) -> list[Pending]:
-    """What channels have not accepted yet, for `accounts` (those that still have a key), the most urgent first.
+def pending(con: "Connection", accounts: Sequence[str]) -> list[tuple[str, Alert]]:
+    """What channels (by fingerprint) have not accepted yet, the most urgent first.
 
-    Of one account's credits only the nearest: used up, else the nearest threshold.
+    For `accounts`, those that still have a key; of one account's credits only the nearest: used up, else the nearest
+    threshold.
     """
-    rows = fetch_dicts(
-        con,
-        """
-        select a.alert_key as key, a.channel, a.title, a.body from ops.alerts_sent a
-        where a.sent_at is null and a.cleared_at is null
-            and (a.kind in ('exhausted', 'run_out', 'stale') or a.due_at >= $since)
-            and (a.account is null or list_contains($accounts, a.account))
-            and not exists (
-                select 1 from ops.alerts_sent nearer
-                where nearer.account = a.account and a.kind = 'run_out' and nearer.cleared_at is null
-                    and (
-                        nearer.kind = 'exhausted'
-                        or (nearer.kind = 'run_out' and nearer.threshold_days < a.threshold_days)
-                    )
-            )
-        order by list_position($urgency, a.kind), a.run_out_p50 nulls last, a.account, a.due_at, a.alert_key, a.channel
-        """,
-        {"since": now() - RETRY_FOR, "accounts": list(accounts), "urgency": list(URGENCY)},
-    )
-    return [Pending(**row) for row in rows]
+    still_wanted = """
+        sent_at is null and cleared_at is null
+        and (kind in ('exhausted', 'run_out', 'stale') or due_at >= $since)
+        and (account is null or list_contains($accounts, account))
+        and not exists (
+            select 1 from ops.alerts_sent nearer
+            where nearer.account = a.account and a.kind = 'run_out' and nearer.cleared_at is null
+                and (nearer.kind = 'exhausted' or nearer.kind = 'run_out' and nearer.threshold_days < a.threshold_days)
+        )
+        order by list_position($urgency, kind), run_out_p50 nulls last, account, due_at, alert_key, channel
+    """
+    values = {"since": now() - RETRY_FOR, "accounts": list(accounts), "urgency": list(URGENCY)}
+    return _alerts(con, still_wanted, values)
+
+
+def _alerts(con: "Connection", where: str, values: Any = None) -> list[tuple[str, Alert]]:
+    columns = ", ".join(["channel", "alert_key as key", *COLUMNS])
+    rows = con.execute(f"select {columns} from ops.alerts_sent a where {where}", values).fetchall()
+    return [(channel, Alert(*row)) for channel, *row in rows]
 
 
 def record(con: "Connection", due: Sequence[Alert], channels: Sequence[str]) -> None:
     """Write down, before anything is sent, what is due on each of `channels` (fingerprints, or LOG)."""
     for alert in due:
-        row = asdict(alert) | {"alert_key": alert.key, "due_at": now()}
-        for name in ("key", "is_superseded"):
-            del row[name]
+        row = {name: getattr(alert, name) for name in COLUMNS} | {"alert_key": alert.key, "due_at": now()}
         for channel in [SUPERSEDED] if alert.is_superseded else channels:
             row |= {"channel": channel, "sent_at": now() if channel in (LOG, SUPERSEDED) else None}
             names, marks = ", ".join(row), ", ".join(f"${name}" for name in row)
@@ -122,14 +99,12 @@ def clear(con: "Connection", keys: Collection[str]) -> None:
     )
 
 
-def mark_delivered(con: "Connection", taken: Sequence[Pending]) -> None:
-    for message in taken:
+def mark_delivered(con: "Connection", taken: Sequence[tuple[str, Alert]]) -> None:
+    """These channels (by fingerprint) have accepted these alerts."""
+    for channel, alert in taken:
         con.execute(
-            """
-            update ops.alerts_sent set sent_at = ?
-            where alert_key = ? and channel = ? and sent_at is null and cleared_at is null
-            """,
-            [now(), message.key, message.channel],
+            "update ops.alerts_sent set sent_at = ? where channel = ? and alert_key = ? and sent_at is null",
+            [now(), channel, alert.key],
         )
 
 

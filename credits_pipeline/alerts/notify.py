@@ -12,7 +12,7 @@ from credits_pipeline import files
 from credits_pipeline.alerts import channels, memory, messages
 from credits_pipeline.alerts.channels import Channel, Outcome
 from credits_pipeline.alerts.due import Changes
-from credits_pipeline.alerts.memory import Alert, Pending
+from credits_pipeline.alerts.memory import Alert
 from credits_pipeline.config import Settings
 from credits_pipeline.errors import CreditsError
 from credits_pipeline.warehouse import Warehouse
@@ -75,7 +75,7 @@ def notify(
         for alert in new:
             log.warning(f"{alert.title}\n{alert.body}")
         outcomes = _deliver(pending, targets, log)
-        taken = [m for m in pending if m.channel in outcomes and outcomes[m.channel].delivered]
+        taken = [(at, alert) for at, alert in pending if at in outcomes and outcomes[at].delivered]
         if taken:
             with warehouse.writing("recording which alerts were delivered") as con:
                 memory.mark_delivered(con, taken)
@@ -88,7 +88,7 @@ def send_without_memory(settings: Settings, alert: Alert, *, log: logging.Logger
     alert = _marked(alert, settings)
     log.warning(f"{alert.title}\n{alert.body}")
     targets = {channel.name: channel for channel in channels.channels(settings.alert_urls)}
-    _deliver([Pending(alert.key, name, alert.title, alert.body) for name in targets], targets, log)
+    _deliver([(name, alert) for name in targets], targets, log)
 
 
 def send_test(settings: Settings) -> list[Outcome]:
@@ -104,11 +104,13 @@ def _marked(alert: Alert, settings: Settings) -> Alert:
     return replace(alert, title=title, body=body)
 
 
-def _deliver(pending: Sequence[Pending], targets: dict[str, Channel], log: logging.Logger) -> dict[str, Outcome]:
+def _deliver(
+    pending: Sequence[tuple[str, Alert]], targets: dict[str, Channel], log: logging.Logger
+) -> dict[str, Outcome]:
     """One message per channel with everything pending for it; the outcomes, by channel."""
     outgoing = {}
     for key, channel in targets.items():
-        if parts := [(m.title, m.body) for m in pending if m.channel == key]:
+        if parts := [(alert.title, alert.body) for at, alert in pending if at == key]:
             outgoing[key] = (channel, *messages.together(parts))
     outcomes = dict(zip(outgoing, channels.send(list(outgoing.values())), strict=True))
     for outcome in outcomes.values():

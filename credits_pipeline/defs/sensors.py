@@ -14,10 +14,10 @@ import dagster as dg
 
 from credits_pipeline import clock, config
 from credits_pipeline.alerts.due import Changes, by_age
-from credits_pipeline.alerts.memory import RUN_FAILED, Alert
+from credits_pipeline.alerts.memory import Alert
 from credits_pipeline.alerts.messages import message
 from credits_pipeline.alerts.notify import AlertsBusy, notify, send_without_memory
-from credits_pipeline.launch import end_dead_runs, reason
+from credits_pipeline.launch.runs import end_dead_runs, reason
 from credits_pipeline.warehouse import Warehouse, WarehouseError
 
 if TYPE_CHECKING:
@@ -25,16 +25,12 @@ if TYPE_CHECKING:
 
 LOCK_WAIT_S: Final = 20
 """A sensor's tick may take 60 s, sending included: if the warehouse is held longer, the next tick tries again."""
-
 REMIND_AFTER: Final = timedelta(hours=24)
 """A job that keeps failing for the same reason is reported again after this, not at every run."""
-
 STALE_EVERY_S: Final = 600
 """Short against the day and a half after which data are stale; also how soon a channel that failed is tried again."""
-
 DEAD_EVERY_S: Final = 60
 """How long other runs wait for one whose process is gone."""
-
 MOST_REASONS: Final = 5
 """Failed steps and checks named in one message: the first is usually the cause, the others its consequences."""
 
@@ -57,7 +53,7 @@ def run_failure(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
     alert = failure_alert(context)
 
     def detect(_: "Connection", active: Sequence[Alert], settings: config.Settings) -> Changes:
-        resolved = (a.key for a in active if a.kind == RUN_FAILED and is_resolved(instance, a))
+        resolved = (a.key for a in active if a.kind == "run_failed" and is_resolved(instance, a))
         return Changes((alert,), frozenset(resolved))
 
     try:
@@ -92,11 +88,8 @@ def stale_data(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     except (WarehouseError, OSError, AlertsBusy) as error:
         return dg.SkipReason(f"could not look: {error}")
     context.update_cursor(json.dumps(watched))
-    return dg.SkipReason(
-        f"no new reading for {hours}: {', '.join(old)}"
-        if old
-        else f"every account with a key was read within the last {hours}"
-    )
+    late = f"no new reading for {hours}: {', '.join(old)}"
+    return dg.SkipReason(late if old else f"every account with a key was read within the last {hours}")
 
 
 @dg.sensor(
@@ -108,7 +101,8 @@ def stale_data(context: dg.SensorEvaluationContext) -> dg.SkipReason:
 )
 def dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     ended = end_dead_runs(context.instance)
-    return dg.SkipReason(f"marked as failed: {', '.join(ended)}" if ended else "every run in progress has its process")
+    said = f"marked as failed: {', '.join(ended)}" if ended else "every run in progress has its process"
+    return dg.SkipReason(said)
 
 
 SENSORS = [run_failure, stale_data, dead_runs]
@@ -134,9 +128,9 @@ def failure_alert(context: dg.RunFailureSensorContext) -> Alert:
     record = context.instance.get_run_record_by_id(run.run_id)
     at = datetime.fromtimestamp(record.end_time, UTC) if record and record.end_time else clock.now()
     # The same for the same reasons, whatever days, counts and run ids they name.
-    gist = hashlib.sha256(re.sub(r"[0-9a-f-]*[0-9][0-9a-f-]*", "#", "\n".join(reasons)).encode()).hexdigest()[:12]
-    title, body = message("run_failed", what_ran(run), run.run_id, at, reasons)
-    return Alert(f"{RUN_FAILED}/{run.job_name}/{gist}", RUN_FAILED, title, body)
+    gist = re.sub(r"[0-9a-f-]*[0-9][0-9a-f-]*", "#", "\n".join(reasons))
+    key = f"run_failed/{run.job_name}/{hashlib.sha256(gist.encode()).hexdigest()[:12]}"
+    return Alert(key, "run_failed", *message("run_failed", what_ran(run), run.run_id, at, reasons))
 
 
 def what_ran(run: dg.DagsterRun) -> str:
@@ -149,17 +143,16 @@ def what_ran(run: dg.DagsterRun) -> str:
 def failed_checks(instance: dg.DagsterInstance, run_id: str, told: Sequence[str]) -> list[str]:
     """The checks of a run that failed as errors, each with its failing rows and what `told` does not say yet."""
     found = []
-    for record in instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records:
-        check = record.event_log_entry.asset_check_evaluation
-        if check is None or check.passed or check.severity != dg.AssetCheckSeverity.ERROR:
-            continue
-        rows, plain = check.metadata.get("failing_rows"), check.metadata.get("reason")
-        why = first_line(str(plain.value) if plain else check.description or "")  # the description is Markdown
-        is_news = bool(why) and not any(why in reason for reason in told)
-        if is_news or rows:
+    events = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records
+    for check in (event.event_log_entry.asset_check_evaluation for event in events):
+        if check and not check.passed and check.severity == dg.AssetCheckSeverity.ERROR:
+            rows, plain = check.metadata.get("failing_rows"), check.metadata.get("reason")
+            why = first_line(str(plain.value) if plain else check.description or "")  # that one is Markdown
+            is_news = bool(why) and not any(why in reason for reason in told)
             counted, because = f" ({rows.value} rows)" if rows else "", f": {why}" if is_news else ""
-            name = f"check {check.check_name} of {check.asset_key.to_user_string()}"
-            found.append(f"{name} failed{counted}{because}")
+            if counted or because:
+                name = f"check {check.check_name} of {check.asset_key.to_user_string()}"
+                found.append(f"{name} failed{counted}{because}")
     return found
 
 
