@@ -16,9 +16,10 @@ from credits_pipeline import clock, config
 from credits_pipeline.alerts.due import Changes, by_age
 from credits_pipeline.alerts.memory import Alert
 from credits_pipeline.alerts.messages import message
-from credits_pipeline.alerts.notify import AlertsBusy, notify, send_without_memory
+from credits_pipeline.alerts.notify import notify, send_without_memory
+from credits_pipeline.errors import CreditsError
 from credits_pipeline.launch.runs import end_dead_runs, reason
-from credits_pipeline.warehouse import Warehouse, WarehouseError
+from credits_pipeline.warehouse import Warehouse
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
@@ -58,7 +59,7 @@ def run_failure(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
 
     try:
         notify(settings, warehouse(settings), detect, run_id=failed.run_id, log=context.log)
-    except (WarehouseError, OSError, AlertsBusy) as error:
+    except (CreditsError, OSError) as error:
         # A full disk or a damaged warehouse may be why the run failed: this alert then matters most.
         context.log.warning(f"this alert is not remembered: {error}")
         send_without_memory(settings, alert, log=context.log)
@@ -85,7 +86,7 @@ def stale_data(context: dg.SensorEvaluationContext) -> dg.SkipReason:
 
     try:
         notify(settings, warehouse(settings), detect, log=context.log)
-    except (WarehouseError, OSError, AlertsBusy) as error:
+    except (CreditsError, OSError) as error:
         return dg.SkipReason(f"could not look: {error}")
     context.update_cursor(json.dumps(watched))
     late = f"no new reading for {hours}: {', '.join(old)}"

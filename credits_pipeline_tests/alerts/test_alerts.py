@@ -233,11 +233,16 @@ def test_many_alerts_make_one_message_that_can_be_read() -> None:
 def test_two_passes_at_once_send_an_alert_once(world: World, receiver: Receiver) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
+    def due_in_a_pass(_: int) -> int:
+        try:
+            return len(world.send().due)
+        except alerts.AlertsBusy:  # waiting takes no time under a frozen clock
+            return 0
+
     world.channels(receiver.url("/a"))
     world.runway(2)
     with ThreadPoolExecutor(3) as pool:
-        passes = list(pool.map(lambda _: world.send(), range(3)))
-    assert sum(len(sent.due) for sent in passes) == 1
+        assert sum(pool.map(due_in_a_pass, range(3))) == 1
     assert len(receiver.messages) == 1
 
 
