@@ -18,7 +18,7 @@ from credits_pipeline.alerts.memory import Alert
 from credits_pipeline.alerts.messages import message
 from credits_pipeline.alerts.notify import notify, send_without_memory
 from credits_pipeline.errors import CreditsError
-from credits_pipeline.launch.runs import end_dead_runs, reason
+from credits_pipeline.launch import end_dead_runs, reason
 from credits_pipeline.warehouse import Warehouse
 
 if TYPE_CHECKING:

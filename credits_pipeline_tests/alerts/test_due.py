@@ -235,7 +235,10 @@ def test_days_that_are_not_known_are_said_beside_the_sums(world: World) -> None:
     world.insert("spend_summary", {"account": "default", "unknown_days_7d": 1, "unknown_days_30d": 12})
     world.runway(2)
     (alert,) = world.send().due
-    assert "last 7 days $45.10 (1 day unknown), in the last 30 $180.00 (12 days unknown)." in alert.body
+    assert (
+        "last 7 days $45.10 (1 of these 7 days is unknown), in the last 30 $180.00 (12 of these 30 days are unknown)."
+        in alert.body
+    )
 
 
 # -- credits that are bought automatically -----------------------------------------------------------------------

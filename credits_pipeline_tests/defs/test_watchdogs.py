@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,8 +16,9 @@ import pytest
 from dagster._core.remote_origin import ManagedGrpcPythonEnvCodeLocationOrigin
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
-from credits_pipeline import clock, launch
+from credits_pipeline import clock
 from credits_pipeline.defs import sensors
+from credits_pipeline.launch.instance import PROCESS_TAG, sign_of_life
 from credits_pipeline.warehouse import Reading, Warehouse
 from credits_pipeline_tests.receiver import Receiver
 
@@ -403,31 +403,37 @@ def test_failed_runs_of_another_project_in_the_same_history_are_none_of_our_aler
 # -- runs whose process died -------------------------------------------------------------------------------------
 
 
-def test_a_run_whose_process_died_is_ended_and_one_that_lives_or_is_elsewhere_is_not(
+KILLED = """
+import os, pathlib, sys
+from credits_pipeline.launch.instance import sign_of_life
+
+print(sign_of_life(pathlib.Path(sys.argv[1]), os.getpid()), flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_run_whose_process_died_is_ended_and_one_that_lives_or_is_not_ours_is_not(
     instance: dg.DagsterInstance,
 ) -> None:
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    here = socket.gethostname()
+    home = Path(instance.root_directory)
+    killed = subprocess.run([sys.executable, "-c", KILLED, home], capture_output=True, text=True, check=False)
     signed = {
-        "dead": f"{here}/{gone.pid}",
-        "alive": f"{here}/{os.getpid()}",
-        "elsewhere": f"another-{here}/{gone.pid}",
+        "dead": {PROCESS_TAG: killed.stdout.strip()},
+        "alive": {PROCESS_TAG: sign_of_life(home, os.getpid())},
+        "another project's": {},
     }
     runs = {
-        name: instance.create_run_for_job(JOBS.resolve_job_def("daily"), tags={launch.PROCESS_TAG: process})
-        for name, process in signed.items()
+        name: instance.create_run_for_job(JOBS.resolve_job_def("daily"), tags=tags) for name, tags in signed.items()
     }
     for run in runs.values():
-        instance.report_dagster_event(
-            dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, job_name="daily"), run.run_id
-        )
+        started = dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, job_name="daily")
+        instance.report_dagster_event(started, run.run_id)
     with dg.build_sensor_context(instance) as context:
         said = sensors.dead_runs(context)
-    assert runs["dead"].run_id in said.skip_message
+    assert said.skip_message == f"marked as failed: {runs['dead'].run_id}"
     states = {name: instance.get_run_by_id(run.run_id).status for name, run in runs.items()}
     assert states == {
         "dead": dg.DagsterRunStatus.FAILURE,
         "alive": dg.DagsterRunStatus.STARTED,
-        "elsewhere": dg.DagsterRunStatus.STARTED,
+        "another project's": dg.DagsterRunStatus.STARTED,
     }
