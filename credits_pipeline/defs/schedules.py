@@ -139,7 +139,7 @@ rebuild_after_manual_changes = dg.AutomationConditionSensorDefinition(
     "rebuild_after_manual_changes",
     target=EVERYTHING - RAW,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    minimum_interval_seconds=30,
+    minimum_interval_seconds=60,  # a look at all assets takes half a second of CPU
     # A rebuild that fails (the file is held) may succeed soon; a few tries, and then it is for people.
     run_tags={"dagster/max_retries": "2"},
     description="When people materialize raw assets by hand (for example a UI backfill, of however many runs), one "
