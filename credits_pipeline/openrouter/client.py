@@ -156,7 +156,7 @@ class Client:
                 continue
             requests_made += answer.attempts
             if not answer.data.metadata.truncated:
-                rows += answer.data.within(begin, end)
+                rows += answer.data.by_day_and_model()
                 recency.append(answer.data.as_of(answer.asked_at))
                 on_progress(begin, end)
             elif begin < end:
@@ -215,11 +215,12 @@ class Client:
             # The status alone decides a refusal: the key is not sent again just to read the error's text.
             if response is None or response.status_code == 200:
                 return unreachable(self._host, error)
-        return self._judged(kind, response, content, account.variable, asked_at)
+        return self._judged(kind, question, response, content, account.variable, asked_at)
 
     def _judged(
         self,
         kind: type[R],
+        question: object,
         response: "httpx.Response",
         content: bytes | None,
         variable: str,
@@ -247,7 +248,7 @@ class Client:
                 " so nothing was stored: set the clock, then run again"
             )
         try:
-            return Answer(kind.model_validate(document["data"]), asked_at, now, content)
+            return Answer(kind.model_validate(document["data"], context=question), asked_at, now, content)
         except ValidationError as wrong:
             first = wrong.errors()[0]
             where = "".join(f"{part}: " for part in first["loc"])

@@ -16,12 +16,13 @@ from typing import Annotated, Any, ClassVar, NoReturn
 
 from pydantic import (
     AfterValidator,
-    AliasChoices,
     BaseModel,
     ConfigDict,
     Field,
     PlainValidator,
     StrictBool,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
@@ -114,9 +115,7 @@ class KeyInfo(Reply):
 class UsageRow(Reply):
     """What one model was billed for on one UTC day. Money in USD; a correction is negative."""
 
-    usage_date: Annotated[date, PlainValidator(lambda value: _utc_day(str(value)))] = Field(
-        validation_alias=AliasChoices("date__day", "created_at__day")
-    )
+    usage_date: date
     # Money without a model is money all the same: it keeps its row, under a name that says so.
     model: Annotated[str, AfterValidator(_name)] = "unknown"
     credits_usd: Billed = Field(validation_alias="credits_usage")
@@ -126,11 +125,6 @@ class UsageRow(Reply):
     completion_tokens: Count = Field(default=0, validation_alias="tokens_completion")
     reasoning_tokens: Count = Field(default=0, validation_alias="reasoning_tokens")
     cached_tokens: Count = Field(default=0, validation_alias="cached_tokens")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_says_not_used(cls, row: Any) -> Any:
-        return {k: v for k, v in row.items() if v is not None} if isinstance(row, dict) else row
 
 
 FIGURES = tuple(UsageRow.model_fields)[2:]
@@ -149,6 +143,19 @@ class UsageReply(Reply):
     metadata: _Metadata
     cached_at: object = Field(default=None, validation_alias="cachedAt")
 
+    @field_validator("rows", mode="before")
+    @classmethod
+    def _asked_for(cls, rows: Any, info: ValidationInfo) -> list[dict[str, Any]]:
+        """The rows within the range of the question, without nulls, which say "not used"."""
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise ValueError("not a list of rows")
+        span, kept = (info.context or {})["time_range"], []
+        for row in rows:
+            day = _utc_day(str(row.get("date__day") or row.get("created_at__day")))
+            if span["start"][:10] <= day.isoformat() < span["end"][:10]:
+                kept.append({**{n: v for n, v in row.items() if v is not None}, "usage_date": day})
+        return kept
+
     @model_validator(mode="after")
     def _days_are_believable(self) -> "UsageReply":
         for name in FIGURES:
@@ -160,15 +167,14 @@ class UsageReply(Reply):
                 raise ValueError(f"{name} of a day are more than {most:,} in all")
         return self
 
-    def within(self, first: date, last: date) -> list[UsageRow]:
-        """The rows of these days. Rows of the same day and model are summed."""
+    def by_day_and_model(self) -> list[UsageRow]:
+        """The rows, those of the same day and model summed."""
         found: dict[tuple[date, str], UsageRow] = {}
         for row in self.rows:
             key = row.usage_date, row.model
             if other := found.get(key):
                 row = row.model_copy(update={name: getattr(row, name) + getattr(other, name) for name in FIGURES})
-            if first <= row.usage_date <= last:
-                found[key] = row
+            found[key] = row
         return list(found.values())
 
     def as_of(self, asked_at: datetime) -> datetime:

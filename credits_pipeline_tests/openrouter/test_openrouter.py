@@ -15,7 +15,6 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
-import dagster as dg
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -382,7 +381,7 @@ VARIATIONS = [
     Fault.iso_days(),
     Fault.days_with_time(),
     Fault.created_at_day(),
-    Fault.more_rows(usage_row(date__day=str(TODAY)), usage_row(date__day="2020-01-01")),
+    Fault.more_rows(usage_row(date__day=str(TODAY)), {"date__day": "2020-01-01T00:00:00.000Z"}),
     Fault.truncate(50),
     Fault.truncate(9),
     Fault.status(408),
@@ -730,21 +729,6 @@ def test_a_server_that_drips_or_is_silent_is_cut_off(monkeypatch, script, limits
         assert clock.monotonic() - begun < 2
 
 
-def test_a_server_that_accepts_no_connection_is_given_up(monkeypatch):
-    with contextlib.ExitStack() as stack:
-        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        for _ in range(4):  # fill its queue: the next handshake stays unanswered
-            waiting = stack.enter_context(socket.socket())
-            waiting.setblocking(False)
-            waiting.connect_ex(full.getsockname())
-        monkeypatch.setenv("OPENROUTER_BASE_URL", f"http://127.0.0.1:{full.getsockname()[1]}")
-        monkeypatch.setenv("OPENROUTER_ALLOW_CUSTOM_HOST", "1")
-        resource = OpenRouter(max_attempts=1, connect_timeout_s=0.2)
-        error = failure(lambda: resource.get_credits(account=ACCOUNT))
-        assert type(error) is OpenRouterError
-        assert "ConnectTimeout" in str(error)
-
-
 def test_a_host_that_does_not_answer_or_exist_is_one_sentence_and_asked_again(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
@@ -830,21 +814,13 @@ def test_the_key_is_sent_in_one_header_and_nowhere_else(monkeypatch):
     assert b"\r\nAccept-Encoding: identity\r\n" in request
 
 
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_a_redirect_is_not_followed(monkeypatch, status):
+@pytest.mark.parametrize("location", ["javascript:alert(1)", "https://xn--/", "http://[", "the other server"])
+def test_a_redirect_is_neither_followed_nor_looked_at(api, openrouter, location):
     with RawServer(lambda connection: connection.sendall(GOOD)) as evil:
-        header = f"Location: http://127.0.0.1:{evil.port}/api/v1/credits"
-        reply = response(b"{}", header, status=f"{status} Elsewhere")
-        with serving(monkeypatch, send(reply)) as (_, resource):
-            error = failure(lambda: resource.get_credits(account=ACCOUNT))
-    assert f"({status})" in str(error)
+        elsewhere = location.replace("the other server", f"http://127.0.0.1:{evil.port}/api/v1/credits")
+        api.misbehave(Fault.redirect(elsewhere), times=None)
+        assert "redirects are not followed" in str(failure(lambda: openrouter.get_credits(account=ACCOUNT)))
     assert evil.received == []
-
-
-@pytest.mark.parametrize("location", ["javascript:alert(1)", "https://xn--/", "http://[", "//"])
-def test_where_a_redirect_leads_is_not_even_looked_at(api, openrouter, location):
-    api.misbehave(Fault.redirect(location), times=None)
-    assert "redirects are not followed" in str(failure(lambda: openrouter.get_credits(account=ACCOUNT)))
 
 
 def test_proxy_variables_are_ignored(monkeypatch, tmp_path):
@@ -907,22 +883,6 @@ def test_a_short_made_up_key_garbles_no_message(api, openrouter):
     api.misbehave(Fault.status(503, message="a rather ordinary message"), times=None)
     said = str(failure(lambda: openrouter.get_credits(account=Account("default", "a", "OPENROUTER_API_KEY"))))
     assert "a rather ordinary message" in said
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"HTTP/1.1 200 OK\r\n" + KEY.encode() + b"\r\n\r\n",
-        KEY.encode() + b"\r\n\r\n",
-        response(KEY.encode()),
-        response(f'{{"data":{{"total_credits":"{KEY}","total_usage":1}}}}'.encode()),
-    ],
-)
-def test_a_key_in_broken_http_or_json_is_in_no_error(monkeypatch, caplog, data):
-    caplog.set_level(logging.DEBUG)
-    with serving(monkeypatch, send(data)) as (_, resource):
-        failure(lambda: resource.get_credits(account=ACCOUNT))
-    assert KEY not in caplog.text
 
 
 # --- TLS ---
@@ -1075,19 +1035,6 @@ def test_any_reply_to_a_usage_query_is_rows_that_fit_the_table_or_an_openrouter_
         assert all(0 <= getattr(row, name) <= 10**15 for name in ("requests", "prompt_tokens", "cached_tokens"))
 
 
-@settings(deadline=None, max_examples=60)
-@given(
-    st.binary(max_size=80),
-    st.sampled_from([b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9"]),
-)
-def test_any_bytes_from_the_socket_are_an_openrouter_error(data, start):
-    with (
-        pytest.MonkeyPatch.context() as monkeypatch,
-        serving(monkeypatch, send(start + data), read_timeout_s=2.0) as (_, resource),
-    ):
-        failure(lambda: resource.get_credits(account=ACCOUNT))
-
-
 @pytest.fixture(scope="module")
 def answering() -> Iterator[Callable[[bytes], OpenRouter]]:
     """A resource whose next reply is the given bytes: one server for all examples."""
@@ -1110,22 +1057,6 @@ def answering() -> Iterator[Callable[[bytes], OpenRouter]]:
 def test_the_run_configuration_holds_time_limits_and_no_secret():
     fields = OpenRouter.to_config_schema().as_field().config_type.fields
     assert set(fields) == {"connect_timeout_s", "read_timeout_s", "total_timeout_s", "max_attempts"}
-
-
-def test_an_asset_reads_through_the_resource_with_the_limits_of_the_run(api, instance):
-    used: list[float] = []
-
-    @dg.asset
-    def reading(openrouter: OpenRouter) -> None:
-        openrouter.get_credits(account=ACCOUNT)
-        used.append(openrouter.total_timeout_s)
-
-    for limit in (60, 5):
-        config_of_run = {"resources": {"openrouter": {"config": {"total_timeout_s": limit}}}}
-        assert dg.materialize(
-            [reading], resources={"openrouter": OpenRouter()}, instance=instance, run_config=config_of_run
-        ).success
-    assert used == [60, 5]
 
 
 def test_a_wrong_setting_stops_a_request_with_its_own_sentence(api, openrouter, monkeypatch):
