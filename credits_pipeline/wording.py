@@ -194,9 +194,17 @@ def _answer(runway: Row) -> Answer:
         return Answer("No run-out date yet: too little history.", why, "open", "too little history")
     found, known = replace(dated(runway), explanation=why), runway["history_days"]
     if not runway["is_early"]:
-        return found
+        return replace(found, detail=found.detail + own_record(runway))
     caution = f" This is an early estimate from {known} complete days: the date may still move a lot."
     return replace(found, detail=found.detail + caution, span=", ".join(filter(None, (found.span, "early"))))
+
+
+def own_record(runway: Row) -> str:
+    """What "80 % sure" was worth on this account so far, where that was less; else nothing."""
+    record = runway.get("calibration_80")
+    if record is None or round(record, 2) >= 0.8:
+        return ""
+    return f" So far, such intervals have been right {percent(record)} of the time on this account."
 
 
 def dated(runway: Row) -> Answer:

@@ -162,6 +162,13 @@ def test_unknown_days_are_counted_and_known_ones_are_not_mentioned() -> None:
     assert wording.of_days(1, 1) == "unknown"
 
 
+def test_80_percent_sure_is_not_said_alone_where_the_accounts_own_record_is_worse() -> None:
+    worse = wording.answer(runway(EARLY, MIDDLE, LATE, calibration_80=0.62)).detail
+    assert worse.endswith(f"So far, such intervals have been right 62{NBSP}% of the time on this account.")
+    for record in (None, 0.8, 0.91):
+        assert "so far" not in wording.answer(runway(EARLY, MIDDLE, LATE, calibration_80=record)).detail.lower()
+
+
 def test_an_answer_from_an_old_reading_says_so_first_and_is_never_calm() -> None:
     row = runway(EARLY, MIDDLE, LATE)
     fresh = wording.answer(row, seen_at=AS_OF.replace(tzinfo=UTC) + timedelta(hours=36))
