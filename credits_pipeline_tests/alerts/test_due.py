@@ -45,55 +45,30 @@ def test_a_threshold_alerts_once_per_crossing_and_again_when_the_date_has_moved_
     assert said == expected
 
 
-def test_nothing_is_said_every_hour_while_credits_stay_low(world: World, now: clock.FrozenClock) -> None:
-    said = []
-    for hour in range(12):
-        world.runway(2 + hour % 2)
-        said += world.due()
-        now.advance(timedelta(hours=1))
-    assert said == ["run_out/default/3"]
-
-
 @pytest.mark.parametrize(
-    ("left_after", "then", "expected"),
+    ("hours", "left_after", "then", "expected"),
     [
-        pytest.param(3, 2, ["run_out/default/3"], id="just beyond the threshold is enough"),
-        pytest.param(2, 2, [], id="too small to move the date beyond it: nothing new to say"),
-        pytest.param(9, 2, ["run_out/default/3"], id="far beyond"),
+        pytest.param(6, 3, 2, [[], ["run_out/default/3"]], id="just beyond the threshold is enough"),
+        pytest.param(6, 9, 2, [[], ["run_out/default/3"]], id="far beyond"),
+        pytest.param(6, 2, 2, [[], []], id="too small to move the date beyond it: nothing new to say"),
+        pytest.param(480, 2, 2, [["run_out/default/3"], []], id="used up already between two readings"),
     ],
 )
 def test_a_top_up_arms_a_threshold_again(
-    world: World, now: clock.FrozenClock, left_after: int, then: int, expected: list[str]
+    world: World, now: clock.FrozenClock, hours: int, left_after: int, then: int, expected: list[list[str]]
 ) -> None:
+    world.top_up()  # before the alert: this one arms nothing
     world.runway(2)
     assert world.due() == ["run_out/default/3"]
-    now.advance(timedelta(hours=6))
-    world.top_up()
-    world.runway(left_after)
     assert world.due() == []
-    now.advance(timedelta(hours=6))
-    world.runway(then)
-    assert world.due() == expected
-
-
-def test_a_top_up_that_was_used_up_between_two_readings_arms_it_as_well(world: World, now: clock.FrozenClock) -> None:
-    world.runway(2)
-    assert world.due() == ["run_out/default/3"]
-    now.advance(timedelta(days=20))
+    now.advance(timedelta(hours=hours))
     world.top_up()
-    world.runway(2)
-    assert world.due() == ["run_out/default/3"]
-
-
-def test_a_top_up_before_the_alert_arms_nothing(world: World, now: clock.FrozenClock) -> None:
-    world.top_up()
-    world.runway(2)
-    assert world.due() == ["run_out/default/3"]
-    now.advance(timedelta(days=1))
-    world.runway(3)
-    assert world.due() == []
-    world.runway(2)
-    assert world.due() == []
+    said = []
+    for left in (left_after, then):
+        world.runway(left)
+        said.append(world.due())
+        now.advance(timedelta(hours=6))
+    assert said == expected
 
 
 def test_used_up_credits_are_an_alert_of_their_own_once_until_there_are_credits_again(
@@ -152,18 +127,15 @@ def test_no_figure_of_one_account_stops_the_alerts_of_another(world: World) -> N
             assert "run_out/default/3" in {alert.key for alert in found.due}
 
 
-def test_two_accounts_that_run_out_are_told_in_one_message_the_nearest_first(world: World, receiver: Receiver) -> None:
+def test_accounts_with_a_key_are_told_of_in_one_message_the_nearest_run_out_first(
+    world: World, receiver: Receiver
+) -> None:
     world.channels(receiver.url("/a"))
     world.runway(6)
     world.runway(1, "acme")
     world.runway(0, "gone", status="exhausted")  # its key was taken away
     world.send()
     assert receiver.titles == ["acme: credits run out around 18 Jun 2026, 2 days left (and 1 more alert)"]
-
-
-def test_an_account_without_a_key_is_no_news(world: World) -> None:
-    world.runway(2, "imported_long_ago")
-    assert world.due() == []
 
 
 def test_other_thresholds_are_taken_from_the_settings_and_a_new_one_repeats_nothing(world: World) -> None:
@@ -244,7 +216,7 @@ def test_days_that_are_not_known_are_said_beside_the_sums(world: World) -> None:
 # -- credits that are bought automatically -----------------------------------------------------------------------
 
 
-def nights(world: World, now: clock.FrozenClock, balances: list[int], amounts: list[int] = [50]) -> list[str]:  # noqa: B006
+def nights(world: World, now: clock.FrozenClock, balances: list[int]) -> list[str]:
     """$10 a day, one reading a night; a balance that rises was bought: what is told, by night."""
     told, used, bought = [], 1000, 1000 + balances[0]
     for balance in balances:
@@ -271,6 +243,7 @@ def test_automatic_top_ups_are_told_once_and_their_every_cycle_is_no_alert(
         "buy credits by itself. If so, nothing needs doing, and while this goes on no such alert is sent again unless "
         "the balance falls below $5.00. Used-up credits are always an alert."
     ) in message
+    assert "If you buy by hand: top up now at https://openrouter.ai/settings/credits, or spend less." in message
 
 
 def test_an_automatic_top_up_that_does_not_come_is_an_alert(world: World, now: clock.FrozenClock) -> None:

@@ -216,19 +216,12 @@ def test_a_failure_that_lasts_is_told_once_a_day(report: Report, told: Told) -> 
     assert len(told.titles) == 2
 
 
-def test_a_failure_is_told_also_when_the_warehouse_is_what_fails(
-    report: Report, receiver: Receiver, tmp_path: Path
+@pytest.mark.parametrize("in_the_way", ["data", "data/warehouse.duckdb"])
+def test_a_failure_is_told_also_when_the_data_directory_or_the_warehouse_is_what_fails(
+    report: Report, receiver: Receiver, tmp_path: Path, in_the_way: str
 ) -> None:
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "warehouse.duckdb").write_bytes(b"junk" * 10_000)
-    report("daily")
-    assert receiver.titles == ["The run of daily failed"]
-
-
-def test_a_failure_is_told_also_when_the_data_directory_cannot_be_made(
-    report: Report, receiver: Receiver, tmp_path: Path
-) -> None:
-    (tmp_path / "data").write_text("a file is in the way")
+    (tmp_path / in_the_way).parent.mkdir(exist_ok=True)
+    (tmp_path / in_the_way).write_bytes(b"junk" * 10_000)
     report("daily")
     assert receiver.titles == ["The run of daily failed"]
 
@@ -275,6 +268,8 @@ def test_data_older_than_36_hours_are_reported_once_until_there_is_a_new_reading
     now.advance(timedelta(hours=37))
     assert watch.tick() == "no new reading for 36 hours: default"
     assert told.titles == ["default: no new reading for 37 hours"] * 2
+    assert "latest reading of default is from 17 Jun 2026 00:05 UTC, 37 hours ago" in told.bodies[0]
+    assert "Check that the Dagster daemon is running, that the schedule daily_credits is on" in told.bodies[0]
 
 
 def test_a_weekend_without_readings_is_no_alarm_where_none_are_scheduled(
@@ -288,17 +283,6 @@ def test_a_weekend_without_readings_is_no_alarm_where_none_are_scheduled(
     now.advance(timedelta(hours=13))
     watch.tick()
     assert told.titles == ["default: no new reading for 84 hours"]
-
-
-def test_it_says_to_look_at_the_daemon_the_schedule_and_the_machine_when_nothing_is_read(
-    watch: Watch, told: Told, now: clock.FrozenClock
-) -> None:
-    watch.read()
-    now.advance(timedelta(hours=37))
-    watch.tick()
-    (said,) = told.bodies
-    assert "latest reading of default is from 17 Jun 2026 00:05 UTC, 37 hours ago" in said
-    assert "Check that the Dagster daemon is running, that the schedule daily_credits is on" in said
 
 
 def test_it_says_to_look_at_the_key_when_the_other_accounts_are_read(
@@ -350,14 +334,6 @@ def test_a_tick_without_any_account_tells_nothing(watch: Watch, told: Told, monk
 
 
 # -- both --------------------------------------------------------------------------------------------------------
-
-
-def test_every_sensor_runs_by_default() -> None:
-    assert {sensor.name: sensor.default_status for sensor in sensors.SENSORS} == {
-        "run_failure": dg.DefaultSensorStatus.RUNNING,
-        "stale_data": dg.DefaultSensorStatus.RUNNING,
-        "dead_runs": dg.DefaultSensorStatus.RUNNING,
-    }
 
 
 def test_a_run_from_the_command_line_that_fails_is_reported_by_the_daemon(
