@@ -243,7 +243,7 @@ def test_automatic_top_ups_are_told_once_and_their_every_cycle_is_no_alert(
         "buy credits by itself. If so, nothing needs doing, and while this goes on no such alert is sent again unless "
         "the balance falls below $5.00. Used-up credits are always an alert."
     ) in message
-    assert "If you buy by hand: top up now at https://openrouter.ai/settings/credits, or spend less." in message
+    assert "If you buy by hand: top up before 2 Jul 2026 at https://openrouter.ai" in message
 
 
 def test_an_automatic_top_up_that_does_not_come_is_an_alert(world: World, now: clock.FrozenClock) -> None:
