@@ -168,45 +168,54 @@ def nothing(_: World) -> None:
     """Nothing to do."""
 
 
+# In the suite that runs at every change; the rest is heavy.
+ALWAYS = {
+    *(("SIGKILL", at) for at in ("mid-transaction of the SQL", "before the copy gets its name", "mid-report")),
+    ("SIGTERM", "mid-transaction of the readings"),
+    ("disk full", "before the write"),
+    ("permission denied", "before the write"),
+    ("500 for an hour", ""),
+    ("clock back a day", ""),
+}
+
+
 @dataclass(frozen=True)
 class Row:
-    """One fault at one stage, and the words that its error must have."""
+    """One fault, at one stage where it is the fate of a run's own process, and the words that its error must have."""
 
     name: str
     stage: str = ""
-    fate: str = ""
     says: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     before: Callable[[World], None] = nothing
     after: Callable[[World], None] = nothing
     needs_disk: bool = False
-    killed: bool = False
-    may_pass: bool = False  # with what was written by then, and the old copy's room, a run can come to its end
-    always: bool = False  # in the suite that runs at every change; the rest is heavy
 
     def __str__(self) -> str:
         return f"{self.name}, {self.stage}" if self.stage else self.name
 
+    @property
+    def always(self) -> bool:
+        return (self.name, self.stage) in ALWAYS
 
-def answering(name: str, *faults: Misbehaviour, says: str, **options: Any) -> Row:
-    def misbehave(world: World) -> None:
-        for fault in faults:
-            world.api.misbehave(fault, times=None)
+    @property
+    def may_pass(self) -> bool:
+        """With what was written by then, and the old copy's room, a run can come to its end."""
+        return self.name == "disk full" and self.stage in {"before the copy gets its name", "mid-report"}
 
-    always = options.pop("always", False)
+
+def answering(name: str, fault: Misbehaviour, *, says: str) -> Row:
     return Row(
         name,
         says=says,
-        before=misbehave,
+        before=lambda world: world.api.misbehave(fault, times=None),
         after=lambda world: world.api.behave(),
-        options=options,
-        always=always,
     )
 
 
-def shifted(name: str, by: timedelta, *, always: bool = False) -> Row:
+def shifted(name: str, by: timedelta) -> Row:
     """A clock that is wrong on this machine, and right on the server."""
-    return Row(name, says="set the clock", options={"shift": by}, always=always)
+    return Row(name, says="set the clock", options={"shift": by})
 
 
 def held(world: World) -> None:
@@ -275,49 +284,20 @@ def history_again(world: World) -> None:
 
 
 def table() -> list[Row]:
-    rows = []
-    always = {
-        "SIGKILL": {"mid-transaction of the SQL", "before the copy gets its name", "mid-report"},
-        "SIGTERM": {"mid-transaction of the readings"},
-        "disk full": {"before the write"},
-        "permission denied": {"before the write"},
-    }
+    rows, full = [], "[Ff]ree some space|make room"
     for stage in STAGES:
         rows += [
-            Row("SIGKILL", stage, "SIGKILL", killed=True, always=stage in always["SIGKILL"]),
-            Row("SIGTERM", stage, "SIGTERM", says="stopped", always=stage in always["SIGTERM"]),
-            Row("Ctrl-C", stage, "Ctrl-C", says="stopped"),
-            Row("file size limit", stage, "file size limit", says="[Ff]ree some space|make room"),
-            Row(
-                "disk full",
-                stage,
-                "disk full",
-                says="[Ff]ree some space|make room",
-                after=room_again,
-                needs_disk=True,
-                may_pass=stage in {"before the copy gets its name", "mid-report"},
-                always=stage in always["disk full"],
-            ),
+            Row("SIGKILL", stage),
+            Row("SIGTERM", stage, says="stopped"),
+            Row("Ctrl-C", stage, says="stopped"),
+            Row("file size limit", stage, says=full),
+            Row("disk full", stage, says=full, after=room_again, needs_disk=True),
         ]
     for stage in ("before the request", "before the write", "between commit and publish"):
+        forbidden = "permission|writable|write there"
         rows += [
-            Row(
-                "read-only",
-                stage,
-                "read-only",
-                says="writable|write there",
-                after=writable_again,
-                needs_disk=True,
-            ),
-            Row(
-                "permission denied",
-                stage,
-                "permission denied",
-                says="permission|writable|write there",
-                after=history_again,
-                needs_disk=True,
-                always=stage in always["permission denied"],
-            ),
+            Row("read-only", stage, says="writable|write there", after=writable_again, needs_disk=True),
+            Row("permission denied", stage, says=forbidden, after=history_again, needs_disk=True),
         ]
     return [
         *rows,
@@ -325,7 +305,7 @@ def table() -> list[Row]:
         answering("connection reset", Misbehaviour.reset(), says="run again|again later"),
         answering("broken off mid-body", Misbehaviour.truncated_body(), says="again"),
         answering("429 storm", Misbehaviour.status(429, retry_after=120), says="fewer requests"),
-        answering("500 for an hour", Misbehaviour.status(500), says="run again later", always=True),
+        answering("500 for an hour", Misbehaviour.status(500), says="run again later"),
         Row(
             "DNS failure",
             says="nowhere.invalid",
@@ -335,19 +315,14 @@ def table() -> list[Row]:
         Row("warehouse truncated", says="make restore", before=truncated, after=restored),
         Row("warehouse overwritten with junk", says="make restore", before=overwritten, after=restored),
         *(
-            Row(
-                f"{name} in the warehouse's place",
-                says="move it away",
-                before=replaced_by(what),
-                after=put_back,
-            )
+            Row(f"{name} in the warehouse's place", says="move it away", before=replaced_by(what), after=put_back)
             for name, what in {
                 "pipe": os.mkfifo,
                 "folder": Path.mkdir,
                 "link to an absent disk": lambda place: place.symlink_to("/nowhere/warehouse.duckdb"),
             }.items()
         ),
-        shifted("clock back a day", timedelta(days=-1), always=True),
+        shifted("clock back a day", timedelta(days=-1)),
         shifted("clock forward a year", timedelta(days=365)),
     ]
 
@@ -359,7 +334,7 @@ def strike(world: World, row: Row) -> Ended:
     options = dict(row.options)
     shift = options.pop("shift", timedelta())
     if row.stage:
-        options |= {"stage": row.stage, "fate": row.fate}
+        options |= {"stage": row.stage, "fate": row.name}
     row.before(world)
     try:
         ended = world.run(now=world.now + shift, **options)
@@ -388,7 +363,7 @@ def strike(world: World, row: Row) -> Ended:
 
 def told(row: Row, ended: Ended) -> None:
     """A killed process says nothing; every other says in a sentence what to do, and shows no traceback."""
-    if row.killed:
+    if row.name == "SIGKILL":
         assert ended.returncode == -signal.SIGKILL, ended
         return
     assert "Traceback" not in ended.stderr, ended.stderr
