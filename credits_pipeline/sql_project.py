@@ -19,7 +19,7 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from credits_pipeline import clock
 from credits_pipeline.dbt_files import Config, GenericTest, SqlProjectError, Table, read_texts, read_yml
-from credits_pipeline.text import literal, quoted
+from credits_pipeline.text import cell, literal, quoted
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
@@ -314,7 +314,7 @@ def _run(con: "Connection", query: str, path: Path, template: str, sql: str) -> 
 def _sample(con: "Connection", sql: str) -> tuple[str, ...]:
     rows = con.execute(f"select * from ({sql}\n) limit {SAMPLE_ROWS}")
     names = [column[0] for column in rows.description or []]
-    shown = [", ".join(f"{n}={v}" for n, v in zip(names, row, strict=True)) for row in rows.fetchall()]
+    shown = [", ".join(f"{n}={cell(v) or v}" for n, v in zip(names, row, strict=True)) for row in rows.fetchall()]
     return tuple(text[:SAMPLE_CHARACTERS] for text in shown)
 
 

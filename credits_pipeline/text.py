@@ -33,7 +33,11 @@ LONGEST_CELL = 120
 
 
 def cell(value: Any) -> str:
-    """A value as people write it: a null is empty, and an amount is never in scientific notation ("0E-9")."""
+    """A value as people write it: a null is empty, and no number is in scientific notation ("0E-9", "3e-06")."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(cell, value))}]"
+    if isinstance(value, float):
+        value = Decimal(repr(value))
     return "" if value is None else f"{value:f}" if isinstance(value, Decimal) else str(value)
 
 

@@ -69,7 +69,7 @@ def pending(con: "Connection", accounts: Sequence[str]) -> list[tuple[str, Alert
             where nearer.account = a.account and a.kind = 'run_out' and nearer.cleared_at is null
                 and (nearer.kind = 'exhausted' or nearer.kind = 'run_out' and nearer.threshold_days < a.threshold_days)
         )
-        order by list_position($urgency, kind), run_out_p50 nulls last, account, due_at, alert_key, channel
+        order by list_position($urgency, kind), run_out_p50 nulls last, due_at, a.rowid
     """
     values = {"since": now() - RETRY_FOR, "accounts": list(accounts), "urgency": list(URGENCY)}
     return _alerts(con, still_wanted, values)

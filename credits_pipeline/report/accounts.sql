@@ -5,7 +5,7 @@ with readings as (
     select
         account,
         min(observed_at) as first_read_at,
-        max(total_credits) = 0 and max(total_usage) = 0 as is_unused
+        bool_and(total_credits = 0 and total_usage = 0) as is_unused
     from marts.credits_readings
     group by account
 )

@@ -9,7 +9,8 @@ with newest as (
         max(observed_at) as as_of,
         cast(max(observed_at) as date) as reading_date,
         arg_max(total_usage, observed_at) as total_usage,
-        arg_max(balance_usd, observed_at) as balance_usd
+        arg_max(balance_usd, observed_at) as balance_usd,
+        bool_and(total_credits = 0 and total_usage = 0) as is_unused
     from {{ ref('credits_readings') }}
     group by account
 ),
@@ -85,7 +86,7 @@ select
     imputed_days,
     days_with_spend,
     recent_days,
-    balance_usd = 0 and total_usage = 0 as is_unused,
+    is_unused,
     case
         when balance_usd <= 0 then 'exhausted'
         -- A day that is not known may have seen spend.
