@@ -96,25 +96,38 @@ LOCK_OPTIONS := --universal --python-version 3.11 --generate-hashes --no-emit-in
 clean: ## remove the virtual environment and the demo's data, never your own
 	rm -rf $(VENV) data/demo
 
+# A .venv whose Python was upgraded or removed under it, or that was never finished, answers nothing: it is made anew.
+BROKEN := $(if $(wildcard $(VENV)),$(shell $(PY) $(if $(wildcard $(VENV)/installed),-c "import pip",-m pip --version) >/dev/null 2>&1 || echo yes))
+ifneq ($(BROKEN),)
+.PHONY: anew
+anew:
+	@echo "$(VENV) is broken (its Python has changed, or set-up was cut short): making it anew …"
+	@rm -rf $(VENV)
+$(VENV)/bin/python: anew
+endif
+
 # Anything missing on the machine is named in one line, before anything is set up.
 $(VENV)/bin/python:
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is missing: install it (Debian: apt-get install python3 python3-venv; macOS: brew install python), or say where it is: make PYTHON=/path/to/python3 $(MAKECMDGOALS)"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$$($(PYTHON) --version) is too old: Python 3.11 or newer is needed; choose one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "Python's venv module is missing: install it (Debian: apt-get install python3-venv)"; exit 1; }
 	@echo "Setting up .venv (once; a minute or two) …"
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "Python could not make $(VENV): free some space, then run this again"; exit 1; }
 
-INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --no-input
-$(VENV)/installed: requirements.lock pyproject.toml | $(VENV)/bin/python
+# Packages that were left half unpacked look installed to pip: after a set-up that was cut short all are put there again.
+UNFINISHED := $(VENV)/unfinished
+INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check --no-input $(if $(wildcard $(UNFINISHED)),--force-reinstall)
+FAILED = { echo "the packages could not be installed: see above, then run this again"; exit 1; }
+$(VENV)/installed: requirements.lock pyproject.toml $(if $(BROKEN),anew) | $(VENV)/bin/python
 	@echo "Installing pinned packages, checking their hashes …"
-	@$(INSTALL) --require-hashes -r requirements.lock
-	@$(INSTALL) --no-build-isolation --no-deps -e .
-	@touch $@
+	@install="$(INSTALL)"; touch $(UNFINISHED); \
+	  $$install --require-hashes -r requirements.lock && $$install --no-build-isolation --no-deps -e . || $(FAILED)
+	@rm -f $(UNFINISHED) && touch $@
 
 $(VENV)/installed-dev: requirements-dev.lock $(VENV)/installed
 	@echo "Installing the test tools …"
-	@$(INSTALL) --require-hashes -r requirements-dev.lock
-	@touch $@
+	@install="$(INSTALL)"; touch $(UNFINISHED); $$install --require-hashes -r requirements-dev.lock || $(FAILED)
+	@rm -f $(UNFINISHED) && touch $@
 
 .PHONY: superset test-bi
 superset: $(VENV)/installed-dev ## start Apache Superset with a dashboard on the published copy [FILE=credits.duckdb]

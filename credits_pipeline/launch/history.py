@@ -77,13 +77,16 @@ class EventLog(SqliteEventLogStorage):
     def _engine(self, shard: str) -> sa.Engine:
         with self._held_lock:
             if shard not in self._held:
-                first = super().index_connection() if shard == "index" else super().run_connection(shard)
-                with first:  # makes the file and its tables
-                    pass
-                self._held[shard] = sa.create_engine(
-                    self.conn_string_for_shard(shard), connect_args={"timeout": BUSY_TIMEOUT_S}
-                )
-                sa.event.listen(self._held[shard], "connect", lose_nothing_but_the_last_events)
+                url, options = self.conn_string_for_shard(shard), {"timeout": BUSY_TIMEOUT_S}
+                engine = sa.create_engine(url, connect_args=options)
+                sa.event.listen(engine, "connect", lose_nothing_but_the_last_events)
+                with (
+                    engine.connect() as connection
+                ):  # if another program holds the file: Dagster would wait ten times
+                    connection.execute(sa.text("select count(*) from sqlite_master"))
+                with super().index_connection() if shard == "index" else super().run_connection(shard):
+                    pass  # makes the tables
+                self._held[shard] = engine
                 if len(self._held) > MOST_FILES_HELD:
                     self._held.popitem(last=False)[1].dispose()
             self._held.move_to_end(shard)

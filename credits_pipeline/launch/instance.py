@@ -53,6 +53,8 @@ def open_instance(settings: config.Settings) -> Iterator[dg.DagsterInstance]:
     with in_sentences():
         home = dagster_home(settings)
         with load_instance(home) as held:
+            # Deletes nothing, but waits for the right to write: if another program has it, that is said at once.
+            held.delete_dynamic_partition("credits_pipeline", "none")
             end_dead_runs(held)
             yield held
 
