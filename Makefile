@@ -9,7 +9,7 @@ RUN := $(PY) -m credits_pipeline
 PORT ?= 3000
 
 .PHONY: help demo demo-ui test test-slow test-duckdb test-browser test-all run dev answer backfill import backup restore \
-	alert-test chaos lint types check bench bench-forecast pictures lock clean
+	rename alert-test chaos lint types check bench bench-forecast pictures lock clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sort | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -42,6 +42,10 @@ backup: $(VENV)/installed ## save a consistent copy of the warehouse, and Parque
 restore: $(VENV)/installed ## replace the warehouse by a backup: make restore FROM=folder
 	@[ -n "$$FROM" ] || { echo "which backup? make restore FROM=data/backups/credits-…"; exit 1; }
 	@$(RUN) restore "$$FROM"
+
+rename: $(VENV)/installed ## give an account another name: make rename FROM=acme TO=acme_eu
+	@[ -n "$$FROM" ] && [ -n "$$TO" ] || { echo "which account? make rename FROM=acme TO=acme_eu"; exit 1; }
+	@$(RUN) rename "$$FROM" "$$TO"
 
 alert-test: $(VENV)/installed ## send a test alert to every channel of CREDITS_ALERT_URLS
 	@$(RUN) alert-test

@@ -82,6 +82,8 @@ command("import", logged, Argument(["file"]), account, tz)
 folder = Argument(["into"], required=False)
 command("backup", "Write a consistent copy of the warehouse, and Parquet of its tables, into a folder.", folder)
 command("restore", "Put a backup in the warehouse's place, and rebuild the rest from it.", Argument(["source"]))
+names = Argument(["old"], type=str), Argument(["new"], type=str)
+command("rename", "Give an account another name, with all that is known of it.", *names)
 
 
 if __name__ == "__main__":

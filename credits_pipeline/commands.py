@@ -123,6 +123,20 @@ def restore(source: Path) -> int:
     return code
 
 
+def rename(old: str, new: str) -> int:
+    """Another name for an account, whose rows it takes along; what was derived is built anew."""
+    settings = config.current().valid()
+    old, new = old.lower(), config.account_name(f"{config.KEY_VARIABLE}_{new}")
+    rows = Warehouse(settings.warehouse_path).rename_account(old, new)
+    tell(f"{rows} rows of {old} are now those of {new}.")
+    warn(
+        f"{a.variable} still holds a key: rename it too, or {old} begins anew"
+        for a in settings.accounts
+        if a.name == old
+    )
+    return rebuild(settings)
+
+
 def answer() -> int:
     """The answer as of the newest reading."""
     print_answer(config.current().valid())

@@ -215,7 +215,7 @@ def _accounts(env: Environment, problems: list[str]) -> tuple[Account, ...]:
     # Sorted, with the plain variable first: the order of rows and messages never depends on the shell.
     for variable in sorted(name for name in env if f"{name}_".startswith(f"{KEY_VARIABLE}_")):
         try:
-            account = Account(_account_name(variable), env.secret(variable), variable)
+            account = Account(account_name(variable), env.secret(variable), variable)
             if not re.fullmatch(r"""[!#-&(-~]+""", account.key):
                 raise ConfigError(f"{variable} holds a space or a character that no key has: copy the key again")
             if account.name in found:
@@ -227,7 +227,7 @@ def _accounts(env: Environment, problems: list[str]) -> tuple[Account, ...]:
     return tuple(found.values())
 
 
-def _account_name(variable: str) -> str:
+def account_name(variable: str) -> str:
     """The name in `OPENROUTER_API_KEY_<NAME>` and `OPENROUTER_API_KEY_<NAME>_FILE`. Raises ConfigError."""
     rest = variable.removeprefix(KEY_VARIABLE).lower().removesuffix("_file")
     name = rest[1:] if rest else DEFAULT_ACCOUNT

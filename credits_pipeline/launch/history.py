@@ -80,9 +80,7 @@ class EventLog(SqliteEventLogStorage):
                 url, options = self.conn_string_for_shard(shard), {"timeout": BUSY_TIMEOUT_S}
                 engine = sa.create_engine(url, connect_args=options)
                 sa.event.listen(engine, "connect", lose_nothing_but_the_last_events)
-                with (
-                    engine.connect() as connection
-                ):  # if another program holds the file: Dagster would wait ten times
+                with engine.connect() as connection:  # if another program holds the file: Dagster would wait ten times
                     connection.execute(sa.text("select count(*) from sqlite_master"))
                 with super().index_connection() if shard == "index" else super().run_connection(shard):
                     pass  # makes the tables

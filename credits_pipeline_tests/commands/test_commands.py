@@ -2,11 +2,14 @@
 
 import errno
 import os
+import shutil
 import socket
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
@@ -157,7 +160,7 @@ def test_what_stdout_cannot_take_costs_no_reading(simulate: Simulate, how: str) 
     assert Warehouse(config.current().warehouse_path).newest_reading("default") is not None
 
 
-@pytest.mark.parametrize("home", ["what?", "50%20", "~nobody-of-that-name/x"])
+@pytest.mark.parametrize("home", ["what?", "50%20", "[team] credits", "a*b", "~nobody-of-that-name/x"])
 def test_a_folder_that_dagster_cannot_use_is_refused_in_one_line(
     simulate: Simulate,
     capsys: pytest.CaptureFixture[str],
@@ -299,3 +302,101 @@ def test_a_run_keeps_the_files_of_dagsters_history_open_and_closes_them_at_its_e
         assert 1 <= opened.count(file) <= 6, opened
     # SQLite has written its logs back, so that a copy of the files is a copy of the history.
     assert list((tmp_path / "history").rglob("*-wal")) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["begin exclusive", "pragma locking_mode = exclusive; begin exclusive"])
+def test_a_history_that_another_program_holds_costs_no_reading(
+    simulate: Simulate, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    simulate(spender())
+    monkeypatch.setattr("credits_pipeline.launch.history.BUSY_TIMEOUT_S", 0.5)
+    with launch.open_instance(config.current()):
+        pass
+    index = config.current().dagster_home / "history" / "runs" / "index.db"
+    with closing(sqlite3.connect(index, isolation_level=None)) as other:
+        for statement in how.split(";"):
+            other.execute(statement)
+        other.execute("select count(*) from sqlite_master").fetchall()
+        assert main(["run"]) == 0
+    said = capsys.readouterr().err
+    assert "is held by another program" in said
+    assert "free some space" not in said
+    assert Warehouse(config.current().warehouse_path).newest_reading("default") is not None
+
+
+def test_the_dagster_yaml_of_the_first_release_is_brought_up_to_date_unless_somebody_changed_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CREDITS_DATA_DIR", str(tmp_path))
+    file = launch.dagster_home(config.current()) / "dagster.yaml"
+    ours = file.read_bytes()
+    first = (Path(__file__).parent.parent / "fixtures" / "first-release-dagster.yaml").read_bytes()
+    file.write_bytes(first)
+    launch.dagster_home(config.current())
+    assert file.read_bytes() == ours
+    changed = first.replace(b"purge_after_days: 90", b"purge_after_days: 30")
+    file.write_bytes(changed)
+    with launch.open_instance(config.current()) as instance:
+        assert instance.get_runs() == [], "it goes on working"
+    assert file.read_bytes() == changed
+
+
+def test_paths_on_the_command_line_may_begin_with_a_tilde(
+    simulate: Simulate, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in `make backup TO=~/backups`, where no shell replaces it."""
+    simulate(spender())
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "log.csv").write_text("time,total_credits,total_usage\n2026-06-01T00:05:00Z,25,5\n", encoding="utf-8")
+    assert main(["import", "~/log.csv"]) == 0
+    assert main(["backup", "~/backups"]) == 0
+    (made,) = (tmp_path / "backups").iterdir()
+    assert main(["restore", f"~/backups/{made.name}"]) == 0
+    assert main(["restore", "~nobody-of-that-name/x"]) == 1
+    assert "the path must be a path: the ~user in it is unknown" in capsys.readouterr().err
+
+
+def test_a_renamed_account_keeps_its_history_under_its_new_name(
+    simulate: Simulate, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulate(spender("acme"))
+    assert main(["backfill", "--from", "2026-06-10", "--to", "2026-06-12"]) == 0
+    monkeypatch.setenv("OPENROUTER_API_KEY_ACME_EU", os.environ["OPENROUTER_API_KEY_ACME"])
+    assert main(["rename", "ACME", "ACME_EU"]) == 0
+    assert "OPENROUTER_API_KEY_ACME still holds a key: rename it too" in capsys.readouterr().err
+    with Warehouse(config.current().warehouse_path).reading() as con:
+        assert con.execute("select distinct account from raw.model_usage_days").fetchall() == [("acme_eu",)]
+    assert main(["rename", "acme", "no name"]) == 1
+    assert "does not name an account" in capsys.readouterr().err
+
+
+def test_a_clock_that_was_never_set_is_said_in_one_line(simulate: Simulate, capsys: pytest.CaptureFixture[str]) -> None:
+    simulate(spender())
+    with clock.frozen(datetime(1970, 1, 1, 0, 5, tzinfo=UTC)):
+        assert main(["run"]) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said == "error: this machine's clock says 1970-01-01: set it right, then run this again"
+
+
+@pytest.mark.slow
+def test_a_virtual_environment_that_lost_its_python_or_was_never_finished_is_made_anew(tmp_path: Path) -> None:
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(config.PROJECT_ROOT / name, tmp_path)
+
+    def make() -> str:
+        command = ["make", "-s", "-C", str(tmp_path), f"PYTHON={sys._base_executable}", "RUN=true", "run"]
+        return subprocess.run([*command, "INSTALL=true"], check=True, capture_output=True, text=True).stdout
+
+    assert "Setting up .venv" in make()
+    assert make() == ""
+    venv = tmp_path / ".venv"
+    (venv / "bin" / "python").unlink()
+    (venv / "bin" / "python").symlink_to("/nowhere/python3")
+    assert "making it anew" in make()
+    next((venv / "lib").glob("python3*")).rename(venv / "lib" / "python3.10")  # another Python under the same name
+    assert "making it anew" in make()
+    (venv / "installed").unlink()
+    shutil.rmtree(next((venv / "lib").glob("python3*")) / "site-packages" / "pip" / "_internal")
+    assert "making it anew" in make()
+    assert make() == ""

@@ -99,6 +99,28 @@ def test_logs_go_after_two_months_runs_after_more_than_the_api_remembers_and_no_
     assert {"2026-06-16", "2026-04-17", "2025-06-16"} <= kept
 
 
+def test_of_hundreds_of_runs_a_day_the_newest_are_kept_whole_and_one_per_day_before(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(housekeeping, "MOST_RUNS", 3)
+    now = datetime(2026, 6, 17, 3, 0, tzinfo=UTC)
+    with launch.open_instance(config.current()) as instance, clock.frozen(now):
+        runs = []
+        for minutes, day in enumerate(["15", "15", "16", "16", "16", "17", "17"]):
+            runs.append(
+                dg.materialize(
+                    [small], partition_key=f"2026-06-{day}", instance=instance, tags={launch.PROCESS_TAG: "here"}
+                ).run_id
+            )
+            happened(home, runs[-1], now - timedelta(minutes=60 - minutes))
+        assert housekeeping.sweep(instance) == housekeeping.Swept(runs=3, logs=1)
+        assert housekeeping.sweep(instance) == housekeeping.Swept(runs=0, logs=0)
+        days = instance.get_materialized_partitions(dg.AssetKey("small"))
+    assert days == {"2026-06-15", "2026-06-16", "2026-06-17"}
+    assert [traces(home, run)["events"] for run in runs] == [False, False, False, False, True, True, True]
+    assert [traces(home, run)["file"] for run in runs] == [False, True, False, False, True, True, True]
+
+
 def test_a_run_that_goes_on_is_left_alone_however_old(home: Path) -> None:
     now = datetime(2026, 6, 17, 3, 0, tzinfo=UTC)
     with launch.open_instance(config.current()) as instance, clock.frozen(now):
