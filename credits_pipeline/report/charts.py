@@ -7,11 +7,12 @@ UTC days. With nothing to draw, a chart is one plain sentence.
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, time
 from typing import Any, TypeAlias
 
 from credits_pipeline import wording
-from credits_pipeline.report.drawing import PLOT_WIDTH, WIDTH, Chart
+from credits_pipeline.report.axes import DAY, LETTER_PX, day_axis, legend
+from credits_pipeline.report.drawing import PLOT_WIDTH, Chart
 
 Row: TypeAlias = Mapping[str, Any]
 
@@ -20,8 +21,6 @@ SPEND_DAYS = 60
 BALANCE_DAYS = (45, 365)
 OTHER = "other models"
 MODEL_COLOURS = ("m0", "m1", "m2", "m3", "billed", "m5")
-LETTER_PX = 8  # on average, in the widest of the usual fonts
-DAY, DAY_MS = timedelta(days=1), 86_400_000
 QUANTILES = ("run_out_p10", "run_out_p50", "run_out_p90")
 
 KINDS = {"observed": "Measured", "billed": "As billed", "interpolated": "Estimate"}
@@ -31,14 +30,6 @@ EVENTS = {
     "credit_decrease": "Refund, transfer or expiry",
     "usage_correction": "Correction",
 }
-
-# Which days an axis may label, from every day to every hundredth January: the first that labels few enough.
-LABELLED: Sequence[Callable[[date], bool]] = (
-    *(lambda day, step=step: day.toordinal() % step == 0 for step in (1, 2, 3)),
-    *(lambda day, step=step: day.toordinal() % step == 1 for step in (7, 14)),  # Mondays
-    *(lambda day, step=step: day.day == 1 and (day.month - 1) % step == 0 for step in (1, 2, 3, 6)),
-    *(lambda day, step=step: day.day == day.month == 1 and day.year % step == 0 for step in (1, 2, 5, 10, 20, 100)),
-)  # fmt: skip
 
 
 def daily_spend(spend: Iterable[Row], events: Iterable[Row] = ()) -> Chart:
@@ -70,10 +61,8 @@ def daily_spend(spend: Iterable[Row], events: Iterable[Row] = ()) -> Chart:
         + _counted(len(marks), "top-up or correction", "marked", many="top-ups or corrections")
     )
     shown = [kind for kind in (*KINDS.values(), RUNNING, UNKNOWN_DAY, *EVENTS.values()) if of_kind[kind]]
-    params = {
-        **_days(first, last + DAY), **_legend(shown), "headroom": 26 if marks else 6,
-        "top": None if any(row["spend_usd"] for row in known) else 1,
-    }  # fmt: skip
+    params = {"headroom": 26 if marks else 6, "top": None if any(row["spend_usd"] for row in known) else 1}
+    params |= {**day_axis(first, last + DAY), **legend(shown)}
     return Chart(words, "daily_spend", {"spend": days, "events": marks}, params)
 
 
@@ -117,10 +106,9 @@ def balance(history: Iterable[Row], forecast: Iterable[Row] = (), runway: Row | 
         "fan": [_only(row, "forecast_date", "balance_p10", "balance_p50", "balance_p90") for row in fan],
         "interval": interval,
     }
-    params = {
-        **_days(first, end), **_legend([*shown, *["Runs out, 80 % sure"] * len(interval)]),
-        "room": 28 if interval else 0, "top": None if any(row["balance_usd"] for row in past) else 1,
-    }  # fmt: skip
+    shown += ["Runs out, 80 % sure"] * len(interval)
+    params = {"room": 28 if interval else 0, "top": None if any(row["balance_usd"] for row in past) else 1}
+    params |= {**day_axis(first, end), **legend(shown)}
     return Chart(words, "balance", rows, params)
 
 
@@ -152,12 +140,12 @@ def spend_by_model(rows: Iterable[Row]) -> Chart:
         f"Spend in USD per {unit}, by model, from {wording.day(first)} to {wording.day(last)}. "
         f"The largest is {names[largest[0]]}{share}.{_counted(rest, 'smaller model', 'grouped together')}"
     )
-    end = period(last)[1]
+    end, others = period(last)[1], [OTHER] * bool(rest)
     params = {
-        **_days(period(first)[0], end), **_legend([*names.values(), *[OTHER] * bool(rest)]),
         "unit": f"USD per {unit}" + (", the latest one not over" if end - last > DAY else ""),
-        "colours": [f"var(--c-{colour})" for colour in (*colours.values(), *["other"] * bool(rest))],
-    }  # fmt: skip
+        "colours": [f"var(--c-{colour})" for colour in (*colours.values(), *["other"] * len(others))],
+    }
+    params |= {**day_axis(period(first)[0], end), **legend([*names.values(), *others])}
     return Chart(words, "spend_by_model", {"parts": parts}, params)
 
 
@@ -178,13 +166,12 @@ def run_out_history(history: Iterable[Row], runway: Row | None = None) -> Chart:
         row["run"] = (before["run"] if before else 0) + (not follows)
     dates = [row[key] for row in rows for key in (*QUANTILES, "used_up_date") if row[key] is not None]
     room = max((max(dates) - min(dates)) * 0.06, DAY)
-    side = _days(min(dates) - room, max(dates) + DAY + room, margin=0.1, most=3)
+    side = day_axis(min(dates) - room, max(dates) + DAY + room, margin=0.1, most=3)
     first, last = rows[0]["as_of_date"], rows[-1]["as_of_date"]
     shown = ["Predicted, 80 % sure", "Predicted, median"]
-    params = {
-        **_days(first, last + DAY), "dates": side["span"], "dates_shown": side["days"], "dates_labels": side["labels"],
-        **_legend([*shown, *["Actually used up"] * any(row["used_up_date"] for row in rows)]),
-    }  # fmt: skip
+    shown += ["Actually used up"] * any(row["used_up_date"] for row in rows)
+    params = {"dates": side["span"], "dates_shown": side["days"], "dates_labels": side["labels"]}
+    params |= {**day_axis(first, last + DAY), **legend(shown)}
     latest = wording.dated({**nights[-1], "days_left_p50": 0}).brief
     words = f"Run-out dates as predicted from {wording.day(first)} to {wording.day(last)}; the latest: {latest}. "
     return Chart(words + _how_true(rows), "run_out_history", {"nights": rows}, params)
@@ -238,24 +225,21 @@ def _marks(events: Iterable[Row], first: date, end: date) -> list[dict[str, Any]
 
     Its amount stands beside it on the side where there is room, or not at all.
     """
-    marks = [
-        {"at": row["event_at_earliest"] + (row["event_at_latest"] - row["event_at_earliest"]) / 2,
-         "kind": EVENTS[row["kind"]], "label": wording.effect(row).removesuffix(".00"), "align": "left"}
-        for row in events
-    ]  # fmt: skip
-    marks = sorted((m for m in marks if first <= m["at"].date() < end), key=lambda m: (m["at"], m["kind"]))
+    marks = []
+    for row in events:
+        at = row["event_at_earliest"] + (row["event_at_latest"] - row["event_at_earliest"]) / 2
+        if first <= at.date() < end:
+            marks.append({"at": at, "kind": EVENTS[row["kind"]], "label": wording.effect(row).removesuffix(".00")})
+    marks.sort(key=lambda mark: (mark["at"], mark["kind"]))
     midnight = datetime.combine(first, time())
     places = [(mark["at"] - midnight) / (end - first) * PLOT_WIDTH for mark in marks]
-    taken = [(px - 8, px + 8) for px in places]
-    for px, mark in zip(places, marks, strict=True):
-        wide = len(mark["label"]) * LETTER_PX + 4
-        sides = {"left": px + 9, "right": px - 9 - wide}
-        free = [
-            align for align, left in sides.items()
-            if left >= 0 and left + wide <= PLOT_WIDTH and all(left + wide < a or b < left for a, b in taken)
-        ]  # fmt: skip
-        mark |= {"align": free[0]} if free else {"label": ""}
-        taken += [(sides[align], sides[align] + wide) for align in free[:1]]
+    free = 0.0
+    for mark, px, following in zip(marks, places, [*places[1:], PLOT_WIDTH + 8], strict=False):
+        wide = len(mark["label"]) * LETTER_PX + 13
+        mark["align"] = "left" if px + wide <= following - 8 else "right"
+        if mark["align"] == "right" and px - wide < free:
+            mark["label"] = ""
+        free = px + (wide if mark["align"] == "left" else 8)
     return marks
 
 
@@ -324,38 +308,6 @@ def _names(models: Iterable[str]) -> dict[str, str]:
     return shown
 
 
-# ---------------------------------------------------------------- axes, legends and rows
-
-
-def _legend(kinds: Sequence[str]) -> dict[str, Any]:
-    return {
-        "kinds": kinds,
-        "columns": max(1, min(len(kinds), WIDTH // (36 + max(map(len, kinds)) * LETTER_PX))),
-    }
-
-
-def _days(first: date, end: date, *, margin: float = 0.08, most: int = 5) -> dict[str, Any]:
-    """An axis of days: its ends, and the days to label, "12 Mar", "Mar" or "2026", the year once where it is not said.
-
-    There is no label in the `margin` at either end, where the unit or the edge of the picture is.
-    """
-    span = (end - first).days
-    inner = [first + n * DAY for n in range(span) if margin <= (n + 0.5) / span <= 1 - margin] or [first]
-    ticks = next(found for rule in LABELLED if 0 < len(found := [day for day in inner if rule(day)]) <= most)
-    by_month = len(ticks) > 1 and all(day.day == 1 for day in ticks)
-    by_year = by_month and all(day.month == 1 for day in ticks)
-    labels: list[Any] = []
-    for before, day in zip([None, *ticks], ticks, strict=False):
-        label = wording.day(day, year=False).split()[-1] if by_month else wording.day(day, year=False)
-        new = before is None or before.year != day.year
-        labels.append(str(day.year) if by_year else [label, str(day.year)] if new else label)
-    return {
-        "span": [_ms(first), _ms(end)],
-        "days": [_ms(day) + (0 if by_month else 43_200_000) for day in ticks],
-        "labels": labels,
-    }
-
-
 def _by_day(rows: Iterable[Row], column: str) -> list[Row]:
     return sorted(rows, key=lambda row: row[column])
 
@@ -372,7 +324,3 @@ def _only(row: Row, *columns: str) -> dict[str, Any]:
 
 def _counted(number: int, one: str, what: str, *, many: str | None = None) -> str:
     return f" {number} {one} is {what}." if number == 1 else f" {number} {many or one + 's'} are {what}." * bool(number)
-
-
-def _ms(day: date) -> int:
-    return (day - date(1970, 1, 1)).days * DAY_MS

@@ -16,6 +16,7 @@ import altair
 import pytest
 
 from credits_pipeline.report import charts, drawing
+from credits_pipeline.report.axes import day_axis
 from credits_pipeline.report.drawing import Chart, DrawingFailed
 
 DAY = date(2026, 11, 1)
@@ -440,7 +441,7 @@ def test_amounts_on_an_axis_are_plain_decimals_at_any_size(chart: str, labels: s
 
 def test_the_days_of_an_axis_are_few_and_say_their_year_once() -> None:
     for days in (*range(1, 130), 365, 366, 800, 2000, 40_000):
-        axis = charts._days(DAY, DAY + timedelta(days=days))
+        axis = day_axis(DAY, DAY + timedelta(days=days))
         assert 1 <= len(axis["days"]) <= 5
         assert axis["days"] == sorted(axis["days"])
         years = [label[1] for label in axis["labels"] if isinstance(label, list)]
