@@ -481,7 +481,7 @@ def random_history(random: Random) -> History:
         instants |= {FIRST + n * DAY + nightly for n in range(length + 1) if random.random() < kept}
     for _ in range(random.choice([0, 0, 1, 2, 5])):
         instants.add(FIRST + random.randint(0, length) * DAY + clock_time())
-    instants |= {instant + MINUTE for instant in instants if random.random() < 0.1}
+    instants |= {instant + MINUTE for instant in sorted(instants) if random.random() < 0.1}
     credits, usage = (
         money(("400000000",) if goes_idle else ("0", "0.000000001", "10", "1000", "1000", "400000000")),
         money(("0", "7.25")),

@@ -4,8 +4,8 @@
 -- probability in runway_curve reaches 0.10, and so for p50 and p90. Spend quantiles never fall with the horizon, and are
 -- zero after half a year without spend. No further top-up is assumed, and a balance is not clamped at zero.
 
--- ln(p / (1 - p)) of P10 and P90.
-{% set quantiles = {'p10': 'ln(1.0 / 9)', 'p90': 'ln(9.0)'} %}
+-- ln(p / (1 - p)) of P10, P50 and P90.
+{% set quantiles = {'p10': 'ln(1.0 / 9)', 'p50': '0.0', 'p90': 'ln(9.0)'} %}
 -- Above a billion USD nobody plans by the cent.
 {% set least_usd = -999999999 %}
 
@@ -29,22 +29,21 @@ days as (
         close_date,
         balance_at_close_usd,
         day_ahead,
-        coalesce({{ spend_median('day_ahead') }}, 0) as p50,
+        {{ spend_median('day_ahead') }} as median,
         {{ spend_log_scale('day_ahead') }} as log_scale
     from starts
     cross join range(1, {{ var('forecast_horizon_days') + 1 }}) as horizon (day_ahead)
 ),
 
--- The median grows by itself.
+-- A level that fades, or an interval that narrows, must not take back what was spent.
 spends as (
     select
         account,
         close_date,
         balance_at_close_usd,
-        day_ahead,
-        {{ usd('p50') }} as spend_p50
+        day_ahead
         {%- for quantile, logit in quantiles.items() %},
-        coalesce(max(p50 * exp({{ logit }} * log_scale)) over so_far, 0) as {{ quantile }},
+        coalesce(max(median * exp({{ logit }} * log_scale)) over so_far, 0) as {{ quantile }},
         {{ usd(quantile) }} as spend_{{ quantile }}
         {%- endfor %}
     from days
