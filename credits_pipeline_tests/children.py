@@ -213,8 +213,8 @@ class Pace(clock.SystemClock):
 
 def arm(stage: str, fate: Callable[[], None]) -> None:
     """Have this process meet its fate the first time it comes to the stage."""
+    from credits_pipeline import files
     from credits_pipeline.openrouter import client
-    from credits_pipeline.report import page as report
     from credits_pipeline.sql_project import SqlProject
     from credits_pipeline.warehouse import Warehouse, published, tables
 
@@ -224,9 +224,10 @@ def arm(stage: str, fate: Callable[[], None]) -> None:
         if fates:
             fates.pop()()
 
-    def half_a_page(page: str, file: Path) -> None:
-        file.write_text(page[: len(page) // 2], encoding="utf-8")
-        before()
+    def half_a_page(path: Path, page: str) -> None:
+        if path.name == "report.html":
+            path.with_name(f".{path.name}.new").write_text(page[: len(page) // 2], encoding="utf-8")
+            before()
 
     def nothing(*_: Any) -> None:
         pass
@@ -240,7 +241,7 @@ def arm(stage: str, fate: Callable[[], None]) -> None:
         "between commit and publish": (Warehouse, "publish", before, nothing),
         "mid-publish": (published, "_write_published", before, nothing),
         "before the copy gets its name": (published, "_replace", before, nothing),
-        "mid-report": (report, "_write_whole", half_a_page, nothing),
+        "mid-report": (files, "write", half_a_page, nothing),
     }[stage]
     real = getattr(owner, name)
 
