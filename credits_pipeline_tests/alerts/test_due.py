@@ -157,8 +157,8 @@ def test_the_message_says_what_happened_how_sure_what_to_do_and_the_numbers(worl
     assert alert.body.replace("\u00a0", " ").splitlines() == [
         "What happened: Credits will probably run out around 23 Jun 2026 (threshold: 7 days). Balance "
         "$41.20; expected spend $6.40 a day; spent in the last 7 days $45.10, in the last 30 $180.00.",
-        "How sure: 80 % sure: between 22 Jun and 26 Jun 2026. Gone within 7 days: 63 %; within 30 days: >99 %. So "
-        "far, these 80 % intervals have been right 78 % of the time.",
+        "How sure: 80 % sure: between 22 Jun and 26 Jun 2026. So far, such intervals have been right 78 % of the time "
+        "on this account. Gone within 7 days: 63 %; within 30 days: >99 %.",
         "Why: The date moved 2 days nearer: spend was above expectation.",
         "What to do: Top up before 22 Jun 2026 at https://openrouter.ai/settings/credits, or spend less. $192.00 would "
         "last about 30 days at the expected rate.",
@@ -274,7 +274,8 @@ def test_a_day_above_what_seemed_possible_is_an_alert_once_with_the_models_that_
         "How sure: It is the whole bill of that day. About one ordinary day in a hundred looks like this by chance.",
         "What to do: Find out what used these models. If the use was not intended, disable or limit the API key at "
         "https://openrouter.ai/settings/keys.",
-        "The forecast now: Credits last until about 25 Sep 2026. 80 % sure: between 24 Sep and 28 Sep 2026.",
+        "The forecast now: Credits last until about 25 Sep 2026. 80 % sure: between 24 Sep and 28 Sep 2026. So far, "
+        "such intervals have been right 78 % of the time on this account.",
     ]
     now.advance(timedelta(hours=12))
     assert world.due() == []
