@@ -16,14 +16,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from credits_pipeline import clock
-from credits_pipeline.environment import (
-    KEY_VARIABLE,
-    PROJECT_ROOT,
-    ConfigError,
-    Environment,
-    as_path,
-    fingerprint,
-)
+from credits_pipeline.environment import KEY_VARIABLE, PROJECT_ROOT, ConfigError, Environment, as_path, fingerprint
 
 __all__ = ["KEY_VARIABLE", "PROJECT_ROOT", "Account", "ConfigError", "Settings", "current", "load"]
 
