@@ -37,9 +37,25 @@ _CONFLICT: Final = """
     limit 1
 """
 _SUPERSEDED: Final = """
-    select if(o.fetched_at < n.fetched_at, o.account, n.account), usage_date
-    from raw.model_usage_days as o inner join raw.model_usage_days as n using (usage_date)
-    where o.account = $old and n.account = $new
+    delete from {table} where (account, {of}) in (
+        select if(o.fetched_at < n.fetched_at, o.account, n.account), {of}
+        from {days} as o inner join {days} as n using ({of})
+        where o.account = $old and n.account = $new
+    )
+"""
+# Each with the table that says when a part of it was fetched, and the columns that name the part.
+_FETCHED_TABLES: Final = (
+    ("raw.model_usage", "raw.model_usage_days", "usage_date"),
+    ("raw.model_usage_days", "raw.model_usage_days", "usage_date"),
+    ("raw.usage_breakdown", "raw.usage_breakdown_days", "usage_date, dimension"),
+    ("raw.usage_breakdown_days", "raw.usage_breakdown_days", "usage_date, dimension"),
+)
+_SUPERSEDED_KEYS: Final = """
+    delete from raw.api_keys as earlier where account in ($old, $new) and exists (
+        from raw.api_keys as later
+        where later.account in ($old, $new) and later.key_hash = earlier.key_hash
+            and later.observed_at::date = earlier.observed_at::date and later.observed_at > earlier.observed_at
+    )
 """
 _TABLES_WITH_ACCOUNTS: Final = """
     select schema_name || '.' || table_name from duckdb_columns()
@@ -122,8 +138,9 @@ class Tables(WarehouseFile):
         with self.writing(f"renaming {old}") as con:
             if conflict := con.execute(_CONFLICT, names).fetchone():
                 raise WarehouseError(f"{old} and {new} are not one account: {conflict[0]}. Nothing was renamed.")
-            for table in ("raw.model_usage", "raw.model_usage_days"):
-                con.execute(f"delete from {table} where (account, usage_date) in ({_SUPERSEDED})", names)
+            for table, days, of in _FETCHED_TABLES:
+                con.execute(_SUPERSEDED.format(table=table, days=days, of=of), names)
+            con.execute(_SUPERSEDED_KEYS, names)
             con.execute(
                 "update ops.alerts_sent set alert_key = regexp_replace(alert_key, $key, '/' || $new || '\\1')"
                 " where account = $old",
