@@ -46,8 +46,8 @@ BINS = (0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.001)
 STATSFORECAST = "statsforecast==2.1.1"
 LIBRARIES = ROOT / ".venv" / "bench-libraries"
 FORECAST_STEPS = (
-    "int_spend_history", "int_weekday_profile", "int_spend_levels", "int_forecast_backtest", "int_spend_forecast",
-    "int_runway_position", "runway_curve",
+    "int_series", "int_spend_history", "int_weekday_profile", "int_spend_levels", "int_forecast_backtest",
+    "int_spend_forecast", "int_runway_position", "runway_curve",
 )  # fmt: skip
 
 LOAD_TASKS = """

@@ -488,7 +488,7 @@ def test_the_accuracy_is_that_of_the_replays(world: Forecasts):
     world.spend("a", believable(11, 120), 1000)
     world.build_all()
     spend = {row["spend_date"]: row["spend_usd"] for row in world.table("daily_spend")}
-    replays = world.table("int_forecast_replays")
+    replays = world.table("int_forecast_replays", None)
     for row in replays:
         ahead = [row["origin_date"] + n * DAY for n in range(1, row["horizon_days"] + 1)]
         assert row["spent_usd"] == sum(spend[day] for day in ahead)
@@ -528,7 +528,7 @@ def test_a_replay_counts_only_where_every_day_of_its_horizon_is_known(world: For
         world.read(midnight(START + n * DAY), 1000, 5 * n)
     world.build_all()
     known = [START + n * DAY for n in [*range(12), *range(40, 61)]]
-    replays = {(row["origin_date"], row["horizon_days"]) for row in world.table("int_forecast_replays")}
+    replays = {(row["origin_date"], row["horizon_days"]) for row in world.table("int_forecast_replays", None)}
     for origin, horizon in replays:
         assert all(origin + n * DAY in known for n in range(1, horizon + 1))
     assert {horizon for _, horizon in replays} == {7, 14}
@@ -544,14 +544,14 @@ def test_a_night_with_nothing_left_is_no_prediction(world: Forecasts):
         assert (night["run_out_p50"] is not None) == (is_left and night["as_of_date"] >= START + 2 * DAY)
         assert (night["used_up_date"] is not None) == is_left
     left = [START + n * DAY for n in range(29)]
-    assert {row["origin_date"] for row in world.table("int_forecast_replays")} == set(left[2:])
+    assert {row["origin_date"] for row in world.table("int_forecast_replays", None)} == set(left[2:])
     assert [row["replays"] for row in world.table("forecast_accuracy")] == [27, 24, 8]
 
 
 def test_a_night_without_spend_in_the_four_weeks_before_replays_no_virtual_balance(world: Forecasts):
     world.spend("a", [5] * 10 + [0] * 29 + [5] * 20, 100)
     world.build_all()
-    assert all(row["virtual_balance_usd"] > 0 for row in world.table("int_forecast_replays"))
+    assert all(row["virtual_balance_usd"] > 0 for row in world.table("int_forecast_replays", None))
 
 
 def test_tonight_in_the_history_is_the_runway_of_today(world: Forecasts):
@@ -580,15 +580,16 @@ def test_the_check_warns_when_the_interval_was_right_too_rarely_or_too_often_and
     world: Forecasts, right: int, replays: int, said: str | None
 ):
     world.build_all()
+    world.con.execute("insert into intermediate.int_series by name select 1 as series, 'a' as account")
     # Before the last hundred to come true lie others, all wrong, of which the check must not speak.
     world.con.execute(
         """
         insert into intermediate.int_forecast_replays by name
-        select 'a' as account, date '2025-06-01' + cast(n as integer) as origin_date, 7 as horizon_days,
+        select 1 as series, date '2025-06-01' + cast(n as integer) as origin_date, 7 as horizon_days,
             n < $right as is_inside_80
         from range($replays) as recent (n)
         union all
-        select 'a', date '2025-03-01' + cast(n as integer), 30, false from range(60) as older (n) where $replays >= 100
+        select 1, date '2025-03-01' + cast(n as integer), 30, false from range(60) as older (n) where $replays >= 100
         """,
         {"right": right, "replays": replays},
     )

@@ -5,10 +5,10 @@
 {{ config(severity='warn') }}
 
 with last_replays as (
-    select account, is_inside_80
+    select series, is_inside_80
     from {{ ref('int_forecast_replays') }}
     qualify row_number() over (
-        partition by account order by origin_date + cast(horizon_days as integer) desc, horizon_days
+        partition by series order by origin_date + cast(horizon_days as integer) desc, horizon_days
     ) <= 100
 )
 
@@ -24,6 +24,8 @@ select
         || 'Nothing to do: it narrows by itself'
     ) as meaning
 from last_replays
+inner join {{ ref('int_series') }} using (series)
+where key_hash is null
 group by account
 -- Fewer replays say too little.
 having count(*) = 100 and not inside_80 between 70 and 90

@@ -1,4 +1,4 @@
--- One row per account and UTC day (the newest complete one and the replayed ones before it): the account's own record
+-- One row per series and UTC day (the newest complete one and the replayed ones before it): the account's own record
 -- at the close of that day, and what it means for the next forecast. Every forecast of a day and of a week whose span ended
 -- within the last 180 days is compared with what was spent: that of each level alone, which sets the level's weight, and
 -- that of all together, which sets the width. An error is a squared difference of logarithms over the variance that the
@@ -30,7 +30,7 @@ middles as (
 -- What was claimed at the close of each day for the spans that begin after it.
 claims as (
     select
-        account,
+        series,
         spend_date,
         spend_usd,
         tomorrow_factor,
@@ -54,7 +54,7 @@ claims as (
 -- How the claims whose span ends here turned out. Over whole weeks the weekday factors sum to the number of days.
 outcomes as (
     select
-        account,
+        series,
         spend_date,
         is_fast_level_used,
         width_prior
@@ -76,17 +76,17 @@ outcomes as (
     window
         {%- for window in windows if window > 1 %}
         span_{{ window }} as (
-            partition by account order by spend_date rows between {{ window - 1 }} preceding and current row
+            partition by series order by spend_date rows between {{ window - 1 }} preceding and current row
         ),
         {%- endfor %}
-        days as (partition by account order by spend_date)
+        days as (partition by series order by spend_date)
 ),
 
 -- Overlapping spans repeat the same evidence: each counts for one over its length. Decimals give the same sum in any
 -- order.
 judgements as (
     select
-        account,
+        series,
         spend_date,
         is_fast_level_used,
         width_prior,
@@ -116,7 +116,7 @@ judgements as (
 
 records as (
     select
-        account,
+        series,
         spend_date,
         is_fast_level_used,
         width_prior,
@@ -126,11 +126,11 @@ records as (
         {%- endfor %}
     from judgements
     window recent as (
-        partition by account order by spend_date rows between {{ history - 1 }} preceding and current row
+        partition by series order by spend_date rows between {{ history - 1 }} preceding and current row
     )
     -- No forecast is replayed for the days before these. Days follow one another without a gap, so this filter is cheaper
     -- than looking for the last day.
-    qualify lead(spend_date, {{ var('forecast_replay_days') }}) over (partition by account order by spend_date) is null
+    qualify lead(spend_date, {{ var('forecast_replay_days') }}) over (partition by series order by spend_date) is null
 ),
 
 -- The better a level did, the more it counts: (mean squared error) ^ -4, errors of 1 standing in for the unseen past.
@@ -146,7 +146,7 @@ weights as (
 )
 
 select
-    account,
+    series,
     spend_date,
     weight_fast / (weight_slow + weight_fast) as share_fast,
     (width_prior + error_middle) / (width_prior + judged_days) as width_factor

@@ -1,4 +1,4 @@
--- One row per account, past day and horizon (7, 14 and 30 days) whose horizon has passed since: what the forecast of that
+-- One row per series, past day and horizon (7, 14 and 30 days) whose horizon has passed since: what the forecast of that
 -- day predicted for the sum of the days after it, what the plain 7-day mean predicted, and what was spent.
 -- Guarantee: predictions use only the days up to `origin_date`. Days on which no date would have been given (status
 -- accumulating or idle) are not replayed.
@@ -8,14 +8,14 @@
 
 with history as (
     select
-        account,
+        series,
         spend_date as origin_date,
         -- Mean of recent spend: what the plain rule repeats, and what a virtual balance is worth.
         avg(cast(spend_usd as double)) over (
-            partition by account order by spend_date rows between 6 preceding and current row
+            partition by series order by spend_date rows between 6 preceding and current row
         ) as mean_7d_usd,
         avg(cast(spend_usd as double)) over (
-            partition by account order by spend_date rows between 27 preceding and current row
+            partition by series order by spend_date rows between 27 preceding and current row
         ) as mean_28d_usd
         {%- for horizon in horizons %},
         case
@@ -27,22 +27,23 @@ with history as (
     window
         {%- for horizon in horizons %}
         next_{{ horizon }} as (
-            partition by account order by spend_date rows between 1 following and {{ horizon }} following
+            partition by series order by spend_date rows between 1 following and {{ horizon }} following
         ){{ ',' if not loop.last }}
         {%- endfor %}
 ),
 
 -- Who has nothing left makes no prediction of when it will be gone.
 used_up_nights as (
-    select account, balance_date as origin_date
-    from {{ ref('daily_balance') }}
-    where balance_usd <= 0
+    select series.series, balance.balance_date as origin_date
+    from {{ ref('daily_balance') }} as balance
+    inner join {{ ref('int_series') }} as series on balance.account = series.account and series.key_hash is null
+    where balance.balance_usd <= 0
 ),
 
 nights as (
     select *
     from {{ ref('int_spend_forecast') }}
-    anti join used_up_nights using (account, origin_date)
+    anti join used_up_nights using (series, origin_date)
     where is_dated
 ),
 
@@ -56,7 +57,7 @@ replays as (
         history.mean_7d_usd * {{ horizon }} as flat,
         history.mean_28d_usd * {{ horizon }} as virtual_balance
     from nights as forecast
-    inner join history using (account, origin_date)
+    inner join history using (series, origin_date)
     where history.spent_{{ horizon }} is not null and history.mean_28d_usd > 0
     {%- endfor %}
 ),
@@ -79,7 +80,7 @@ predictions as (
 )
 
 select
-    account,
+    series,
     origin_date,
     cast(horizon_days as bigint) as horizon_days,
     {%- for quantile in quantiles %}

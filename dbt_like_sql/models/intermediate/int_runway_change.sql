@@ -11,6 +11,7 @@
 with places as materialized (
     select
         account,
+        series,
         last_complete_date,
         last_complete_date - 1 as date_before,
         balance_at_close_usd
@@ -22,7 +23,7 @@ today as materialized (
     select places.account, forecast
     from places
     inner join {{ ref('int_spend_forecast') }} as forecast
-        on places.account = forecast.account
+        on places.series = forecast.series
         and places.last_complete_date = forecast.origin_date
 ),
 
@@ -30,7 +31,7 @@ night_before as materialized (
     select places.account, forecast
     from places
     inner join {{ ref('int_spend_forecast') }} as forecast
-        on places.account = forecast.account
+        on places.series = forecast.series
         and places.date_before = forecast.origin_date
     where forecast.is_dated
 ),

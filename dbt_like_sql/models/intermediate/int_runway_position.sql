@@ -76,8 +76,9 @@ history as (
 )
 
 select
-    account,
-    as_of,
+    balances.account,
+    series.series,
+    balances.as_of,
     balance_usd,
     last_complete_date,
     close_date,
@@ -99,3 +100,4 @@ select
     history_days < {{ var('early_estimate_days') }} as is_early
 from balances
 inner join history using (account)
+left join {{ ref('int_series') }} as series on balances.account = series.account and series.key_hash is null

@@ -1,4 +1,4 @@
--- One row per account and UTC day (the newest complete one and the replayed ones before it): the distribution of what is
+-- One row per series and UTC day (the newest complete one and the replayed ones before it): the distribution of what is
 -- spent after its close. The sum of h days is log-logistic. Its median is the level times the sum of the days' weekday
 -- factors, h // 7 * 7 + factor_sums[h % 7 + 1]; the variance of its logarithm is
 --     width_factor · (ln(1 + day_noise / h + level_noise) + drift_per_day · h + noise_floor) + disagreement
@@ -8,21 +8,9 @@
 
 -- Materialized: tables made in the same transaction have no statistics yet, and with all joins in one query DuckDB
 -- (1.5.6) starts from every factor of every day: twice the time.
-with enough_history as (
+with estimates as materialized (
     select
-        account,
-        (min(spend_date, {{ var('runway_min_days') }}))[{{ var('runway_min_days') }}] as days_date,
-        (min(spend_date, {{ var('runway_min_days_with_spend') }}) filter (where spend_usd > 0))[
-            {{ var('runway_min_days_with_spend') }}
-        ] as days_with_spend_date
-    from {{ ref('daily_spend') }}
-    where is_complete
-    group by account
-),
-
-estimates as materialized (
-    select
-        levels.account,
+        levels.series,
         levels.spend_date,
         levels.days,
         levels.active_days,
@@ -37,23 +25,23 @@ estimates as materialized (
         record.share_fast,
         record.width_factor
     from {{ ref('int_forecast_backtest') }} as record
-    inner join {{ ref('int_spend_levels') }} as levels using (account, spend_date)
+    inner join {{ ref('int_spend_levels') }} as levels using (series, spend_date)
     where levels.active_days > 0
 ),
 
 origins as (
     select *
     from estimates
-    inner join enough_history using (account)
-    inner join {{ ref('int_weekday_profile') }} as profile using (account, spend_date)
+    inner join {{ ref('int_series') }} using (series)
+    inner join {{ ref('int_weekday_profile') }} as profile using (series, spend_date)
 )
 
 select
-    account,
+    series,
     spend_date as origin_date,
     -- Whether that night's forecast would have been given as dates, see the status of credits_runway.
     coalesce(
-        spend_date >= days_date and spend_date >= days_with_spend_date and days_since_spend < {{ var('idle_days') }},
+        spend_date >= enough_date and days_since_spend < {{ var('idle_days') }},
         false
     ) as is_dated,
     -- The factors of the first 0 to 6 days ahead, summed; those of a whole week sum to 7.

@@ -1,5 +1,5 @@
--- One row per account and UTC day that the forecast learns from: from the account's first complete day (at most as many
--- days back as an estimate of any replayed day can reach) to its last complete one, no day left out.
+-- One row per series and UTC day that the forecast learns from: from its first complete day (at most as many days back
+-- as an estimate of any replayed day can reach) to its last complete one, no day left out.
 -- Guarantee: `spend_usd` is never null and never negative, and depends on no later day. A correction that makes a day
 -- negative counts as a day without spend: it says nothing about the days to come. The running day is not history yet.
 
@@ -8,23 +8,21 @@
 
 with spans as (
     select
-        account,
-        greatest(min(spend_date), max(spend_date) - {{ days_kept - 1 }}) as first_date,
-        max(spend_date) as last_date
-    from {{ ref('daily_spend') }}
-    where is_complete
-    group by account
+        * exclude (first_date),
+        greatest(first_date, last_date - {{ days_kept - 1 }}) as first_date
+    from {{ ref('int_series') }}
 ),
 
 days as (
     select
-        spend.account,
+        spans.series,
         spend.spend_date,
         spend.spend_date - spans.first_date + 1 as day_number,
         case when spend.is_complete then greatest(spend.spend_usd, cast(0 as decimal(18, 9))) end as known_usd
     from {{ ref('daily_spend') }} as spend
     inner join spans
         on spend.account = spans.account
+        and spans.key_hash is null
         and spend.spend_date between spans.first_date and spans.last_date
 ),
 
@@ -32,23 +30,23 @@ days as (
 -- stands in for it: leaving days out would shift the weekdays.
 stand_ins as (
     select
-        unknown.account,
+        unknown.series,
         unknown.spend_date,
         cast(avg(known.known_usd) as decimal(18, 9)) as spend_usd
     from days as unknown
     inner join days as known
-        on unknown.account = known.account
+        on unknown.series = known.series
         and known.spend_date between unknown.spend_date - 28 and unknown.spend_date - 1
     where unknown.known_usd is null
-    group by unknown.account, unknown.spend_date
+    group by unknown.series, unknown.spend_date
 )
 
 select
-    days.account,
+    days.series,
     days.spend_date,
     days.day_number,
     cast(isodow(days.spend_date) as bigint) as weekday,
     coalesce(days.known_usd, stand_ins.spend_usd, cast(0 as decimal(18, 9))) as spend_usd,
     days.known_usd is not null as is_known
 from days
-left join stand_ins using (account, spend_date)
+left join stand_ins using (series, spend_date)

@@ -1,4 +1,4 @@
--- One row per account and UTC day: two levels of daily spend and the noise around them, as known at the close of
+-- One row per series and UTC day: two levels of daily spend and the noise around them, as known at the close of
 -- that day from at most the last 180 days. A level is an exponentially weighted mean of spend over the same mean of the
 -- weekday factors, so that it is the spend of an average day, plus a little of the plain mean. The noise, before the
 -- account's own record is considered, gives the sum of h days a log-variance of
@@ -11,7 +11,7 @@
 
 with days as (
     select
-        account,
+        series,
         spend_date,
         day_number,
         least(day_number, {{ history }}) as days,
@@ -37,7 +37,7 @@ with days as (
 -- a DOUBLE (0.7 ^ 480 is 10^-74), and all terms are positive, so nothing cancels.
 sums as (
     select
-        account,
+        series,
         spend_date,
         day_number,
         days,
@@ -59,9 +59,9 @@ sums as (
     from days
     window
         recent as (
-            partition by account order by spend_date rows between {{ history - 1 }} preceding and current row
+            partition by series order by spend_date rows between {{ history - 1 }} preceding and current row
         ),
-        last_week as (partition by account order by spend_date rows between 6 preceding and current row)
+        last_week as (partition by series order by spend_date rows between 6 preceding and current row)
 ),
 
 levels as (
@@ -110,7 +110,7 @@ shrunk as (
 )
 
 select
-    account,
+    series,
     spend_date,
     spend_usd,
     tomorrow_factor,

@@ -1,4 +1,4 @@
--- One row per account and UTC day: the weekday profile as it was known at the close of that day, from at most the last 26
+-- One row per series and UTC day: the weekday profile as it was known at the close of that day, from at most the last 26
 -- weeks: how much of an average day's spend each weekday sees.
 -- Guarantee: the seven factors are positive and average 1; no later day changes a row.
 
@@ -7,7 +7,7 @@
 
 with means as (
     select
-        account,
+        series,
         spend_date,
         day_number,
         weekday,
@@ -16,21 +16,21 @@ with means as (
         cast(sum(spend_usd) over recent as double) / least(day_number, {{ history }}) as mean_usd
     from {{ ref('int_spend_history') }}
     window recent as (
-        partition by account order by spend_date rows between {{ history - 1 }} preceding and current row
+        partition by series order by spend_date rows between {{ history - 1 }} preceding and current row
     )
 ),
 
 -- One burst must not shape a weekday.
 weekday_sums as (
     select
-        account,
+        series,
         spend_date,
         day_number,
         spend_usd,
         is_known,
         mean_usd,
         sum(least(cast(spend_usd as double), {{ var('weekday_cap') }} * mean_usd)) over (
-            partition by account, weekday order by spend_date
+            partition by series, weekday order by spend_date
             rows between {{ weeks - 1 }} preceding and current row
         ) as capped_usd
     from means
@@ -39,7 +39,7 @@ weekday_sums as (
 -- The sums of the seven weekdays are in the last seven rows. Factors are shrunk towards 1 by pseudo-days.
 factors as (
     select
-        account,
+        series,
         spend_date,
         day_number,
         spend_usd,
@@ -56,7 +56,7 @@ factors as (
             as factor_{{ days_ago }}_days_ago
         {%- endfor %}
     from weekday_sums
-    window days as (partition by account order by spend_date)
+    window days as (partition by series order by spend_date)
 ),
 
 means_of_factors as (
@@ -71,7 +71,7 @@ means_of_factors as (
 )
 
 select
-    account,
+    series,
     spend_date,
     day_number,
     spend_usd,

@@ -15,10 +15,10 @@ with starts as (
         place.close_date,
         -- Wider than in the tables: a debt minus a billion would overflow and fail the build for every account.
         cast(place.balance_at_close_usd as decimal(28, 9)) as balance_at_close_usd,
-        forecast.* exclude (account, origin_date)
+        forecast.* exclude (series, origin_date)
     from {{ ref('int_runway_position') }} as place
     left join {{ ref('int_spend_forecast') }} as forecast
-        on place.account = forecast.account
+        on place.series = forecast.series
         and place.last_complete_date = forecast.origin_date
     where place.history_days >= 2 and place.days_with_spend > 0
 ),

@@ -64,7 +64,7 @@ answers as (
     left join curve_points using (account)
     left join records using (account)
     left join {{ ref('int_spend_forecast') }} as forecast
-        on place.account = forecast.account
+        on place.series = forecast.series
         and place.last_complete_date = forecast.origin_date
 ),
 

@@ -8,8 +8,12 @@
 
 with replays as (
     -- Wider than money: the losses of an account of a hundred million would fail the build for all.
-    select * replace (cast(spent_usd as decimal(28, 9)) as spent_usd)
-    from {{ ref('int_forecast_replays') }}
+    select
+        series.account,
+        replays.* replace (cast(replays.spent_usd as decimal(28, 9)) as spent_usd)
+    from {{ ref('int_forecast_replays') }} as replays
+    inner join {{ ref('int_series') }} as series using (series)
+    where series.key_hash is null
 ),
 
 losses as (

@@ -11,10 +11,10 @@ with starts as (
         place.close_date,
         place.status = 'exhausted' or place.balance_at_close_usd <= 0 as is_gone,
         case when place.balance_at_close_usd > 0 then cast(place.balance_at_close_usd as double) end as balance,
-        forecast.* exclude (account, origin_date)
+        forecast.* exclude (series, origin_date)
     from {{ ref('int_runway_position') }} as place
     left join {{ ref('int_spend_forecast') }} as forecast
-        on place.account = forecast.account
+        on place.series = forecast.series
         and place.last_complete_date = forecast.origin_date
     where place.history_days >= 2 and place.days_with_spend > 0
 ),

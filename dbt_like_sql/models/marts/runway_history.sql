@@ -14,10 +14,11 @@ with nights as (
         balance.balance_date as as_of_date,
         balance.balance_usd,
         cast(balance.balance_usd as double) as balance,
-        forecast.* exclude (account, origin_date)
+        forecast.* exclude (series, origin_date)
     from {{ ref('daily_balance') }} as balance
+    left join {{ ref('int_series') }} as series on balance.account = series.account and series.key_hash is null
     left join {{ ref('int_spend_forecast') }} as forecast
-        on balance.account = forecast.account
+        on series.series = forecast.series
         and balance.balance_date = forecast.origin_date
     where balance.balance_usd is not null
     qualify row_number() over (partition by balance.account order by balance.balance_date desc)
