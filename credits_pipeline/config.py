@@ -7,13 +7,11 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from functools import cache, partial
-from ipaddress import ip_address
-from itertools import islice, pairwise
+from itertools import islice, pairwise, takewhile
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 from credits_pipeline import clock
 from credits_pipeline.environment import KEY_VARIABLE, PROJECT_ROOT, ConfigError, Environment, as_path, fingerprint
@@ -22,6 +20,9 @@ __all__ = ["KEY_VARIABLE", "PROJECT_ROOT", "Account", "ConfigError", "Settings",
 
 API_ROOT = "https://openrouter.ai/"
 DEFAULT_BASE_URL = "https://openrouter.ai/api/v1"
+# Nothing that two parsers could read in two ways: no user name, no query, no letters beyond a-z.
+PLAIN_URL = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?")
+LOOPBACK = re.compile(r"https?://(127(\.[0-9]{1,3}){3}|\[::1\]|localhost)([:/]|$)")
 DEMO_DATA_DIR = "data/demo"
 DEFAULT_START_DATE = date(2025, 1, 1)
 DEFAULT_SNAPSHOT_CRON = "5 0 * * *"
@@ -121,7 +122,10 @@ def dotenv_path() -> Path | None:
 
 
 def load(environ: Mapping[str, str], dotenv: Path | None = None) -> Settings:
-    """Settings from `environ` and the file `dotenv`. Never raises: for a wrong value the default is used."""
+    """Settings from `environ` and the file `dotenv`. Never raises: for a wrong value the default is used.
+
+    An empty value counts as none.
+    """
     problems: list[str] = []
     alert_problems: list[str] = []
 
@@ -135,40 +139,32 @@ def load(environ: Mapping[str, str], dotenv: Path | None = None) -> Settings:
     env = collect(lambda: Environment(environ, dotenv), Environment(environ))
 
     def read(name: str, parse: Callable[[str], T], default: T, to: list[str] = problems) -> T:
-        return collect(lambda: parse(env[name]), default, to) if name in env else default
-
-    def base_url(text: str) -> str:
-        check_base_url(text, allow_custom_host)
-        return text.rstrip("/")
+        return collect(lambda: parse(text) if (text := env.get(name)) else default, default, to)
 
     if clock.today() < DEFAULT_START_DATE:
         problems.append(f"this machine's clock says {clock.today()}: set it right, then run this again")
     accounts = _accounts(env, problems)
-    allow = "OPENROUTER_ALLOW_CUSTOM_HOST"
-    allow_custom_host = not env.is_empty(allow) and read(allow, _is_allowed, default=False)
-    url = read("OPENROUTER_BASE_URL", base_url, DEFAULT_BASE_URL)
+    allow_custom_host = read("OPENROUTER_ALLOW_CUSTOM_HOST", _is_allowed, default=False)
+    url = read("OPENROUTER_BASE_URL", partial(check_base_url, allow_custom_host=allow_custom_host), DEFAULT_BASE_URL)
     # The simulated API answers on this machine only; another host, if allowed, is somebody's real gateway.
-    is_simulated = _is_loopback(_host(url))
+    is_simulated = bool(LOOPBACK.match(url))
     data_dir = read("CREDITS_DATA_DIR", partial(as_path, "CREDITS_DATA_DIR"), PROJECT_ROOT / "data")
     if data_dir == PROJECT_ROOT / DEMO_DATA_DIR and not is_simulated:
         problems.append("CREDITS_DATA_DIR is the demo's folder, where all is simulated: name another one")
-    home = data_dir / "dagster"
-    if not env.is_empty("DAGSTER_HOME"):
-        home = read("DAGSTER_HOME", partial(as_path, "DAGSTER_HOME"), home)
-    urls: tuple[str, ...] = ()
+    urls: list[str] = []
     for name in ("CREDITS_ALERT_URLS", "CREDITS_ALERT_URLS_FILE"):
-        if not env.is_empty(name):
-            urls += _alert_urls(name, collect(partial(env.secret, name), "", alert_problems), alert_problems)
+        text = collect(partial(env.secret, name), "", alert_problems)
+        urls += _alert_urls(name, text, alert_problems)
     return Settings(
         accounts=accounts,
         base_url=url,
         allow_custom_host=allow_custom_host,
         is_simulated=is_simulated,
         data_dir=data_dir,
-        dagster_home=home,
+        dagster_home=read("DAGSTER_HOME", partial(as_path, "DAGSTER_HOME"), data_dir / "dagster"),
         start_date=read("CREDITS_START_DATE", _start_date, DEFAULT_START_DATE),
         snapshot_cron=read("CREDITS_SNAPSHOT_CRON", _cron, DEFAULT_SNAPSHOT_CRON),
-        alert_urls=urls,
+        alert_urls=tuple(urls),
         alert_days=read("CREDITS_ALERT_DAYS", _alert_days, DEFAULT_ALERT_DAYS, alert_problems),
         accepted_keys=read("CREDITS_ACCEPT_KEY", _fingerprints, frozenset()),
         problems=tuple(problems),
@@ -177,30 +173,25 @@ def load(environ: Mapping[str, str], dotenv: Path | None = None) -> Settings:
     )
 
 
-def check_base_url(url: str, allow_custom_host: bool) -> None:
-    """Raise ConfigError unless a management key may be sent to `url`.
+def check_base_url(url: str, allow_custom_host: bool) -> str:
+    """`url` without a slash at its end, if a management key may be sent there; else ConfigError.
 
     The API is recognised by its literal text, `https://openrouter.ai/`, and not by parsing: user info, ports,
     capitals, trailing dots and look-alike letters all differ from it, and no two URL parsers need to agree.
     """
-    if re.search(r"[^A-Za-z0-9._~:/\[\]-]", url):
+    if not PLAIN_URL.fullmatch(url):
+        raise ConfigError(f"OPENROUTER_BASE_URL must be a plain URL such as {DEFAULT_BASE_URL}")
+    if not url.startswith(API_ROOT) and not allow_custom_host:
         raise ConfigError(
-            "OPENROUTER_BASE_URL must be a plain URL such as https://openrouter.ai/api/v1: no user name,"
-            " no query, no spaces, no letters beyond a-z"
+            f"OPENROUTER_BASE_URL must start with exactly {API_ROOT} because a management key sent anywhere else is a"
+            " leaked key; set OPENROUTER_ALLOW_CUSTOM_HOST=1 if another host is meant"
         )
-    if url.startswith(API_ROOT):
-        return
-    scheme, host = _scheme_and_host(url)
-    if not allow_custom_host:
-        raise ConfigError(
-            "OPENROUTER_BASE_URL must start with exactly https://openrouter.ai/ because a management key"
-            " sent anywhere else is a leaked key; set OPENROUTER_ALLOW_CUSTOM_HOST=1 if another host is meant"
-        )
-    if scheme == "http" and not _is_loopback(host):
+    if not url.startswith("https://") and not LOOPBACK.match(url):
         raise ConfigError(
             "OPENROUTER_BASE_URL must use https: plain http would send the key readable by anyone on the way,"
             " and is allowed for 127.0.0.0/8, ::1 and localhost only"
         )
+    return url.rstrip("/")
 
 
 def _accounts(env: Environment, problems: list[str]) -> tuple[Account, ...]:
@@ -209,6 +200,8 @@ def _accounts(env: Environment, problems: list[str]) -> tuple[Account, ...]:
     for variable in sorted(name for name in env if f"{name}_".startswith(f"{KEY_VARIABLE}_")):
         try:
             account = Account(account_name(variable), env.secret(variable), variable)
+            if not account.key:
+                raise ConfigError(f"{variable} is empty: give it a value, or unset it")
             if not re.fullmatch(r"""[!#-&(-~]+""", account.key):
                 raise ConfigError(f"{variable} holds a space or a character that no key has: copy the key again")
             if account.name in found:
@@ -251,40 +244,11 @@ def _is_allowed(text: str) -> bool:
     return text == "1"
 
 
-def _scheme_and_host(url: str) -> tuple[str, str]:
-    try:
-        parts = urlsplit(url)
-        _ = parts.port  # raises beyond 65535
-    except ValueError:
-        parts = urlsplit("")
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ConfigError("OPENROUTER_BASE_URL must be a URL such as https://openrouter.ai/api/v1")
-    return parts.scheme, parts.hostname
-
-
-def _host(url: str) -> str:
-    return (urlsplit(url).hostname or "").rstrip(".")
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return False
-    # An IPv4 address in IPv6 clothes is left out: DNS64 and the like may carry it off the machine.
-    return address.is_loopback and getattr(address, "ipv4_mapped", None) is None
-
-
 def _start_date(text: str) -> date:
     try:
-        # Python also reads 20250101 and 2025-W01-1: nobody means those.
-        day = date.fromisoformat(text) if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text) else None
+        day = date.fromisoformat(text)
     except ValueError:
-        day = None
-    if day is None:
-        raise ConfigError("CREDITS_START_DATE must be a day such as 2025-01-01")
+        raise ConfigError("CREDITS_START_DATE must be a day such as 2025-01-01") from None
     if day > clock.today():
         raise ConfigError("CREDITS_START_DATE lies in the future: give the first day that you want to see")
     return day
@@ -293,15 +257,28 @@ def _start_date(text: str) -> date:
 def _cron(text: str) -> str:
     # Dagster's own check, so that what passes here is what its scheduler accepts; the second line catches
     # days that never come (`0 0 31 4 *`), on which its daemon would fail at every tick.
-    from dagster._utils.schedules import is_valid_cron_string, schedule_execution_time_iterator
+    from dagster._utils.schedules import is_valid_cron_string
 
     try:
-        if is_valid_cron_string(text):
-            next(schedule_execution_time_iterator(clock.now().timestamp(), text, "UTC"))
+        if is_valid_cron_string(text) and next(_ticks(text)):
             return text
     except (ValueError, KeyError, StopIteration):
         pass
     raise ConfigError("CREDITS_SNAPSHOT_CRON must be a cron line of five fields, in UTC, such as 5 0 * * *")
+
+
+def _ticks(cron: str) -> Iterator[datetime]:
+    from dagster._utils.schedules import schedule_execution_time_iterator
+
+    return iter(schedule_execution_time_iterator(clock.now().timestamp(), cron, "UTC"))
+
+
+@cache
+def _longest_pause(cron: str) -> timedelta:
+    """The longest time between two ticks of the coming year (or of the coming 10,000 ticks)."""
+    within = clock.now() + timedelta(days=366)
+    ticks = takewhile(lambda tick: tick < within, islice(_ticks(cron), 10_000))
+    return max((later - earlier for earlier, later in pairwise(ticks)), default=timedelta(days=366))
 
 
 def _fingerprints(text: str) -> frozenset[str]:
@@ -311,33 +288,17 @@ def _fingerprints(text: str) -> frozenset[str]:
     return keys
 
 
-@cache
-def _longest_pause(cron: str) -> timedelta:
-    """The longest time between two ticks of the coming year (or of the coming 10,000 ticks)."""
-    from dagster._utils.schedules import schedule_execution_time_iterator
-
-    now, longest = clock.now(), timedelta()
-    ticks = islice(schedule_execution_time_iterator(now.timestamp(), cron, "UTC"), 10_000)
-    for earlier, later in pairwise(ticks):
-        longest = max(longest, later - earlier)
-        if later - now > timedelta(days=366):
-            break
-    return longest
-
-
-def _alert_urls(name: str, text: str, problems: list[str]) -> tuple[str, ...]:
+def _alert_urls(name: str, text: str, problems: list[str]) -> Iterator[str]:
     # Apprise URLs may hold commas themselves (several recipients): only a comma before a scheme separates.
-    urls = []
     for number, entry in enumerate(re.split(r"[,\n](?=\s*[A-Za-z][A-Za-z0-9+.-]*://)", text), start=1):
         url = entry.strip(" ,\r\n")
         if re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*://\S+", url):
-            urls.append(url)  # one wrong address must not silence the others
-        elif url:
+            yield url
+        elif url:  # one wrong address must not silence the others
             problems.append(
                 f"{name}: entry {number} is not an Apprise URL such as mailto://… or slack://…;"
                 " separate several with commas"
             )
-    return tuple(urls)
 
 
 def _alert_days(text: str) -> tuple[int, ...]:

@@ -7,7 +7,6 @@ UI, the daemon and a notebook all use the same key. No message ever repeats a va
 import hashlib
 import os
 import re
-import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -17,7 +16,6 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent
 KEY_VARIABLE = "OPENROUTER_API_KEY"
 OURS = ("OPENROUTER_", "CREDITS_")
 
-_QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’"}
 _REFERENCE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)(?::-([^}]*))?\})")
 
 
@@ -29,54 +27,48 @@ class Environment:
     """`environ` under what the file `dotenv` says. Raises ConfigError for a file that is no text."""
 
     def __init__(self, environ: Mapping[str, str], dotenv: Path | None = None) -> None:
+        self._texts = dict(environ)
+        self.warnings: list[str] = []
         said = read_dotenv(dotenv, environ)
-        # An empty value, such as the key in a fresh copy of `.env.example`, hides none.
-        filled = {name: text for name, text in said.items() if text.strip() or name not in environ}
-        self._texts = {**environ, **filled}
-        self._warnings = dict.fromkeys(_about_dotenv(dotenv, said, environ))
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What people should know of the values that were read so far."""
-        return tuple(self._warnings)
+        if dotenv and said and dotenv.stat().st_mode & 0o077:
+            self.warnings.append(
+                f"{dotenv} can be read by other users of this machine and holds keys: run chmod 600 {dotenv}"
+            )
+        for name, here in said.items():
+            there = environ.get(name, "")
+            if there and not here.strip():
+                continue  # an empty value, such as the key in a fresh copy of `.env.example`, hides none
+            self._texts[name] = here
+            if there and name.startswith(OURS) and _cleaned(here, environ) != _cleaned(there, environ):
+                self.warnings.append(
+                    f"{name} is set in {dotenv} and to something else in the environment: what the file says is used;"
+                    " remove one of the two"
+                )
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._texts)
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._texts
-
-    def __getitem__(self, name: str) -> str:
-        """The value that people mean. Raises KeyError, and ConfigError for one that nobody can mean."""
-        return self._cleaned(name, self._texts[name])
-
-    def is_empty(self, name: str) -> bool:
-        return not self._texts.get(name, "").strip()
+    def get(self, name: str) -> str:
+        """The value that people mean; empty where there is none. Raises ConfigError for one that nobody can mean."""
+        return self._checked(name, self._texts.get(name, ""))
 
     def secret(self, name: str) -> str:
         """The same; for `…_FILE`, as containers have it, what is in the file that it names."""
-        if not name.upper().endswith("_FILE"):
-            return self[name]
+        value = self.get(name)
+        if not value or not name.upper().endswith("_FILE"):
+            return value
         try:
-            content = as_path(name, self[name]).read_text(encoding="utf-8-sig")
+            return self._checked(name, as_path(name, value).read_text(encoding="utf-8-sig"))
         except (OSError, ValueError):
             raise ConfigError(
-                f"{_shown(name)} must name a file that this user can read, with the secret as its only content"
+                f"{name} must name a file that this user can read, with the secret as its only content"
             ) from None
-        return self._cleaned(name, content, of="the file of ")
 
-    def _cleaned(self, name: str, text: str, of: str = "") -> str:
-        shown, text = of + _shown(name), _expanded(text, self._texts).strip()
-        while len(text) > 1 and _QUOTES.get(text[0]) == text[-1]:
-            text = text[1:-1].strip()
-            self._warnings[f"{shown}: the quotes around the value were taken off"] = None
-        if not text:
-            raise ConfigError(f"{shown} is empty: give it a value, or unset it")
-        if text[0] in _QUOTES or text[-1] in _QUOTES.values():
-            raise ConfigError(f"{shown} has a quote on one side of its value only: take it off")
-        if _REFERENCE.search(text):
-            raise ConfigError(f"{shown} refers to a variable (after a $) that is not set: write its value instead")
-        return text
+    def _checked(self, name: str, text: str) -> str:
+        value = _cleaned(text, self._texts)
+        if _REFERENCE.search(value):
+            raise ConfigError(f"{name} refers to a variable (after a $) that is not set: write its value instead")
+        return value
 
 
 def read_dotenv(path: Path | None, environ: Mapping[str, str]) -> dict[str, str]:
@@ -91,8 +83,6 @@ def read_dotenv(path: Path | None, environ: Mapping[str, str]) -> dict[str, str]
         for name, text in dotenv_values(path, encoding="utf-8-sig", interpolate=False).items():
             if text is not None:
                 found[name] = _expanded(text, {**environ, **found})
-        if "\0" in "".join([*found, *found.values()]):
-            raise ValueError
     except (OSError, ValueError):  # other bytes than UTF-8 too; the error's own text could hold a key
         raise ConfigError(f"{path} cannot be read: save it as plain text (UTF-8) that this user can read") from None
     return found
@@ -108,7 +98,7 @@ def as_path(name: str, text: str, folder: Path = PROJECT_ROOT) -> Path:
     """The path that `text` stands for; relative ones begin in `folder`. Raises ConfigError about `name`."""
     try:
         return folder / Path(text).expanduser()
-    except (RuntimeError, ValueError):
+    except RuntimeError:
         raise ConfigError(f"{name} must be a path: the ~user in it is unknown") from None
 
 
@@ -117,18 +107,10 @@ def fingerprint(key: str) -> str:
     return hashlib.sha256(key.encode(errors="replace")).hexdigest()[:12]
 
 
-def _about_dotenv(path: Path | None, said: Mapping[str, str], environ: Mapping[str, str]) -> Iterator[str]:
-    if path and said and os.name == "posix" and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        yield f"{path} can be read by other users of this machine and holds keys: run chmod 600 {path}"
-    for name in (name for name in said if name.startswith(OURS)):
-        here, there = (_expanded(values.get(name, ""), environ).strip(" \t\r\n\"'") for values in (said, environ))
-        if here and there and here != there:
-            is_key = name.startswith(KEY_VARIABLE) and not name.upper().endswith("_FILE")
-            a, b = (f" (key {fingerprint(key)})" if is_key else "" for key in (here, there))
-            yield (
-                f"{_shown(name)} is set in {path}{a} and to something else in the environment{b}: what the file says"
-                " is used; remove one of the two"
-            )
+def _cleaned(text: str, known: Mapping[str, str]) -> str:
+    """Without the quotes that `docker run --env-file` keeps, and with variables replaced."""
+    text = _expanded(text, known).strip()
+    return text[1:-1].strip() if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
 
 
 def _expanded(text: str, known: Mapping[str, str]) -> str:
@@ -138,7 +120,3 @@ def _expanded(text: str, known: Mapping[str, str]) -> str:
         return known.get(found[1] or found[2]) or found[3] or found[0]
 
     return _REFERENCE.sub(value, text)
-
-
-def _shown(name: str) -> str:
-    return ascii(name)[1:-1][:120]

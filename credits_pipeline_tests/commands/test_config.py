@@ -1,10 +1,7 @@
 """What the environment may say, what a wrong value costs, and where a key may never be sent."""
 
 import os
-import stat
-from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -76,18 +73,9 @@ def test_a_wrong_alert_setting_does_not_stop_readings():
     assert settings.alert_days == (14, 7, 3)
 
 
-def test_the_files_lie_in_the_data_directory(tmp_path):
-    settings = config.load({"CREDITS_DATA_DIR": str(tmp_path)})
-    assert settings.warehouse_path == tmp_path / "warehouse.duckdb"
-    assert settings.published_path == tmp_path / "credits.duckdb"
-    assert settings.report_path == tmp_path / "report.html"
-
-
 def test_a_relative_data_directory_is_taken_from_the_project_root(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert config.load({"CREDITS_DATA_DIR": "data-demo"}).data_dir == config.PROJECT_ROOT / "data-demo"
-    assert config.load({"CREDITS_DATA_DIR": "~/credits"}).data_dir == Path.home() / "credits"
-    assert one_problem(CREDITS_DATA_DIR="~nobody-of-this-name/x").startswith("CREDITS_DATA_DIR ")
 
 
 # --- accounts ---
@@ -115,23 +103,7 @@ def test_two_variables_that_differ_in_case_only_are_refused():
     assert "both name the account acme" in one_problem(OPENROUTER_API_KEY_ACME="k", OPENROUTER_API_KEY_acme="k")
 
 
-@pytest.mark.parametrize(
-    "suffix",
-    [
-        "",
-        "../../x",
-        "A-B",
-        "É",
-        "ſ",
-        "A B",
-        "x" * 65,
-        "x;drop table raw",
-        "<script>",
-        "\x1b[31m",
-        "a\nb",
-        "\udcff",
-    ],
-)
+@pytest.mark.parametrize("suffix", ["", "../../x", "A-B", "ſ", "x" * 65, "<script>", "\x1b[31m", "a\nb", "\udcff"])
 def test_an_account_name_that_is_no_plain_word_is_refused_and_shown_escaped(suffix):
     problem = one_problem(**{"OPENROUTER_API_KEY_" + suffix: KEY})
     assert problem.startswith("OPENROUTER_API_KEY_")
@@ -139,9 +111,9 @@ def test_an_account_name_that_is_no_plain_word_is_refused_and_shown_escaped(suff
     assert problem.isprintable()
 
 
-@pytest.mark.parametrize("value", ["", " ", "\t\n"])
-def test_an_empty_key_is_a_problem_that_names_the_variable(value):
-    assert one_problem(OPENROUTER_API_KEY_ACME=value).startswith("OPENROUTER_API_KEY_ACME is empty")
+def test_an_empty_key_is_a_problem_that_names_the_variable():
+    """Not taken for none, as other variables are: an account would be left out in silence."""
+    assert one_problem(OPENROUTER_API_KEY_ACME=" ").startswith("OPENROUTER_API_KEY_ACME is empty")
 
 
 @pytest.mark.parametrize("value", ["sk a", "sk\r\nHost: evil", "sk-é", "sk\x00", "sk\udcff", "sk\x7f"])
@@ -253,7 +225,6 @@ def test_a_key_goes_to_no_host_that_only_looks_like_the_api(url):
         "http://[::ffff:127.0.0.1]/api/v1",
         "http://128.0.0.1/api/v1",
         "http://10.0.0.5/api/v1",
-        "http://127.0.0.1:99999/api/v1",
         "http://[::1/api/v1",
         "http://",
         "ftp://127.0.0.1/api/v1",
@@ -291,10 +262,7 @@ def test_the_api_is_the_api_however_it_is_spelled_and_allowed():
 
 
 def test_allowing_a_custom_host_takes_exactly_1():
-    url = "http://127.0.0.1:8787"
-    for value in ("", "0"):
-        settings = config.load({"OPENROUTER_BASE_URL": url, "OPENROUTER_ALLOW_CUSTOM_HOST": value})
-        assert len(settings.problems) == 1
+    assert one_problem(OPENROUTER_BASE_URL="http://127.0.0.1:8787", OPENROUTER_ALLOW_CUSTOM_HOST="0")
     assert one_problem(OPENROUTER_ALLOW_CUSTOM_HOST="true").startswith("OPENROUTER_ALLOW_CUSTOM_HOST must be 1")
 
 
@@ -316,38 +284,31 @@ def test_whatever_passes_the_host_rule_is_read_as_openrouter_by_httpx(text, pref
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
-        ("CREDITS_START_DATE", "20250101"),
-        ("CREDITS_START_DATE", "2025-W01-1"),
         ("CREDITS_START_DATE", "2025-02-30"),
-        ("CREDITS_START_DATE", "٢٠٢٥-01-01"),
-        ("CREDITS_START_DATE", KEY),
         ("CREDITS_SNAPSHOT_CRON", "daily"),
         ("CREDITS_SNAPSHOT_CRON", "5 0 * *"),
         ("CREDITS_SNAPSHOT_CRON", "5 0 * * * *"),
-        ("CREDITS_SNAPSHOT_CRON", "99 0 * * *"),
         ("CREDITS_SNAPSHOT_CRON", "0 0 31 4 *"),
-        ("CREDITS_SNAPSHOT_CRON", "@reboot"),
         ("CREDITS_SNAPSHOT_CRON", KEY),
         ("CREDITS_ALERT_DAYS", "0"),
-        ("CREDITS_ALERT_DAYS", "-3"),
         ("CREDITS_ALERT_DAYS", "14;7"),
-        ("CREDITS_ALERT_DAYS", "14,,7"),
         ("CREDITS_ALERT_DAYS", "1.5"),
         ("CREDITS_ALERT_DAYS", "366"),
-        ("CREDITS_ALERT_DAYS", "٣"),
-        ("CREDITS_ALERT_URLS", "me@example.com"),
         ("CREDITS_ALERT_URLS", f"slack://{KEY}, me"),
-        *[(name, " ") for name in ("CREDITS_START_DATE", "CREDITS_SNAPSHOT_CRON", "CREDITS_ALERT_DAYS")],
-        ("CREDITS_DATA_DIR", ""),
-        ("OPENROUTER_BASE_URL", ""),
     ],
 )
 def test_a_wrong_value_is_one_line_that_names_the_variable_and_leaves_the_default(variable, value):
     assert one_problem(**{variable: value}).startswith(variable)
     with clock.frozen(NOON):
         wrong, default = config.load({variable: value}), config.load({})
-    name = {"OPENROUTER_BASE_URL": "base_url"}.get(variable, variable.removeprefix("CREDITS_").lower())
+    name = variable.removeprefix("CREDITS_").lower()
     assert getattr(wrong, name) == getattr(default, name)
+
+
+def test_an_empty_value_counts_as_none():
+    """As in a line of `.env` or of a unit file that nobody has filled in."""
+    names = ["CREDITS_START_DATE", "CREDITS_ALERT_URLS_FILE", "CREDITS_DATA_DIR", "OPENROUTER_BASE_URL", "DAGSTER_HOME"]
+    assert config.load(dict.fromkeys(names, "")) == config.load({})
 
 
 def test_a_start_date_in_the_future_is_refused():
@@ -395,30 +356,17 @@ def test_no_environment_makes_loading_raise(env):
 # --- how values are read ---
 
 
-@pytest.mark.parametrize("quoted", ['"{}"', "'{}'", "“{}”", ' "{}" \n', "\"'{}'\""])
-def test_quotes_around_a_whole_value_are_taken_off_and_said(tmp_path, quoted):
+@pytest.mark.parametrize("quoted", ['"{}"', "'{}'", ' "{}" \n'])
+def test_quotes_around_a_whole_value_are_taken_off(tmp_path, quoted):
     """As `docker run --env-file` keeps them."""
     values = {
         "OPENROUTER_API_KEY": KEY,
         "CREDITS_DATA_DIR": str(tmp_path),
         "CREDITS_START_DATE": "2026-01-02",
-        "CREDITS_SNAPSHOT_CRON": "5 1 * * *",
-        "CREDITS_ALERT_DAYS": "9",
         "CREDITS_ALERT_URLS": "ntfy://topic",
-        "DAGSTER_HOME": str(tmp_path / "dagster"),
     }
-    plain = config.load(values)
     settings = config.load({name: quoted.format(value) for name, value in values.items()})
-    assert settings.require() == replace(plain, warnings=settings.warnings)
-    assert settings.alert_problems == ()
-    for name in values:
-        assert any(name in warning and "quotes" in warning for warning in settings.warnings), name
-    assert KEY not in "".join(settings.warnings)
-
-
-def test_a_quote_on_one_side_is_refused():
-    for variable in ("OPENROUTER_API_KEY_ACME", "CREDITS_DATA_DIR", "CREDITS_START_DATE"):
-        assert one_problem(**{variable: '"2026-01-01'}).startswith(f"{variable} has a quote on one side")
+    assert settings.require() == config.load(values)
 
 
 def test_a_variable_in_a_value_stands_for_its_own_and_one_that_is_not_set_is_refused():
@@ -468,11 +416,6 @@ def test_a_secrets_file_that_gives_none_is_one_sentence(tmp_path):
     assert KEY not in one_problem(OPENROUTER_API_KEY_ACME_FILE=KEY), "a key where a path belongs"
 
 
-def test_a_clock_that_was_never_set_is_one_sentence():
-    with clock.frozen(datetime(1970, 1, 1, tzinfo=UTC)):
-        assert "this machine's clock says 1970-01-01" in one_problem()
-
-
 @pytest.mark.parametrize(
     ("cron", "hours"),
     [
@@ -505,11 +448,8 @@ def test_what_dotenv_says_is_used_and_another_value_in_the_environment_is_warned
     settings = config.load(exported, dotenv)
     assert (settings.require().accounts[0].key, settings.alert_days) == (KEY, (5,))
     (warning,) = settings.warnings
-    assert str(dotenv) in warning
-    assert "environment" in warning
-    for key in (KEY, exported["OPENROUTER_API_KEY"]):
-        assert sha256(key.encode()).hexdigest()[:12] in warning
-        assert key not in warning
+    assert warning.startswith(f"OPENROUTER_API_KEY is set in {dotenv} and to something else in the environment")
+    assert "sk-or" not in warning
 
 
 def test_an_empty_key_in_a_fresh_copy_of_the_example_hides_none(dotenv):
@@ -535,8 +475,7 @@ def test_read_mart_and_every_command_find_the_same_settings(dotenv, tmp_path, mo
     assert config.current().dagster_home == tmp_path / "from-dotenv" / "x"
 
 
-@pytest.mark.skipif(os.name != "posix", reason="file modes")
-@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660])
+@pytest.mark.parametrize("mode", [0o640, 0o604])
 def test_a_dotenv_that_others_may_read_is_warned_about_and_still_read(dotenv, mode):
     dotenv.write_text(f"OPENROUTER_API_KEY={KEY}\n", encoding="utf-8")
     dotenv.chmod(mode)
@@ -544,7 +483,6 @@ def test_a_dotenv_that_others_may_read_is_warned_about_and_still_read(dotenv, mo
     (warning,) = settings.warnings
     assert warning.endswith(f"chmod 600 {dotenv}")
     assert settings.accounts[0].key == KEY
-    assert stat.S_IMODE(dotenv.stat().st_mode) == mode
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_name(dotenv):
@@ -552,11 +490,9 @@ def test_a_byte_order_mark_is_no_part_of_the_first_name(dotenv):
     assert config.load({}, dotenv).require().accounts[0].key == KEY
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "nul"])
-def test_a_dotenv_that_is_no_text_is_one_sentence_without_its_content(dotenv, encoding):
-    """As PowerShell's `>` writes it, or half overwritten."""
-    line = f"OPENROUTER_API_KEY={KEY}\n"
-    dotenv.write_bytes(line.replace("=", "=\0").encode() if encoding == "nul" else line.encode(encoding))
+def test_a_dotenv_that_is_no_text_is_one_sentence_without_its_content(dotenv):
+    """As PowerShell's `>` writes it."""
+    dotenv.write_text(f"OPENROUTER_API_KEY={KEY}\n", encoding="utf-16")
     (problem,) = config.load({"OPENROUTER_API_KEY": KEY}, dotenv).problems
     assert "save it as plain text" in problem
     assert KEY not in problem
