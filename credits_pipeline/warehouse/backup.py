@@ -1,11 +1,10 @@
 """Backups of the warehouse, and their way back: only our own tables come along."""
 
-import errno
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from credits_pipeline import clock, files
+from credits_pipeline import files
 from credits_pipeline.text import literal, quoted
 from credits_pipeline.warehouse import connection
 from credits_pipeline.warehouse.connection import WarehouseBusy, WarehouseCorrupt, WarehouseError, tables_of
@@ -13,9 +12,6 @@ from credits_pipeline.warehouse.file import WarehouseFile, stamp, temporary
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
-
-_LEFTOVER_AFTER_S: Final = 86_400.0
-"""Age from which an unfinished backup is one that was cut short: making one takes seconds to minutes."""
 
 
 class Backups(WarehouseFile):
@@ -30,9 +26,6 @@ class Backups(WarehouseFile):
         into = files.absolute(into)
         with self._held("making a backup") as deadline:
             files.make_directory(into)
-            for leftover in into.glob(".credits-*.new"):  # another warehouse may be writing a younger one
-                if clock.now().timestamp() - leftover.stat().st_mtime > _LEFTOVER_AFTER_S:
-                    shutil.rmtree(leftover, ignore_errors=True)
             finished = into / f"credits-{stamp()}"
             fresh = temporary(finished)
             try:
@@ -44,9 +37,11 @@ class Backups(WarehouseFile):
                         for table in tables_of(con, schema):
                             file = fresh / schema / f"{table}.parquet"
                             con.execute(f"copy {schema}.{quoted(table)} to {literal(str(file))} (format parquet)")
-                            files.sync(file)
-                files.sync(fresh / "warehouse.duckdb")
-                return _with_unused_name(fresh, finished)
+                for file in fresh.rglob("*.*"):
+                    files.sync(file)
+                made = files.unused(finished)
+                files.move_into_place(fresh, made)
+                return made
             finally:
                 shutil.rmtree(fresh, ignore_errors=True)
 
@@ -102,11 +97,8 @@ class Backups(WarehouseFile):
                     raise
                 except WarehouseError:
                     pass  # damaged or too new: file and log are kept as they are
-            try:  # a hard link, so that at no moment the file is missing
-                kept.hardlink_to(self.path)
-            except OSError:
-                shutil.copy2(self.path, kept)
-                files.sync(kept)
+            shutil.copyfile(self.path, kept)  # a copy, so that at no moment the file is missing
+            files.sync(kept)
         if log.exists():
             log.replace(files.beside(kept, ".wal"))
         return kept if kept.exists() else None
@@ -124,16 +116,3 @@ def _copy_our_tables(con: "Connection") -> None:
                 columns = ", ".join(row[0] for row in con.execute(f"describe warehouse.{name}").fetchall())
                 con.execute(f"insert into warehouse.{name} ({columns}) select {columns} from backup.{name}")
     con.execute("commit")
-
-
-def _with_unused_name(fresh: Path, path: Path) -> Path:
-    """Give a finished directory the first unused name; another process may take that one first."""
-    while True:
-        try:
-            made = fresh.rename(files.unused(path))
-        except OSError as error:
-            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
-                raise
-        else:
-            files.sync(path.parent)
-            return made

@@ -1,6 +1,5 @@
 """Connections to DuckDB: always UTC, nothing from the network; and what goes wrong with a file, in a sentence."""
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -102,8 +101,6 @@ _SENTENCES: Final[dict[tuple[str, ...], str]] = {
         "No room to write {path}: free some space, then run this again.",
     ("Permission denied", "Read-only file system", "Operation not permitted"):
         "No permission to use {path}: make it and its directory readable and writable for this user.",
-    ("File locks are not supported", "Could not fsync"):
-        "{path} cannot be used on {file_system} ({reason}): keep the data on a local disk.",
     ("a database file with version number",):
         "{path} was written by a newer DuckDB than the one installed: update this program.",
 }  # fmt: skip
@@ -129,33 +126,20 @@ def named_errors(path: Path) -> Iterator[None]:
 
 
 def _renamed(error: Exception, path: Path, remedy: str = _REMEDY, *, opening: bool = False) -> Exception:
-    message, place = str(error), path
+    message = str(error)
     reason = message.split("\n", 1)[0]
-    if isinstance(error, OSError) and error.filename:
-        place = Path(os.fsdecode(error.filename))
-    elif found := re.search(r'"(/[^"]+)"', message):  # it may be about the log or the spill file
-        place = Path(found[1])
+    named = re.search(r'"(/[^"]+)"', message)  # it may be about the log, the spill file or a copy
+    place = getattr(error, "filename", None) or (named[1] if named else path)
     for signs, sentence in _SENTENCES.items():
         if any(sign in message for sign in signs):
-            return WarehouseError(sentence.format(path=place, reason=reason, file_system=files.file_system(place)))
-    if any(sign in message for sign in _LOCKED):
-        return WarehouseBusy(busy(path, _lock_holder(message)))
+            return WarehouseError(sentence.format(path=place))
+    if any(sign in message for sign in _LOCKED):  # without our lock: a BI tool, a notebook, a DuckDB shell
+        holder = re.search(r"Conflicting lock is held in (.*?\))", message)
+        return WarehouseBusy(busy(path, f"another program{f', {holder[1]}' if holder else ''}"))
     if any(sign in message for sign in _TORN) or (opening and "INTERNAL Error" in message):
         return WarehouseCorrupt(f"{path} is damaged: {remedy} ({reason}).")
-    if isinstance(error, OSError) and error.errno in files.UNSUPPORTED:
-        return WarehouseError(f"{place} cannot be used on {files.file_system(place)} ({error.strerror}).")
     return WarehouseError(f"{path} cannot be opened: {reason}") if opening else error
 
 
 def busy(path: Path, who: str) -> str:
     return f"{path} is held by {who}: let it finish or stop it, then run this again."
-
-
-def _lock_holder(message: str) -> str:
-    """Who has the file open without our lock: a BI tool, a notebook, a DuckDB shell."""
-    if "Unique file handle conflict" in message:
-        return "another DuckDB connection of this very process"
-    found = re.search(r"Conflicting lock is held in (.*?\))", message)
-    if found is None:  # "PID 0": of another machine or container, or no lock at all
-        return "a program of another machine or container, or its file system keeps no locks"
-    return f"another program, {found[1]}"

