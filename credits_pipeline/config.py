@@ -37,6 +37,8 @@ DOTENV_VARIABLE = "CREDITS_ENV_FILE"
 LONGEST_ALERT_DAYS = 365
 # Account names end up in tables and chat messages: long enough for any team, short enough to read.
 LONGEST_ACCOUNT_NAME = 64
+# Believed, more than this would stop the figures of all accounts: sums of two would not fit DECIMAL(18,9).
+LARGEST_TOTAL_USD = 990_000_000
 # Readings are late by half a day before anybody is alarmed; never sooner than one missed night.
 STALE_AFTER_AT_LEAST, LATE_BY = timedelta(hours=36), timedelta(hours=12)
 

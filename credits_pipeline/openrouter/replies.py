@@ -27,11 +27,11 @@ from pydantic import (
 )
 
 from credits_pipeline import text
+from credits_pipeline.config import LARGEST_TOTAL_USD
 
 NANO_DOLLAR = Decimal("1e-9")  # below anything that is billed; the API's doubles may print with more digits
-# Believed, more than these would stop the figures of all accounts: sums would not fit DECIMAL(18,9) or BIGINT.
-LARGEST_TOTAL_USD = 990_000_000
-LARGEST_DAY_USD, LARGEST_COUNT = 2_500_000, 10**15  # of an account and day
+# Of an account and day. Believed, more than these would stop the figures of all: sums would not fit their columns.
+LARGEST_DAY_USD, LARGEST_COUNT = 2_500_000, 10**15
 OLDEST_CACHE = timedelta(days=1)  # a `cachedAt` further back, or ahead, is a mistake and says nothing
 LONGEST_MESSAGE, LONGEST_NAME = 300, 200  # characters of the server's own words, and of a model's name
 

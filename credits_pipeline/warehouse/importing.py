@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from credits_pipeline import clock
+from credits_pipeline.config import LARGEST_TOTAL_USD
 from credits_pipeline.errors import CreditsError
 from credits_pipeline.text import literal
 from credits_pipeline.warehouse import connection
@@ -32,16 +33,11 @@ EARLIEST: Final = datetime(2023, 1, 1, tzinfo=UTC)
 _DENIED_BEYOND: Final = Decimal("0.01")
 """Share of a counter by which a reading may lie outside what the readings around it say."""
 
-_MONEY_LIMIT: Final = Decimal(10) ** 9
-_DAY_ALONE: Final = re.compile(r"\d{4}-?(\d\d-?\d\d|W\d\d(-?\d)?)([+-]\d\d:?\d\d)?", re.ASCII)
 _UNIX_SECONDS: Final = re.compile(r"\d{10}(\.\d+)?", re.ASCII)
 _NUMBER: Final = re.compile(r"\+?\d+(\.\d+)?([eE][+-]?\d{1,3})?", re.ASCII)
-_SPREADSHEETS: Final = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 
 _Lines = Iterator[tuple[str, tuple[str, ...]]]
 """Where each row is in the file, and its three cells."""
-_Counters = tuple[Decimal, Decimal]
-"""USD ever bought, USD ever used."""
 
 
 class ImportRefused(CreditsError):
@@ -60,7 +56,7 @@ class _Row(NamedTuple):
     where: str
     text: tuple[str, ...]
     at: datetime
-    counters: _Counters
+    counters: tuple[Decimal, Decimal]  # USD ever bought, USD ever used
 
 
 def import_readings(warehouse: Tables, file: Path, account: str, *, tz: str | None = None, run_id: str) -> ImportResult:
@@ -92,9 +88,6 @@ def _reading(row: _Row, account: str, run_id: str) -> Reading:
     return Reading(account, row.at.date(), row.at, *row.counters, None, run_id, "import", payload)
 
 
-# -- rows as text --------------------------------------------------------------------------
-
-
 def _lines(file: Path) -> _Lines:
     if file.exists() and not file.is_file():  # reading from a pipe would wait
         raise ImportRefused("it is not a file: name the CSV or Parquet file itself.")
@@ -102,7 +95,7 @@ def _lines(file: Path) -> _Lines:
         content = file.read_bytes()
     except OSError as error:
         raise ImportRefused(f"it cannot be read ({error.strerror}).") from None
-    if content.startswith(_SPREADSHEETS):
+    if content.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
         raise ImportRefused("it is a spreadsheet: save the sheet as CSV UTF-8 and import that.")
     return _parquet_lines(file) if content.startswith(b"PAR1") else _csv_lines(content)
 
@@ -110,11 +103,8 @@ def _lines(file: Path) -> _Lines:
 def _csv_lines(content: bytes) -> _Lines:
     try:
         text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ImportRefused(f"line {line} is not UTF-8: save the file as CSV UTF-8.") from None
-    hint = re.match(r"sep=[^\n]*\n", text, re.IGNORECASE)  # for Excel, by Excel
-    text = text[hint.end() :] if hint else text
+    except UnicodeDecodeError:
+        raise ImportRefused("it is not UTF-8: save the file as CSV UTF-8.") from None
     delimiter = max(",;\t", key=text.partition("\n")[0].count)
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     marks: set[str] = set()
@@ -124,7 +114,7 @@ def _csv_lines(content: bytes) -> _Lines:
         for cells in lines:
             if not any(cell.strip() for cell in cells):
                 continue  # spreadsheets pad with empty rows
-            where = f"line {lines.line_num + bool(hint)}"
+            where = f"line {lines.line_num}"
             if len(cells) < len(header) or any(cell.strip() for cell in cells[len(header) :]):
                 raise ImportRefused(f"{where} has {len(cells)} cells where the header has {len(header)}.")
             time, *amounts = (cells[place].strip() for place in places)
@@ -145,10 +135,7 @@ def _parquet_lines(file: Path) -> _Lines:
     columns = ", ".join(f"coalesce({name}::varchar, '')" for name in COLUMNS)
     try:
         with connection.connect(file) as con:
-            kinds = {name: kind for name, kind, *_ in con.execute(f"describe from {relation}").fetchall()}
-            _places(list(kinds))
-            if "FLOAT" in (kinds[name] for name in COLUMNS):
-                raise ImportRefused("a 32-bit float is too coarse for money: store decimals.")
+            _places([name for name, *_ in con.execute(f"describe from {relation}").fetchall()])
             rows = con.execute(f"select {columns} from {relation}").fetchall()
     except duckdb.Error as error:
         raise ImportRefused(f"it is no readable Parquet file ({_short(str(error))}).") from None
@@ -159,9 +146,6 @@ def _places(header: list[str]) -> list[int]:
     if any(header.count(name) != 1 for name in COLUMNS):
         raise ImportRefused(f"it must have the columns {', '.join(COLUMNS)}, each once, not {_short(header)}.")
     return [header.index(name) for name in COLUMNS]
-
-
-# -- text as values ------------------------------------------------------------------------
 
 
 def _row(where: str, text: tuple[str, ...], zone: zoneinfo.ZoneInfo | None) -> _Row:
@@ -178,14 +162,14 @@ def _instant(time: str, zone: zoneinfo.ZoneInfo | None) -> datetime:
     # As `date` prints it: "2026-01-05 00:05:00 UTC", "2026-01-05 00:05:00 +0100".
     text = re.sub(r"\s*(UTC|GMT|Z)$", "+00:00", time, flags=re.IGNORECASE)
     text = re.sub(r"\s+([+-]\d\d:?\d\d)$", r"\1", text)
-    if _DAY_ALONE.fullmatch(text):
-        raise ImportRefused("a day without a time: add the time of the reading.")
+    is_unix = _UNIX_SECONDS.fullmatch(text)
     try:
-        is_unix = _UNIX_SECONDS.fullmatch(text)
+        if not is_unix and not re.search(r"[T ]\d", text):  # Python would take a day alone for its midnight
+            raise ValueError
         moment = datetime.fromtimestamp(float(text), UTC) if is_unix else datetime.fromisoformat(text)
         at = _in_zone(moment, zone).astimezone(UTC)
     except (ValueError, OverflowError):
-        raise ImportRefused("no time: write it as 2026-01-05T00:05:00Z or as Unix time.") from None
+        raise ImportRefused("no day and time: write it as 2026-01-05T00:05:00Z or as Unix time.") from None
     if at > clock.now():
         raise ImportRefused("which has not come yet.")
     if at < EARLIEST:
@@ -200,9 +184,7 @@ def _in_zone(moment: datetime, zone: zoneinfo.ZoneInfo | None) -> datetime:
         raise ImportRefused("without a UTC offset: add its zone, as in TZ=Europe/Paris.")
     first, second = (moment.replace(tzinfo=zone, fold=fold) for fold in (0, 1))
     if first.utcoffset() != second.utcoffset():
-        exists = first.astimezone(UTC).astimezone(zone).replace(tzinfo=None) == moment
-        why = "came twice" if exists else "was skipped"
-        raise ImportRefused(f"which {why} in {zone.key} when the clocks changed: add its offset.")
+        raise ImportRefused(f"which was skipped or came twice in {zone.key} when the clocks changed: add its offset.")
     return first
 
 
@@ -210,18 +192,15 @@ def _amount(text: str) -> Decimal:
     if not _NUMBER.fullmatch(text):
         raise ImportRefused("no number from 0 up such as 12.5, with a decimal point and no separators.")
     value = Decimal(text)
-    if value >= _MONEY_LIMIT or (value := round(value, 9)) >= _MONEY_LIMIT:  # halves to even
-        raise ImportRefused("beyond 999999999.999999999.")
-    return value
+    if value > LARGEST_TOTAL_USD:
+        raise ImportRefused(f"beyond {LARGEST_TOTAL_USD:,} dollars.")
+    return round(value, 9)  # halves to even
 
 
 def _short(value: object) -> str:
     """As it stands in the file, short and with control characters made visible."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-# -- what is known already -----------------------------------------------------------------
 
 
 def _fresh(rows: list[_Row], stored: dict[datetime, Any]) -> list[_Row]:

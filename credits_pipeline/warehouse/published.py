@@ -44,11 +44,7 @@ class Publisher(WarehouseFile):
                     con.execute("checkpoint published")
                     con.execute("detach published")
                 # DuckDB has released both files by now, so opening them here cannot drop its locks.
-                with suppress(PermissionError):  # of a file system without modes
-                    fresh.chmod(0o444)
-                files.move_into_place(fresh, target)
-                # A log that somebody's writing left beside the old file would be replayed onto this one.
-                files.beside(target, ".wal").unlink(missing_ok=True)
+                _replace(fresh, target)
             finally:
                 remove_leftovers(target)
 
@@ -89,6 +85,14 @@ def read_mart(name: str, path: Path | None = None) -> "pd.DataFrame":
         table = con.sql(f"from marts.{quoted(name)}").to_arrow_table()
     frame: pd.DataFrame = table.to_pandas(types_mapper=pd.ArrowDtype)
     return frame
+
+
+def _replace(fresh: Path, target: Path) -> None:
+    with suppress(PermissionError):  # of a file system without modes
+        fresh.chmod(0o444)
+    files.move_into_place(fresh, target)
+    # A log that a tool left beside the old file would be replayed onto this one.
+    files.beside(target, ".wal").unlink(missing_ok=True)
 
 
 def _copy_marts(con: "Connection") -> None:

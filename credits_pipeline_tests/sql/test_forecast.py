@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from credits_pipeline.openrouter.replies import LARGEST_COUNT, LARGEST_DAY_USD, LARGEST_TOTAL_USD
+from credits_pipeline.config import LARGEST_TOTAL_USD
+from credits_pipeline.openrouter.replies import LARGEST_COUNT, LARGEST_DAY_USD
 from credits_pipeline_tests.models import DAY, Row, World, midnight, usd
 
 START = date(2025, 3, 3)  # a Monday
