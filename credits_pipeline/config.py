@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from credits_pipeline import clock
 from credits_pipeline.environment import KEY_VARIABLE, PROJECT_ROOT, ConfigError, Environment, as_path, fingerprint
+from credits_pipeline.plans import AccountPlan, account_plans
 
 __all__ = ["KEY_VARIABLE", "PROJECT_ROOT", "Account", "ConfigError", "Settings", "current", "load"]
 
@@ -74,6 +75,7 @@ class Settings:
     alert_urls: tuple[str, ...] = field(repr=False)  # they hold passwords and tokens
     alert_days: tuple[int, ...]
     accepted_keys: frozenset[str]  # fingerprints
+    plans: tuple[AccountPlan, ...]
     problems: tuple[str, ...]
     alert_problems: tuple[str, ...]
     warnings: tuple[str, ...] = ()
@@ -157,6 +159,7 @@ def load(environ: Mapping[str, str], dotenv: Path | None = None) -> Settings:
     for name in ("CREDITS_ALERT_URLS", "CREDITS_ALERT_URLS_FILE"):
         text = collect(partial(env.secret, name), "", alert_problems)
         urls += _alert_urls(name, text, alert_problems)
+    plan_problems: list[str] = []
     return Settings(
         accounts=accounts,
         base_url=url,
@@ -169,9 +172,10 @@ def load(environ: Mapping[str, str], dotenv: Path | None = None) -> Settings:
         alert_urls=tuple(urls),
         alert_days=read("CREDITS_ALERT_DAYS", _alert_days, DEFAULT_ALERT_DAYS, alert_problems),
         accepted_keys=read("CREDITS_ACCEPT_KEY", _fingerprints, frozenset()),
+        plans=account_plans(env, [account.name for account in accounts], plan_problems),
         problems=tuple(problems),
         alert_problems=tuple(alert_problems),
-        warnings=(*env.warnings, *_shared_keys(accounts)),
+        warnings=(*env.warnings, *_shared_keys(accounts), *plan_problems),
     )
 
 

@@ -51,7 +51,7 @@ class World:
         self.project = SqlProject.load(PROJECT)
 
     def empty(self) -> None:
-        for table in ("credits_snapshots", "model_usage", "model_usage_days"):
+        for table in ("credits_snapshots", "model_usage", "model_usage_days", "account_plans"):
             self.con.execute(f"delete from raw.{table}")
 
     def read(

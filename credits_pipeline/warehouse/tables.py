@@ -220,6 +220,12 @@ class Tables(WarehouseFile):
         return {name: [day for day in _days(first, last) if (name, day) not in settled] for name in accounts}
 
 
+def replace_rows(con: "Connection", table: str, rows: Sequence[object]) -> None:
+    """Have the table hold exactly `rows`: what is configured, for the SQL to read."""
+    con.execute(f"delete from {table}")
+    insert(con, table, rows)
+
+
 def insert(con: "Connection", table: str, rows: Sequence[object], **constants: object) -> None:
     """Append rows, of which each has an attribute per column that `constants` does not give.
 
@@ -235,7 +241,7 @@ def insert(con: "Connection", table: str, rows: Sequence[object], **constants: o
 
 def _parameters(column: list[Any], kind: str) -> list[Any]:
     if kind.startswith("DECIMAL"):  # as text, since DuckDB 1.5.6 takes the parameter Decimal('1E+3') for 1
-        return [f"{value:f}" for value in column]
+        return [None if value is None else f"{value:f}" for value in column]
     return [naive(value) for value in column] if kind == "TIMESTAMP" else column
 
 

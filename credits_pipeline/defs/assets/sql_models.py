@@ -14,13 +14,14 @@ from credits_pipeline.defs.assets import credits_snapshots, model_usage
 from credits_pipeline.sql_project import BuildResult, Model, SqlProject, Test, TestResult
 from credits_pipeline.text import markdown
 from credits_pipeline.warehouse import Warehouse, WarehouseError
+from credits_pipeline.warehouse.tables import replace_rows
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
 
 PROJECT_DIR = config.PROJECT_ROOT / "dbt_like_sql"
 
-# Which asset fills which raw table.
+# Which asset fills which raw table; the others hold settings, and are written with the build.
 RAW_ASSETS = {
     "raw.credits_snapshots": credits_snapshots.KEY,
     "raw.model_usage": model_usage.KEY,
@@ -60,6 +61,7 @@ def sql_models(project: SqlProject) -> dg.AssetsDefinition:
         failure = None
         try:
             with warehouse.writing("building the SQL models") as con:
+                replace_rows(con, "raw.account_plans", config.current().plans)
                 result = project.build(con, select=None if len(models) == len(project.models) else models)
                 result = add_unselected_tests(project, con, result, [tests[key] for key in wanted])
                 if result.blocked:
@@ -116,7 +118,7 @@ def asset_spec(project: SqlProject, model: Model) -> dg.AssetSpec:
     files = [str(project.root.parent / path) for path in (model.path, model.yml_path)]
     return dg.AssetSpec(
         model.name,
-        deps=[*model.depends_on, *{RAW_ASSETS[source] for source in model.sources}],
+        deps=[*model.depends_on, *{RAW_ASSETS[source] for source in model.sources if source in RAW_ASSETS}],
         description=model.comment,
         group_name=model.schema_name,
         kinds={"duckdb", "sql"},
