@@ -14,3 +14,11 @@
         ) as decimal(18, 9)) as varchar), '0')
     )
 {%- endmacro %}
+
+{# What a purchase of `credits`, DECIMAL in USD, is charged by card, USD to the cent; nothing for nothing. #}
+{% macro charged_by_card(credits) -%}
+    {{ usd(
+        'if(%s > 0, round(%s + greatest(%s * %s, %s), 2), 0)'
+        % (credits, credits, credits, var('purchase_fee'), var('purchase_fee_min_usd'))
+    ) }}
+{%- endmacro %}

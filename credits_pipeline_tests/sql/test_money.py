@@ -1,0 +1,357 @@
+"""How much to buy, what the month will cost, which automatic top-ups to expect, and what is left of each purchase."""
+
+import random
+from collections.abc import Iterator, Sequence
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from itertools import accumulate
+from typing import Any
+
+import pytest
+
+from credits_pipeline_tests.models import DAY, Row, World, at, midnight, usd
+
+START = date(2026, 3, 2)  # a Monday
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture(scope="module")
+def _world() -> Iterator[World]:
+    world = World()
+    yield world
+    world.con.close()
+
+
+@pytest.fixture
+def world(_world: World) -> World:
+    _world.empty()
+    return _world
+
+
+def built(world: World, *marts: str) -> list[Row]:
+    """Build the marts and what they are built from; the rows of the first, of all accounts."""
+    needed, left = set[str](), [*marts]
+    while left:
+        name = left.pop()
+        needed.add(name)
+        left += world.project.models[name].depends_on
+    world.build(needed)
+    return world.table(marts[0], account=None)
+
+
+def fan_of(world: World) -> dict[date, Row]:
+    return {row["forecast_date"]: row for row in world.table("balance_forecast")}
+
+
+def plan(world: World, account: str = "a", **columns: Any) -> None:
+    values = [columns.get(name) for name in ("budget_usd", "topup_below_usd", "topup_buys_usd", "topup_until")]
+    world.con.execute("insert into raw.account_plans values (?, ?, ?, ?, ?)", [account, *values])
+
+
+def read_nightly(world: World, counters: Sequence[tuple[Any, Any]], account: str = "a") -> None:
+    """A reading of total credits and usage at each midnight from START on."""
+    world.con.execute(
+        """
+        insert into raw.credits_snapshots
+        select $account, unnest($instants::timestamp[]) as instant, instant, unnest($credits), unnest($usage),
+            null, 'r', 'api', null
+        """,
+        {
+            "account": account,
+            "credits": [str(credits) for credits, _ in counters],
+            "usage": [str(usage) for _, usage in counters],
+            "instants": [midnight(START + number * DAY) for number in range(len(counters))],
+        },
+    )
+
+
+def spend_nightly(world: World, spend: Sequence[Any], credits: Any = 1000, account: str = "a") -> datetime:
+    """Readings from the beginning of the first day to the end of the last; the instant of the newest."""
+    usages = accumulate((usd(str(amount)) for amount in spend), initial=usd(0))
+    read_nightly(world, [(credits, usage) for usage in usages], account)
+    return midnight(START + len(spend) * DAY)
+
+
+def uneven(seed: int, days: int) -> list[float]:
+    """Spend of an account of its own: some are calm, some bursty, some idle on weekends, some fade."""
+    chance = random.Random(seed)
+    shape, level = chance.choice([0.3, 1, 20]), chance.choice([0.01, 3, 800])
+    weekend, fade = chance.choice([0, 0.2, 1]), chance.choice([0.95, 1, 1.03])
+    return [
+        round(chance.gammavariate(shape, level / shape) * (weekend if n % 7 > 4 else 1) * fade**n, 6)
+        for n in range(days)
+    ]
+
+
+# -- topup_plan ----------------------------------------------------------------------------------------
+
+
+def test_buying_what_the_plan_says_lasts_until_that_day_and_more_certainty_or_time_never_costs_less(world: World):
+    chance = random.Random(1)
+    for number in range(64):
+        spend, account = uneven(number, chance.choice([4, 12, 60, 90])), f"a{number:02}"
+        spend_nightly(world, spend, usd(f"{sum(spend) * chance.uniform(0.9, 1.5):.6f}"), account)
+        plan(world, account, topup_until=START + chance.randint(95, 500) * DAY)
+    rows = built(world, "topup_plan", "runway_curve")
+    by_account: dict[str, list[Row]] = {}
+    for row in rows:
+        by_account.setdefault(row["account"], []).append(row)
+    assert len(by_account) > 50  # the others spent nothing on most of their days
+    for mine in by_account.values():
+        for row in mine:
+            others = [r for r in mine if r["until_date"] >= row["until_date"] and r["confidence"] >= row["confidence"]]
+            assert min(r["credits_usd"] for r in others) == row["credits_usd"]
+            assert row["charged_usd"] >= row["charged_in_crypto_usd"] >= row["credits_usd"]
+
+    bought = [mine[number % len(mine)] for number, mine in enumerate(by_account.values())]
+    assert sum(row["credits_usd"] > 5 for row in bought) > 25
+    for row in bought:
+        [before] = world.con.execute(
+            "select observed_at, total_credits, total_usage from raw.credits_snapshots where account = $account"
+            " order by observed_at desc limit 1",
+            {"account": row["account"]},
+        ).fetchall()
+        world.read(before[0] + HOUR, before[1] + row["credits_usd"], before[2], row["account"])
+    built(world, "runway_curve")
+    for row in bought:
+        gone = [
+            day["run_out_date"]
+            for day in world.table("runway_curve", row["account"])
+            if day["probability"] >= 1 - row["confidence"]
+        ]
+        assert not gone or gone[0] >= row["until_date"]
+
+
+def test_a_plan_reaches_the_ends_of_this_month_and_the_next_and_the_day_that_is_set(world: World):
+    plan(world, topup_until=date(2026, 12, 31))
+    assert spend_nightly(world, [10] * 44, 440) == at("2026-04-15")
+    rows = {(row["reason"], row["confidence"]): row for row in built(world, "topup_plan", "balance_forecast")}
+    assert {reason: row["until_date"] for (reason, confidence), row in rows.items() if confidence == 0.5} == {
+        "7 days": date(2026, 4, 21),
+        "14 days": date(2026, 4, 28),
+        "30 days": date(2026, 5, 14),
+        "60 days": date(2026, 6, 13),
+        "90 days": date(2026, 7, 13),
+        "this month": date(2026, 4, 30),
+        "next month": date(2026, 5, 31),
+        "CREDITS_TOPUP_UNTIL": date(2026, 12, 31),
+    }
+    # Nothing is left, so all that will be spent is to be bought: what the fan shows, in whole cents.
+    fan = fan_of(world)
+    for confidence, column in ((0.5, "spend_p50"), (0.9, "spend_p90")):
+        credits = rows["this month", confidence]["credits_usd"]
+        assert 0 <= credits - fan[date(2026, 4, 30)][column] < Decimal("0.01")
+
+
+def test_the_least_purchase_is_bought_and_charged_with_the_least_fee(world: World):
+    spend_nightly(world, [0.01] * 40, "0.4")
+    row = next(row for row in built(world, "topup_plan") if row["reason"] == "7 days")
+    assert (row["credits_usd"], row["charged_usd"], row["charged_in_crypto_usd"]) == (usd(5), usd("5.8"), usd("5.25"))
+
+
+def test_who_gets_no_date_gets_no_plan(world: World):
+    spend_nightly(world, [5, 5], 100, "new")
+    spend_nightly(world, [5] * 10 + [0] * 31, 100, "idle")
+    assert built(world, "topup_plan") == []
+
+
+# -- month_outlook -------------------------------------------------------------------------------------
+
+
+def test_the_month_is_what_was_spent_and_what_the_fan_adds_until_its_end(world: World):
+    plan(world, budget_usd=500)
+    spend_nightly(world, [10] * 30 + [20] * 14)  # to the end of 14 April
+    world.read("2026-04-15 12:00", 1000, 300 + 280 + 7)
+    [row] = built(world, "month_outlook", "balance_forecast")
+    assert (row["month"], row["as_of"]) == (date(2026, 4, 1), at("2026-04-15 12:00"))
+    assert (row["spent_usd"], row["unknown_days"]) == (usd(287), 0)
+    assert (row["last_month_usd"], row["last_month_unknown_days"]) == (usd(300), 1)  # 1 March was before all readings
+    fan = fan_of(world)
+    for quantile in ("p10", "p50", "p90"):
+        assert row[f"month_{quantile}_usd"] == 280 + fan[date(2026, 4, 30)][f"spend_{quantile}"]
+    reached = next(day for day, figures in fan.items() if figures["spend_p50"] >= 500 - 280)
+    assert row["budget_reached_p50"] == reached <= date(2026, 4, 30)
+
+
+@pytest.mark.parametrize(
+    ("budget", "least", "most", "day"),
+    [
+        pytest.param(139, 1, 1, date(2026, 4, 14), id="passed on its last complete day"),
+        pytest.param(146, 1, 1, date(2026, 4, 15), id="passed on the running day"),
+        pytest.param(300, 0.2, 0.8, None, id="likely or not"),
+        pytest.param(5000, 0, 0.01, None, id="out of reach"),
+    ],
+)
+def test_a_budget_is_passed_with_a_probability(world: World, budget: int, least: float, most: float, day: date | None):
+    plan(world, budget_usd=budget)
+    spend_nightly(world, [10] * 44)
+    world.read("2026-04-15 12:00", 1000, 447)
+    [row] = built(world, "month_outlook")
+    assert least <= row["probability_over_budget"] <= most
+    assert day is None or row["budget_reached_p50"] == day
+
+
+def test_unknown_days_are_counted_and_add_nothing_and_days_billed_nothing_are_known(world: World):
+    for day in range(10):
+        world.bill(date(2026, 4, 1) + day * DAY, 0)
+    for day in range(12, 20):
+        world.bill(date(2026, 4, 1) + day * DAY, 3)
+    world.read("2026-04-21 08:00", 100, 24)
+    [row] = built(world, "month_outlook")
+    assert (row["spent_usd"], row["unknown_days"]) == (usd(24), 2)  # the 11th and the 12th
+    assert (row["last_month_usd"], row["last_month_unknown_days"], row["budget_usd"]) == (None, 31, None)
+
+
+def test_on_the_first_of_a_month_nothing_was_spent_yet(world: World):
+    plan(world, budget_usd=500)
+    assert spend_nightly(world, [10] * 30) == at("2026-04-01")
+    [row] = built(world, "month_outlook")
+    assert (row["month"], row["spent_usd"], row["last_month_usd"]) == (date(2026, 4, 1), usd(0), usd(300))
+    assert 250 < row["month_p50_usd"] < 350
+
+
+def test_a_replayed_month_is_judged_by_the_outlook_that_was_made_then(world: World):
+    spend = [10 + n % 5 for n in range(70)]  # to the end of 10 May: April is the only month known as a whole
+    spend_nightly(world, spend[:40])  # to the end of 10 April
+    [then] = built(world, "month_outlook")
+    world.empty()
+    spend_nightly(world, spend)
+    rows = {row["origin_day"]: row for row in built(world, "month_outlook_accuracy")}
+    assert {day: row["replays"] for day, row in rows.items()} == {5: 1, 10: 1, 15: 1, 20: 1, 25: 1}
+    april = sum(spend[30:60])
+    quantiles = {level: then[f"month_p{level}_usd"] for level in (10, 50, 90)}
+    losses = [max(level * (april - at), (100 - level) * (at - april)) / 100 for level, at in quantiles.items()]
+    assert rows[10]["pinball_loss_usd"] == pytest.approx(sum(losses) / 3)
+    assert rows[10]["coverage_80"] == (quantiles[10] <= april <= quantiles[90])
+    assert rows[10]["run_rate_pinball_loss_usd"] == pytest.approx(Decimal(abs(april - 3 * sum(spend[30:40]))) / 2)
+
+
+# -- topup_outlook -------------------------------------------------------------------------------------
+
+
+def test_the_next_automatic_top_ups_are_expected_when_the_fan_falls_below_the_threshold(world: World):
+    plan(world, topup_below_usd=10, topup_buys_usd=50)
+    spend_nightly(world, [5] * 40, 250)  # 50 are left: 40 above the threshold
+    [row] = built(world, "topup_outlook", "balance_forecast")
+    fan = fan_of(world)
+    for quantile, spend in (("p10", "spend_p90"), ("p50", "spend_p50"), ("p90", "spend_p10")):
+        for name, above in (("next", 40), ("following", 90)):
+            expected = next(day for day, figures in fan.items() if figures[spend] > above)
+            assert row[f"{name}_topup_{quantile}"] == expected
+    assert (row["below_usd"], row["buys_usd"], row["charged_usd"]) == (usd(10), usd(50), usd("52.75"))
+    assert (row["is_suggestion"], row["is_overdue"], row["below_since"]) == (False, False, None)
+    # 150 in 30 days: the first purchase after 40, the second after 90, the third after 140.
+    assert (row["topups_30d_p50"], row["charged_30d_p50_usd"]) == (3, usd("158.25"))
+
+
+def buy_automatically(world: World, amounts: Sequence[int], every_hours: int = 6, below: int = 10) -> None:
+    """1.5 USD an hour are spent, and the vendor buys the next amount as soon as less than `below` is left."""
+    credits, usage, now, left = Decimal(60), Decimal(0), at("2026-03-02 00:00"), [*amounts]
+    while left or credits - usage > 30:
+        if now.hour % every_hours == 0:
+            world.read(now, credits, usage)
+        now, usage = now + HOUR, usage + Decimal("1.5")
+        if left and credits - usage < below:
+            credits += left.pop(0)
+
+
+@pytest.mark.parametrize(
+    ("amounts", "found"),
+    [
+        pytest.param([50, 50, 50], [(usd(10), usd(50))], id="three equal ones below ten"),
+        pytest.param([20, 50, 50, 50], [(usd(10), usd(50))], id="after another amount"),
+        pytest.param([50, 50], [], id="two may be chance"),
+        pytest.param([50, 50, 60], [], id="amounts differ"),
+    ],
+)
+def test_equal_top_ups_that_one_threshold_explains_are_a_suggestion(
+    world: World, amounts: list[int], found: list[tuple[Decimal, Decimal]]
+):
+    buy_automatically(world, amounts)
+    rows = built(world, "topup_outlook")
+    assert [(row["below_usd"], row["buys_usd"]) for row in rows] == found
+    assert all(row["is_suggestion"] and not row["is_overdue"] for row in rows)
+
+
+def test_top_ups_by_hand_at_any_balance_are_no_suggestion(world: World):
+    for number, left in enumerate([40, 3, 25]):
+        credits = 100 + 50 * number
+        world.read(midnight(START + 2 * number * DAY), credits, credits - left)
+        world.read(midnight(START + (2 * number + 1) * DAY), credits + 50, credits - left + 1)
+    assert built(world, "topup_outlook") == []
+
+
+@pytest.mark.parametrize(
+    ("readings", "overdue", "since"),
+    [
+        pytest.param([("12:00", 100, 91)], False, "12:00", id="one reading below"),
+        pytest.param([("12:00", 100, 91), ("13:00", 100, 92)], False, "12:00", id="a payment can take an hour"),
+        pytest.param([("12:00", 100, 91), ("14:00", 100, 92)], True, "12:00", id="two hours"),
+        pytest.param([("12:00", 100, 91), ("14:00", 150, 92)], False, None, id="it arrived"),
+        pytest.param([("12:00", 100, 91), ("14:00", 105, 99)], False, "14:00", id="it arrived and is not enough"),
+        pytest.param([("12:00", 100, 91), ("13:00", 100, 85), ("14:00", 100, 92)], False, "14:00", id="corrected"),
+    ],
+)
+def test_a_top_up_is_overdue_two_hours_after_a_reading_below_the_threshold(
+    world: World, readings: list[tuple[str, int, int]], overdue: bool, since: str | None
+):
+    plan(world, topup_below_usd=10, topup_buys_usd=50)
+    spend_nightly(world, [10] * 8, 100)
+    for time, credits, usage in readings:
+        world.read(f"2026-03-10 {time}", credits, usage)
+    [row] = built(world, "topup_outlook")
+    assert (row["is_overdue"], row["below_since"]) == (overdue, since and at(f"2026-03-10 {since}"))
+    assert since is None or row["next_topup_p50"] == date(2026, 3, 10)
+
+
+# -- credit_lots ---------------------------------------------------------------------------------------
+
+
+def test_what_remains_of_all_lots_is_the_balance_whatever_is_bought_spent_and_taken_back(world: World):
+    chance = random.Random(2)
+    balances = {}
+    for number in range(60):
+        counters = [(Decimal(chance.choice([0, 100])), Decimal(0))]
+        for _ in range(30):
+            moves = chance.choice([0, 0, 0, 10, 25, -10, -40]), chance.choice([0, 1, 2, 2, 9, -1])
+            counters.append(
+                tuple(max(counter + move, Decimal(0)) for counter, move in zip(counters[-1], moves, strict=True))
+            )
+        read_nightly(world, counters, f"a{number:02}")
+        balances[f"a{number:02}"] = counters[-1][0] - counters[-1][1]
+    lots = built(world, "credit_lots")
+    left = {account: [lot for lot in lots if lot["account"] == account] for account in balances}
+    assert {account: sum(lot["remaining_usd"] for lot in mine) for account, mine in left.items()} == {
+        account: max(balance, Decimal(0)) for account, balance in balances.items()
+    }
+    assert all(0 <= lot["remaining_usd"] <= lot["amount_usd"] for lot in lots)
+    assert min(balances.values()) < 0 < max(balances.values())
+
+
+def test_the_oldest_credits_are_spent_first_and_a_refund_takes_the_newest(world: World):
+    read_nightly(world, [(60, 50), (160, 52), (160, 65), (185, 65), (165, 65)])
+    rows = built(world, "credit_lots")
+    assert [(row["amount_usd"], row["remaining_usd"]) for row in rows] == [
+        (usd(60), usd(0)),  # what was there before the first reading
+        (usd(100), usd(95)),
+        (usd(25), usd(5)),  # 20 of them were taken back
+    ]
+    assert [row["bought_earliest"] for row in rows] == [None, at("2026-03-02"), at("2026-03-04")]
+    assert [row["expires_on"] for row in rows] == [None, date(2027, 3, 2), date(2027, 3, 4)]
+    assert rows[0]["at_risk_usd"] is None
+
+
+def test_at_risk_is_what_the_median_of_spend_leaves_of_a_lot_when_it_may_expire(world: World):
+    read_nightly(world, [(100 if day < 5 else 1000, day) for day in range(60)])
+    rows = built(world, "credit_lots", "balance_forecast")
+    spent = fan_of(world)[date(2027, 3, 6)]["spend_p50"]
+    assert [row["expires_on"] for row in rows] == [None, date(2027, 3, 6)]
+    assert rows[1]["at_risk_usd"] == 1000 - 59 - spent > 0
+    assert rows[1]["remaining_usd"] == usd(900)
+
+
+def test_a_lot_past_its_year_is_at_risk_as_a_whole(world: World):
+    read_nightly(world, [(0 if day < 2 else 1000, day) for day in range(400)])
+    [lot] = built(world, "credit_lots")
+    assert lot["expires_on"] == date(2027, 3, 3)
+    assert lot["at_risk_usd"] == lot["remaining_usd"] == usd(601)
