@@ -113,7 +113,8 @@ def build(job: dict[str, Any]) -> None:
     from credits_pipeline.warehouse import Warehouse
 
     warehouse = Warehouse(Path(job["folder"]) / "warehouse.duckdb")
-    project = SqlProject.load(ROOT / "dbt_like_sql")
+    is_alone = job["step"] == "curve"
+    project = SqlProject.load(ROOT / "dbt_like_sql", {"forecast_horizon_days": HORIZON} if is_alone else {})
     if job["step"] == "load":
         with warehouse.writing("the benchmark") as con:
             load(con, job)
@@ -134,9 +135,7 @@ def build(job: dict[str, Any]) -> None:
     with warehouse.writing("the benchmark") as con:
         con.execute("set threads = 2")  # what the targets refer to
         started, started_cpu = time.perf_counter(), time.process_time()
-        is_alone = job["step"] == "curve"
-        variables = {"forecast_horizon_days": HORIZON} if is_alone else {}
-        result = project.build(con, FORECAST_STEPS if is_alone else None, variables)
+        result = project.build(con, FORECAST_STEPS if is_alone else None)
         seconds, cpu = time.perf_counter() - started, time.process_time() - started_cpu
         if result.blocked:
             raise SystemExit("\n".join(test.message for test in result.blocking))

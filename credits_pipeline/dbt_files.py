@@ -13,10 +13,10 @@ from credits_pipeline.text import quoted
 
 
 class SqlProjectError(CreditsError):
-    """The SQL project is wrong or cannot be built; the message begins with file and, where known, line."""
+    """The SQL project is wrong or cannot be built; the message begins with the file."""
 
-    def __init__(self, file: Path, line: int | None, problem: str) -> None:
-        super().__init__(f"{file}{f':{line}' if line else ''}: {problem}")
+    def __init__(self, file: Path, problem: str) -> None:
+        super().__init__(f"{file}: {problem}")
 
 
 class _Yml(BaseModel):
@@ -109,9 +109,8 @@ def read_yml(path: Path, text: str, docs: Mapping[str, str]) -> YmlFile:
     try:
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
         return YmlFile.model_validate(loader.get_single_data(), context=docs)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else None
-        raise SqlProjectError(path, line, f"is no valid YAML: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise SqlProjectError(path, f"is no valid YAML: {error}") from error
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors()]
-        raise SqlProjectError(path, None, "; ".join(problems)) from error
+        raise SqlProjectError(path, "; ".join(problems)) from error

@@ -104,7 +104,7 @@ class World:
             if name in models:
                 model = self.project.models[name]
                 self.con.execute(f"create schema if not exists {model.schema_name}")
-                self.con.execute(f"create or replace table {model.schema_name}.{name} as {self.project.compile(model)}")
+                self.con.execute(f"create or replace table {model.schema_name}.{name} as {model.compiled}")
 
     def build_and_test(self, models: Collection[str] = CORE) -> BuildResult:
         """Build as the pipeline does; a blocking test that fails is the caller's failure too."""

@@ -26,7 +26,7 @@ class Forecasts(World):
     def __init__(self) -> None:
         super().__init__()
         self.statements = [
-            (f"{model.schema_name}.{name}", self.project.compile(model))
+            (f"{model.schema_name}.{name}", model.compiled)
             for name, model in self.project.models.items()
             if name not in ("focus_cost_and_usage", "daily_metrics_long")
         ]
