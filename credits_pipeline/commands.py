@@ -60,12 +60,10 @@ def backfill(first: datetime | None, last: datetime | None) -> int:
     settings = config.current().require()
     oldest, today = model_usage.oldest_day(), clock.today()
     since, until = first.date() if first else oldest, last.date() if last else today
-    if since > until:
-        raise config.ConfigError(f"FROM={since} lies after TO={until}: swap them")
-    if since < oldest or until > today:
+    if not oldest <= since <= until <= today:
         raise config.ConfigError(
             f"the API can be asked for {oldest} to {today} (365 days, from CREDITS_START_DATE on), not for {since}"
-            f" to {until}: choose FROM and TO within"
+            f" to {until}: choose FROM and TO within, the earlier day first"
         )
     with launch.open_instance(settings) as instance:
         ok = fetch_history(instance, since.isoformat(), until.isoformat())

@@ -39,7 +39,7 @@ def dagster_home(settings: config.Settings) -> Path:
         raise config.ConfigError(
             f"Dagster cannot keep its history in {home}: set DAGSTER_HOME to a path without ? % * [ and ]"
         )
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    files.make_directory(home)
     own = home / "dagster.yaml"
     if not own.exists() or sha256(own.read_bytes()).hexdigest() in EARLIER_SETTINGS:
         files.write(own, INSTANCE_SETTINGS.read_text(encoding="utf-8"))
@@ -52,21 +52,18 @@ def open_instance(settings: config.Settings) -> Iterator[dg.DagsterInstance]:
     """The Dagster instance that the UI shows. Raises CreditsError where its history or settings cannot be used."""
     with in_sentences():
         home = dagster_home(settings)
-        with load_instance(home) as held:
+        try:
+            held = dg.DagsterInstance.get()
+        except (dg.DagsterError, CheckError, ImportError, yaml.YAMLError, UnicodeError) as error:
+            said = textwrap.shorten(str(error), 200, placeholder=" …")
+            raise config.ConfigError(
+                f"{home / 'dagster.yaml'} cannot be read ({said}): fix it, or move it away to get the default again"
+            ) from error
+        with held:
             # Deletes nothing, but waits for the right to write: if another program has it, that is said at once.
             held.delete_dynamic_partition("credits_pipeline", "none")
             end_dead_runs(held)
             yield held
-
-
-def load_instance(home: Path) -> dg.DagsterInstance:
-    try:
-        return dg.DagsterInstance.get()
-    except (dg.DagsterError, CheckError, ImportError, yaml.YAMLError, UnicodeError) as error:
-        said = textwrap.shorten(str(error), 200, placeholder=" …")
-        raise config.ConfigError(
-            f"{home / 'dagster.yaml'} cannot be read ({said}): fix it, or move it away to get the default again"
-        ) from error
 
 
 def is_ours(run: dg.DagsterRun) -> bool:
@@ -97,9 +94,8 @@ def sign_of_life(home: Path, pid: int) -> str:
 
 
 def processes(home: Path) -> Path:
-    folder = home / "processes"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return folder
+    files.make_directory(home / "processes")
+    return home / "processes"
 
 
 def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:

@@ -42,7 +42,8 @@ def reason(event: dg.DagsterEvent) -> str:
     if was_interrupted(event):
         return "it was stopped from outside: run it again"
     error = root_error(event)
-    return without_class(error.message.strip()) if error else (event.message or "no reason given")
+    # Our own errors are sentences; of others the type is part of what they say.
+    return re.sub(r"^credits_pipeline\.[\w.]+: ", "", error.message.strip()) if error else str(event.message)
 
 
 def was_interrupted(event: dg.DagsterEvent) -> bool:
@@ -56,11 +57,6 @@ def root_error(event: dg.DagsterEvent) -> SerializableErrorInfo | None:
     while error and error.cause and (error.cls_name or "").startswith("Dagster"):
         error = error.cause
     return error
-
-
-def without_class(message: str) -> str:
-    """Our own errors are sentences; of others the type is part of what they say."""
-    return re.sub(r"^credits_pipeline\.[\w.]+: ", "", message)
 
 
 class OneLine(logging.Formatter):

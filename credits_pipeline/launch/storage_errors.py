@@ -8,12 +8,8 @@ from contextlib import contextmanager
 
 from credits_pipeline.errors import CreditsError
 
-# What SQLite says of a file that is not a database, or no longer a whole one.
-DAMAGED = ("not a database", "malformed")
 # What the operating system says where there is no room or no permission; anything else is a bug.
-NOT_WRITABLE = {
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR
-}  # fmt: skip
+NOT_WRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
 
 
 class HistoryLocked(CreditsError):
@@ -28,27 +24,24 @@ def in_sentences() -> Iterator[None]:
     except Exception as error:
         from sqlalchemy.exc import DBAPIError
 
-        if isinstance(error, (OSError, sqlite3.Error, DBAPIError)) and (said := sentence(error)):
-            raise said from error
+        if isinstance(error, (sqlite3.Error, DBAPIError)) or getattr(error, "errno", None) in NOT_WRITABLE:
+            raise sentence(error) from error
         raise
 
 
-def sentence(error: Exception) -> CreditsError | None:
-    """None for an error that is about something else."""
+def sentence(error: Exception) -> CreditsError:
     place = getattr(error, "filename", None) or os.environ.get("DAGSTER_HOME", "the data directory")
-    said = getattr(error, "strerror", None) or getattr(error, "orig", None) or error
-    if "is locked" in str(said):
+    said = getattr(error, "strerror", None) or str(getattr(error, "orig", error))
+    if "is locked" in said:
         return HistoryLocked(
             f"Dagster's history in {place} is held by another program (a backup, a browser of databases): close that,"
             " then run this again"
         )
-    if any(sign in str(said) for sign in DAMAGED):
+    if "not a database" in said or "malformed" in said:
         return CreditsError(
             f"Dagster's history in {place} is damaged ({said}): move that folder away, then run this again (it holds"
             " only runs, no readings and no figures)"
         )
-    if isinstance(error, OSError) and error.errno not in NOT_WRITABLE:
-        return None
     return CreditsError(
         f"{place} cannot be written ({said}): free some space or make it writable for this user, then run this again"
     )

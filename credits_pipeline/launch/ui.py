@@ -1,6 +1,5 @@
 """The Dagster UI and daemon, as one command that ends with Ctrl-C."""
 
-import errno
 import signal
 import socket
 import subprocess
@@ -16,32 +15,19 @@ def user_interface(settings: config.Settings, port: int) -> int:
     home = dagster_home(settings)
     # A second one on the same history would have its daemon tick as well.
     busy = config.ConfigError(f"a Dagster UI is already running on {home}: use that one, or stop it first")
-    with files.only_one(home / "dev.lock", otherwise=busy):
-        check_port(port)
+    with files.only_one(home / "dev.lock", otherwise=busy), socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            raise config.ConfigError(
+                f"port {port} is taken by another program: name a free one, as in make dev PORT={port + 1}"
+            )
         return serve(settings, home, port)
-
-
-def check_port(port: int) -> None:
-    try:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", port))
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise
-        raise config.ConfigError(
-            f"port {port} is taken by another program: name a free one, as in make dev PORT={port + 1}"
-        ) from None
 
 
 def serve(settings: config.Settings, home: Path, port: int) -> int:
     """Start the UI and wait until it ends."""
     with open_instance(settings):
         pass  # what died with the UI before is ended
-    print(
-        f"Dagster UI: http://127.0.0.1:{port}  (press Ctrl-C to stop; the history is kept in {home})",
-        flush=True,
-    )
+    print(f"Dagster UI: http://127.0.0.1:{port}  (press Ctrl-C to stop; the history is kept in {home})", flush=True)
     workspace = str(config.PROJECT_ROOT / "workspace.yaml")
     command = [str(Path(sys.executable).with_name("dg")), "dev", "-w", workspace, "--host", "127.0.0.1"]
     # From the data directory: .env was read already (or, for the demo, must not be), and dg would read it again.
