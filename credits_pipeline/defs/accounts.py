@@ -1,19 +1,72 @@
-"""What both raw assets say of accounts: which could not be done, and why."""
+"""Asking every account, the same way for each raw asset: what came back, which gave no reply, and why."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import dagster as dg
 
 from credits_pipeline import config
+from credits_pipeline.config import Account
+from credits_pipeline.defs.keys import KnownKeys
+from credits_pipeline.openrouter import Client, Forbidden, OpenRouter
 from credits_pipeline.text import markdown
+from credits_pipeline.warehouse import Warehouse
+
+T = TypeVar("T")
+
+FAILED, FORBIDDEN, FORBIDDEN_KEYS = "failed_accounts", "accounts_without_analytics", "keys_without_analytics"
+"""Metadata: a sentence per account that failed, or whose key may not ask for this; the fingerprints of such keys."""
 
 
-def required_settings() -> config.Settings:
-    """The configuration, or a Failure that names the wrong variable. Never retried: it will not mend itself."""
+@dataclass(frozen=True)
+class Asked(Generic[T]):
+    """What became of asking: the replies, in the order of names, or by name a sentence that says why there is none."""
+
+    replies: Mapping[Account, T]
+    failures: Mapping[str, str]
+    forbidden: Mapping[Account, str]
+
+    @property
+    def without_reply(self) -> dict[str, str]:
+        """The failures and the forbidden alike."""
+        return {**self.failures, **{account.name: reason for account, reason in self.forbidden.items()}}
+
+    def metadata(self) -> dict[str, Any]:
+        """What `accounts_check` reads."""
+        return {
+            "accounts_read": len(self.replies),
+            FAILED: dg.MetadataValue.json(dict(self.failures)),
+            FORBIDDEN: dg.MetadataValue.json({account.name: reason for account, reason in self.forbidden.items()}),
+            FORBIDDEN_KEYS: dg.MetadataValue.json({account.name: account.fingerprint for account in self.forbidden}),
+        }
+
+
+def ask_every_account(
+    openrouter: OpenRouter, warehouse: Warehouse, ask: Callable[[Client, Account], Awaitable[T]]
+) -> Asked[T]:
+    """Ask for all accounts at once, but those whose key belongs to another name or another account.
+
+    A wrong setting is a Failure that names the variable and is never retried: it will not mend itself.
+    """
     try:
-        return config.current().require()
+        settings = config.current().require()
     except config.ConfigError as error:
         raise dg.Failure(str(error), allow_retries=False) from None
+    keys = KnownKeys(settings, warehouse)
+    failures = keys.under_another_name()
+    accounts = [account for account in settings.accounts if account.name not in failures]
+
+    async def ask_its_own(client: Client, account: Account) -> T:
+        if keys.is_new(account):
+            keys.compare(account, await client.credits(account))
+        return await ask(client, account)
+
+    replies, errors = openrouter.ask_each(accounts, ask_its_own)
+    forbidden = {a: str(errors[a.name]) for a in accounts if isinstance(errors.get(a.name), Forbidden)}
+    failures |= {name: str(error) for name, error in errors.items() if not isinstance(error, Forbidden)}
+    in_order = sorted(accounts, key=lambda account: account.name)
+    return Asked({a: replies[a.name] for a in in_order if a.name in replies}, failures, forbidden)
 
 
 def failure_summary(failures: Mapping[str, object]) -> str:
@@ -30,9 +83,14 @@ def accounts_check(key: dg.AssetKey, name: str, description: str) -> dg.AssetChe
 
     @dg.multi_asset_check(name=name, specs=[dg.AssetCheckSpec(name, asset=key, description=description)])
     def verdict(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
-        metadata = metadata_of_run(context.instance, context.run.run_id, key)
-        failed = stored_json(metadata, "failed_accounts")
-        warned = stored_json(metadata, "accounts_without_analytics")
+        events = context.instance.get_records_for_run(
+            context.run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION
+        ).records
+        of_run = [event.event_log_entry.asset_materialization for event in events]
+        mine = [event.metadata for event in of_run if event and event.asset_key == key]
+        # A check that is run by itself speaks of the newest.
+        metadata = mine[-1] if mine else newest_metadata(context.instance, key)
+        failed, warned = stored_json(metadata, FAILED), stored_json(metadata, FORBIDDEN)
         summary = failure_summary(failed | warned)
         yield dg.AssetCheckResult(
             asset_key=key,
@@ -41,24 +99,12 @@ def accounts_check(key: dg.AssetKey, name: str, description: str) -> dg.AssetChe
             severity=dg.AssetCheckSeverity.ERROR if failed else dg.AssetCheckSeverity.WARN,
             # Markdown to the UI, and a server's words are in it: escaped here, plain in the metadata, for alerts.
             description=markdown(summary) or "every account answered",
-            metadata={
-                "accounts_failed": len(failed),
-                "accounts_without_analytics": len(warned),
-                "reason": summary,
-            },
+            metadata={"accounts_failed": len(failed), FORBIDDEN: len(warned), "reason": summary},
         )
         if failed:
             raise dg.Failure(f"{key.to_user_string()}: {failure_summary(failed)}", allow_retries=False)
 
     return verdict
-
-
-def metadata_of_run(instance: dg.DagsterInstance, run_id: str, key: dg.AssetKey) -> Mapping[str, dg.MetadataValue]:
-    """What a run said of an asset; where it did not materialize it (a check run by itself), the newest one."""
-    of_run = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION).records
-    events = [record.event_log_entry.asset_materialization for record in of_run]
-    mine = [event for event in events if event and event.asset_key == key]
-    return mine[-1].metadata if mine else newest_metadata(instance, key)
 
 
 def newest_metadata(instance: dg.DagsterInstance, key: dg.AssetKey) -> Mapping[str, dg.MetadataValue]:

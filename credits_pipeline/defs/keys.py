@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from credits_pipeline.config import KEY_VARIABLE, Account, Settings
-from credits_pipeline.openrouter import Credits
+from credits_pipeline.openrouter import Credits, OpenRouterError
 from credits_pipeline.warehouse import Warehouse
 from credits_pipeline.wording import usd
 
@@ -68,18 +68,16 @@ class KnownKeys:
             )
         return refused
 
-    def discontinued(self, account: Account, now: Credits) -> str | None:
-        """Why the counters behind a new key are not the account's own; None where they go on, or the user says so."""
-        before = self._newest.get(account.name)
-        is_accepted = account.fingerprint in self._settings.accepted_keys
-        if before is None or is_accepted or not self.is_new(account):
-            return None
+    def compare(self, account: Account, now: Credits) -> None:
+        """Raise OpenRouterError where the counters behind a new key do not go on, unless the user says they do."""
+        before = self._newest[account.name]
         spent = now.total_usage - before.total_usage
         days = max((now.observed_at.replace(tzinfo=None) - before.observed_at).days, 1)
         believable = max(before.total_usage, LEAST_JUMP_USD) * days
-        if now.total_credits >= before.total_credits and 0 <= spent <= believable:
-            return None
-        return (
+        goes_on = now.total_credits >= before.total_credits and 0 <= spent <= believable
+        if goes_on or account.fingerprint in self._settings.accepted_keys:
+            return
+        raise OpenRouterError(
             f"its key is another one than before, and the counters do not go on (bought {usd(before.total_credits)},"
             f" then {usd(now.total_credits)}; used {usd(before.total_usage)}, then {usd(now.total_usage)}), so nothing"
             f" was stored: give another account's key a name of its own, in {KEY_VARIABLE}_<NAME>; if it is the"

@@ -10,14 +10,9 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from credits_pipeline import clock
+from credits_pipeline import clock, config
 from credits_pipeline.config import Account
-from credits_pipeline.defs.accounts import (
-    accounts_check,
-    failure_summary,
-    required_settings,
-)
-from credits_pipeline.defs.keys import KnownKeys
+from credits_pipeline.defs.accounts import FAILED, accounts_check, ask_every_account, failure_summary
 from credits_pipeline.defs.metadata import preview
 from credits_pipeline.defs.partitions import daily_partitions, requested_days
 from credits_pipeline.openrouter import Client, Credits, OpenRouter
@@ -41,28 +36,14 @@ def refuse_all_but_today(context: dg.AssetExecutionContext) -> None:
     )
 
 
-def unbelieved(credits: Mapping[str, Credits], warehouse: Warehouse) -> dict[str, str]:
+def unbelieved(replies: Mapping[Account, Credits], warehouse: Warehouse) -> dict[str, str]:
     """Accounts with history for which the API says 0 and 0, as ordinary keys have been seen to get."""
     return {
-        name: "the API reported 0 credits and 0 usage for an account that has had both, so the reading was rejected; "
-        "check that its key is still a management key of that account"
-        for name, reply in credits.items()
-        if reply.total_credits == reply.total_usage == 0 and warehouse.has_history(name)
+        account.name: "the API reported 0 credits and 0 usage for an account that has had both, so the reading was "
+        "rejected; check that its key is still a management key of that account"
+        for account, reply in replies.items()
+        if reply.total_credits == reply.total_usage == 0 and warehouse.has_history(account.name)
     }
-
-
-def reading(account: Account, reply: Credits, run_id: str) -> Reading:
-    return Reading(
-        account=account.name,
-        snapshot_date=reply.observed_at.date(),
-        observed_at=reply.observed_at,
-        total_credits=reply.total_credits,
-        total_usage=reply.total_usage,
-        key_fingerprint=account.fingerprint,
-        run_id=run_id,
-        source="api",
-        payload=reply.payload,
-    )
 
 
 @dg.asset(
@@ -75,40 +56,41 @@ def reading(account: Account, reply: Credits, run_id: str) -> Reading:
 def credits_snapshots(
     context: dg.AssetExecutionContext, openrouter: OpenRouter, warehouse: dg.ResourceParam[Warehouse]
 ) -> dg.MaterializeResult[None]:
-    settings = required_settings()
-    for warning in settings.warnings:
+    for warning in config.current().warnings:
         context.log.warning(warning)
     refuse_all_but_today(context)
-    keys = KnownKeys(settings, warehouse)
-    failures = keys.under_another_name()
-    accounts = [account for account in settings.accounts if account.name not in failures]
-    credits, errors = openrouter.ask_each(accounts, Client.credits)
+    asked = ask_every_account(openrouter, warehouse, Client.credits)
     refuse_all_but_today(context)  # the UTC day may have turned while the API was asked
-    failures |= {name: str(error) for name, error in errors.items()}
-    for account in accounts:
-        if account.name in credits and (reason := keys.discontinued(account, credits[account.name])):
-            failures[account.name] = reason
-    failures |= unbelieved(credits, warehouse)
-    believed = [account for account in settings.accounts if account.name not in failures]
+    failures = asked.without_reply | unbelieved(asked.replies, warehouse)
+    believed = {account: reply for account, reply in asked.replies.items() if account.name not in failures}
     if not believed:
         raise dg.Failure(f"no account could be read. {failure_summary(failures)}")
-    written = warehouse.append_readings(
-        reading(account, credits[account.name], context.run.run_id)
-        for account in sorted(believed, key=lambda account: account.name)
+    warehouse.append_readings(
+        Reading(
+            account=account.name,
+            snapshot_date=reply.observed_at.date(),
+            observed_at=reply.observed_at,
+            total_credits=reply.total_credits,
+            total_usage=reply.total_usage,
+            key_fingerprint=account.fingerprint,
+            run_id=context.run.run_id,
+            payload=reply.payload,
+        )
+        for account, reply in believed.items()
     )
-    context.log.info(f"{written} of {len(settings.accounts)} accounts read")
+    context.log.info(f"{len(believed)} of {len(believed) + len(failures)} accounts read")
     with warehouse.reading() as con:
         newest = preview(con, "raw.credits_snapshots")
         query = "select count(*) from raw.credits_snapshots where snapshot_date = ?"
         rows = con.execute(query, [clock.today()]).fetchall()[0][0]
     # Over some accounts only, the sum would look like spend in the plot.
-    balances = [credits[account.name].total_credits - credits[account.name].total_usage for account in believed]
+    balance = float(sum(reply.total_credits - reply.total_usage for reply in believed.values()))
     return dg.MaterializeResult(
         metadata={
-            **({} if failures else {"balance_usd": float(sum(balances))}),
-            "accounts_read": written,
+            **({} if failures else {"balance_usd": balance}),
+            "accounts_read": len(believed),
             "accounts_failed": len(failures),
-            "failed_accounts": dg.MetadataValue.json(failures),
+            FAILED: dg.MetadataValue.json(failures),
             "dagster/partition_row_count": rows,
             "preview": newest,
         }

@@ -8,8 +8,6 @@ run (today and the three days before it) and the schedule `history_backfill` see
 
 from collections.abc import Iterator, Mapping
 from datetime import date, timedelta
-from decimal import Decimal
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -17,17 +15,17 @@ import dagster as dg
 from credits_pipeline import clock, config
 from credits_pipeline.config import Account
 from credits_pipeline.defs.accounts import (
+    FORBIDDEN_KEYS,
     accounts_check,
+    ask_every_account,
     failure_summary,
     newest_metadata,
-    required_settings,
     stored_json,
 )
 from credits_pipeline.defs.assets import credits_snapshots
-from credits_pipeline.defs.keys import KnownKeys
 from credits_pipeline.defs.metadata import preview
 from credits_pipeline.defs.partitions import daily_partitions, requested_days
-from credits_pipeline.openrouter import Client, Forbidden, OpenRouter, OpenRouterError, Usage
+from credits_pipeline.openrouter import Client, OpenRouter, Usage
 from credits_pipeline.warehouse import Warehouse
 
 if TYPE_CHECKING:
@@ -41,11 +39,6 @@ HISTORY_DAYS = 365
 # A day's bill still moves after its end (when it becomes final is not documented), so a run that takes the
 # running day takes these days again.
 DAYS_READ_AGAIN = 3
-
-KEYS_WITHOUT_ANALYTICS = "keys_without_analytics"
-
-# Per account and day, the sum billed (USD): before (None where the day was unknown) and after.
-Changes = Mapping[str, Mapping[date, tuple[Decimal | None, Decimal]]]
 
 
 def oldest_day() -> date:
@@ -68,35 +61,20 @@ def days_to_fetch(context: dg.AssetExecutionContext) -> tuple[date, date]:
     return first, last
 
 
-class Progress:
-    """Says in the log how far a range has come, account by account."""
-
-    def __init__(self, log: dg.DagsterLogManager, days: int) -> None:
-        self._log, self._days, self._done = log, days, dict[str, int]()
-
-    def range_done(self, account: str, first: date, last: date) -> None:
-        self._done[account] = done = self._done.get(account, 0) + (last - first).days + 1
-        self._log.info(f"{account}: {first} to {last} read, {done} of {self._days} days")
-
-
-def stored(warehouse: Warehouse, usage: Mapping[str, Usage], run_id: str) -> Changes:
-    """Replace the fetched days of every account, in one transaction."""
-    if not usage:
+def store(warehouse: Warehouse, replies: Mapping[Account, Usage], run_id: str) -> dict[str, str]:
+    """Replace the fetched days of every account, in one transaction; by how much each day known before moved (USD)."""
+    if not replies:
         return {}
     with warehouse.writing("storing what was billed") as con:
-        return {
-            name: warehouse.replace_usage(
-                name, reply.first, reply.last, reply.rows, fetched_at=reply.fetched_at, run_id=run_id, con=con
+        sums = {
+            account.name: warehouse.replace_usage(
+                account.name, usage.first, usage.last, usage.rows, fetched_at=usage.fetched_at, run_id=run_id, con=con
             )
-            for name, reply in sorted(usage.items())
+            for account, usage in replies.items()
         }
-
-
-def change_in_stored_days(changes: Changes) -> dict[str, str]:
-    """How much each day that had been stored before has moved (USD), those that did only."""
     return {
-        f"{account} {day}": f"{new - old:+f}"
-        for account, days in sorted(changes.items())
+        f"{name} {day}": f"{new - old:+f}"
+        for name, days in sums.items()
         for day, (old, new) in sorted(days.items())
         if old is not None and new != old
     }
@@ -112,37 +90,34 @@ def change_in_stored_days(changes: Changes) -> dict[str, str]:
 def model_usage(
     context: dg.AssetExecutionContext, openrouter: OpenRouter, warehouse: dg.ResourceParam[Warehouse]
 ) -> Iterator[dg.AssetMaterialization | dg.MaterializeResult[None]]:
-    settings = required_settings()
     first, last = days_to_fetch(context)
-    progress = Progress(context.log, (last - first).days + 1)
-    keys = KnownKeys(settings, warehouse)
 
     async def ask(client: Client, account: Account) -> Usage:
-        if keys.is_new(account) and (reason := keys.discontinued(account, await client.credits(account))):
-            raise OpenRouterError(reason)
-        return await client.usage(account, first, last, partial(progress.range_done, account.name))
+        def read(since: date, until: date) -> None:
+            context.log.info(f"{account.name}: {since} to {until} read")
 
-    failures = keys.under_another_name()
-    accounts = [account for account in settings.accounts if account.name not in failures]
-    usage, errors = openrouter.ask_each(accounts, ask)
-    forbidden = {name: str(error) for name, error in errors.items() if isinstance(error, Forbidden)}
-    failures |= {name: str(error) for name, error in errors.items() if name not in forbidden}
-    changes = change_in_stored_days(stored(warehouse, usage, context.run.run_id))
-    for name, reply in usage.items():
-        if reply.first > first:
-            context.log.warning(f"{name}: the API no longer tells the bill of {first}, which stays unknown")
-    for name, reason in forbidden.items():
-        context.log.warning(f"{name}: no analytics with this key, its spend comes from readings alone. {reason}")
-    if failures and not usage and not forbidden and is_only_source(context):
+        return await client.usage(account, first, last, read)
+
+    asked = ask_every_account(openrouter, warehouse, ask)
+    replies, failures = asked.replies, asked.failures
+    changes = store(warehouse, replies, context.run.run_id)
+    for account, usage in replies.items():
+        if usage.first > first:
+            context.log.warning(f"{account.name}: the API no longer tells the bill of {first}, which stays unknown")
+    for account, reason in asked.forbidden.items():
+        context.log.warning(
+            f"{account.name}: no analytics with this key, its spend comes from readings alone. {reason}"
+        )
+    if failures and not replies and not asked.forbidden and is_only_source(context):
         raise dg.Failure(f"no account's bill could be fetched. {failure_summary(failures)}")
     with warehouse.reading() as con:
         newest = preview(con, "raw.model_usage")
         # Over some accounts only, the sum would look like spend in the plot.
         figures = {} if failures else figures_by_day(con, first, last)
-    if usage:
-        asked, _ = requested_days(context)
+    if replies:
+        asked_from, _ = requested_days(context)
         for day in (first + timedelta(days=n) for n in range((last - first).days + 1)):
-            if day < asked:  # read again with those asked for, so it is recorded as well
+            if day < asked_from:  # read again with those asked for, so it is recorded as well
                 again = "read again with the running day"
                 yield dg.AssetMaterialization(
                     KEY, partition=day.isoformat(), metadata=figures.get(day), description=again
@@ -153,15 +128,10 @@ def model_usage(
     yield dg.MaterializeResult(
         metadata={
             "days": (last - first).days + 1,
-            "requests": sum(u.requests_made for u in usage.values()),
+            "requests": sum(usage.requests_made for usage in replies.values()),
             "days_changed": len(changes),
             "changed_days_usd": dg.MetadataValue.json(changes),
-            "accounts_read": len(usage),
-            "accounts_without_analytics": dg.MetadataValue.json(forbidden),
-            KEYS_WITHOUT_ANALYTICS: dg.MetadataValue.json(
-                {account.name: account.fingerprint for account in accounts if account.name in forbidden}
-            ),
-            "failed_accounts": dg.MetadataValue.json(failures),
+            **asked.metadata(),
         }
     )
 
@@ -187,7 +157,7 @@ def figures_by_day(con: "Connection", first: date, last: date) -> dict[date, dic
 
 def keys_without_analytics(instance: dg.DagsterInstance) -> set[str]:
     """Fingerprints of the keys that were refused when the bill was last asked for; another key may be the right one."""
-    return set(stored_json(newest_metadata(instance, KEY), KEYS_WITHOUT_ANALYTICS).values())
+    return set(stored_json(newest_metadata(instance, KEY), FORBIDDEN_KEYS).values())
 
 
 every_account_was_fetched = accounts_check(
