@@ -97,17 +97,55 @@ def of_days(unknown: int | None, days: int) -> str:
     return f"{unknown} of these {days} days {'is' if unknown == 1 else 'are'} unknown" if days > 1 else "unknown"
 
 
-EVENTS = {
-    "top_up": "top-up",
-    "credit_decrease": "refund, transfer or expiry",
-    "usage_correction": "usage corrected downwards",
-}
+# "300 % more" is harder to read than "4 times".
+TIMES_FROM = 4
 
 
-def effect(event: Row) -> str:
-    """What a row of `credit_events` did to the balance, signed: usage that falls by $2 adds $2."""
-    amount: Decimal = event["amount_usd"]
-    return usd(-amount if event["kind"] == "usage_correction" else amount, signed=True)
+def change(row: Row, span: int) -> str:
+    """The change of `spend_{span}d_usd` of `spend_summary` against the days before, when all of both are known."""
+    than = "the day before" if span == 1 else f"the {span} days before"
+    now, before = row[f"spend_{span}d_usd"], row[f"before_{span}d_usd"]
+    if now is None:
+        return ""
+    if row[f"unknown_days_{span}d"]:
+        return of_days(row[f"unknown_days_{span}d"], span)
+    if before is None or row[f"unknown_days_before_{span}d"]:
+        return f"no full {'day' if span == 1 else f'{span} days'} before to compare"
+    if before == now:
+        return f"the same as {than}"
+    if before <= 0 or now <= 0:
+        return f"{'after ' if before > 0 and now == 0 else ''}{usd(before)} {than}"
+    ratio = float(now / before)
+    if ratio >= TIMES_FROM:
+        return f"▲ {ratio:,.0f} times that of {than}"
+    return f"{'▲' if ratio > 1 else '▼'} {percent(abs(ratio - 1))} {'more' if ratio > 1 else 'less'} than {than}"
+
+
+# Fewer checks than this say little about a 1-in-5 chance.
+FEW_CHECKS = 20
+
+
+def record(check: Row | None) -> str:
+    """How often the 80 % interval was right so far: a row of `forecast_accuracy`, or none that could be checked yet."""
+    if not check:
+        return "It is too early to say how often this is right: no forecast of a week or more can be checked yet."
+    replays, coverage = check["replays"], check["coverage_80"]
+    forecasts = f"{check['horizon_days']}-day forecasts were right"
+    tested = "Tested on this account’s own history,"
+    if replays < FEW_CHECKS:
+        return f"{tested} {round(coverage * replays)} of {replays} {forecasts}: too few to rely on."
+    return f"{tested} {count(replays)} {forecasts} {percent(coverage)} of the time (target: 80\u00a0%)."
+
+
+def age(as_of: datetime | None, seen_at: datetime) -> str:
+    """How old a reading (UTC, naive) is at `seen_at` (aware), in the largest unit that says enough."""
+    if as_of is None:
+        return "without a reading"
+    minutes = int((seen_at - as_of.replace(tzinfo=UTC)).total_seconds() // 60)
+    for size, unit, least in ((1440, "day", 2), (60, "hour", 1), (1, "minute", 1)):
+        if minutes >= least * size:
+            return f"{minutes // size} {unit}{'' if minutes // size == 1 else 's'} old"
+    return "less than a minute old"
 
 
 def no_key(runway: Row) -> str:
@@ -115,20 +153,6 @@ def no_key(runway: Row) -> str:
     read = f"last read on {day(runway['as_of'].date())}" if runway.get("as_of") else "never read"
     return f"no key any more, {read}"
 
-
-def urgency(runway: Row) -> tuple[object, ...]:
-    """The one order of accounts, to sort rows of `credits_runway` by: used up, then by run-out date, then without date.
-
-    Without a date: longer than a year, too little history, idle, never used (`is_unused`), never read (no status).
-    """
-    status = "unused" if runway.get("is_unused") else runway.get("status") or "unread"
-    middle, early = (runway.get(f"run_out_p{p}") or date.max for p in (50, 10))
-    if status == "unused":
-        middle = early = date.max
-    return status != "exhausted", middle, early, _WITHOUT_DATE.index(status), runway["account"]
-
-
-_WITHOUT_DATE = ("exhausted", "ok", "accumulating", "idle", "unused", "unread")
 
 Tone = Literal["calm", "watch", "urgent", "open"]
 
@@ -161,13 +185,13 @@ def is_stale(as_of: datetime | None, seen_at: datetime, after: timedelta = STALE
     return as_of is not None and seen_at - as_of.replace(tzinfo=UTC) > after
 
 
-def answer(runway: Row | None, *, seen_at: datetime | None = None, after: timedelta = STALE_AFTER) -> Answer:
-    """A row of `credits_runway` (None: the account was never read) as one sentence and one more about how sure it is.
+def answer(runway: Row, *, seen_at: datetime | None = None, after: timedelta = STALE_AFTER) -> Answer:
+    """A row of `credits_runway` (no status: never read) as one sentence and one more about how sure it is.
 
     `is_unused` in it says that nothing was ever bought or spent.
     One that is stale at `seen_at` (aware; None: it was just read) says so first, and its tone is never calm.
     """
-    if runway is None:
+    if not runway["status"]:
         brief = "never read: check its key"
         return Answer("This account has never been read.", "Check its key, then run again.", "watch", brief)
     said = _answer(runway)

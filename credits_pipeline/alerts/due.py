@@ -16,7 +16,6 @@ from credits_pipeline.alerts.memory import Alert
 from credits_pipeline.alerts.messages import message
 from credits_pipeline.config import Settings
 from credits_pipeline.warehouse import fetch_dicts
-from credits_pipeline.wording import urgency
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
@@ -46,8 +45,8 @@ class Changes:
 def by_marts(con: "Connection", active: Sequence[Alert], settings: Settings) -> Changes:
     """What the marts make due, most urgent first, for the accounts that have a key: the others are no longer read."""
     accounts = {account.name for account in settings.accounts}
-    rows = fetch_dicts(con, Path(__file__).with_name("runways.sql").read_text(encoding="utf-8"))
-    runways = {row["account"]: row for row in sorted(rows, key=urgency) if row["account"] in accounts}
+    rows = fetch_dicts(con, Path(__file__).with_name("runways.sql"))
+    runways = {row["account"]: row for row in rows if row["account"] in accounts}
     found = Changes()
     for name, row in runways.items():
         found += by_runway(row, [a for a in active if a.account == name], settings.alert_days)

@@ -108,17 +108,5 @@ def mark_delivered(con: "Connection", taken: Sequence[tuple[str, Alert]]) -> Non
         )
 
 
-def newest(con: "Connection", most: int) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Column names and the newest rows, for people to look at."""
-    cursor = con.execute(
-        """
-        select due_at, sent_at, cleared_at, account, kind, threshold_days, channel, title
-        from ops.alerts_sent order by due_at desc, alert_key, channel limit ?
-        """,
-        [most],
-    )
-    return [column[0] for column in cursor.description], cursor.fetchall()
-
-
 def now() -> datetime:
     return clock.now().replace(tzinfo=None)

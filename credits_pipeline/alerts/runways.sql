@@ -49,4 +49,4 @@ from marts.credits_runway as runway
 left join marts.spend_summary as summary on runway.account = summary.account
 left join automatic
     on runway.account = automatic.account and runway.balance_usd >= automatic.top_up_floor_usd
-order by runway.account
+order by runway.run_out_p50 nulls last, runway.run_out_p10 nulls last, runway.account

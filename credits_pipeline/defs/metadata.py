@@ -15,18 +15,14 @@ from credits_pipeline.warehouse import fetch_dicts
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
 
-    from credits_pipeline.report.drawing import Chart
-
 Metadata = dict[str, Any]
 Row = dict[str, Any]
 
 # A week: enough to see the rhythm of a daily table.
 PREVIEW_ROWS = 7
 
-PICTURES = {"credits_runway", "daily_spend", "daily_spend_by_model"}
-
-# A build of some models may come before the others were ever built.
-OF_ACCOUNTS = ("credits_runway", "spend_summary", "credits_readings")
+# Table → chart of the report.
+PICTURES = {"credits_runway": "balance", "daily_spend": "daily_spend", "daily_spend_by_model": "spend_by_model"}
 
 
 def of_model(con: "Connection", model: Model, built: ModelResult) -> Metadata:
@@ -45,48 +41,36 @@ def answers(con: "Connection", model: Model) -> Metadata:
     """One sentence per account, the most urgent first; at the end, those that have no key any more."""
     if model.name != "credits_runway":
         return {}
-    keyed, others = accounts_by_urgency(con)
-    said = {row["account"]: sentences(row) for row in keyed} | {row["account"]: wording.no_key(row) for row in others}
-    lines = [f"**{markdown(wording.name(name))}**: {markdown(text)}" for name, text in said.items()]
+    lines = [f"**{markdown(wording.name(row['account']))}**: {markdown(sentences(row))}" for row in by_urgency(con)]
     return {"answer": dg.MetadataValue.md("\n\n".join(lines))} if lines else {}
 
 
 def sentences(row: Row) -> str:
-    answer = wording.answer(row if row["status"] else None)
+    if not row["has_key"]:
+        return wording.no_key(row)
+    answer = wording.answer(row)
     balance = f" Balance {wording.usd(row['balance_usd'])}." if row["status"] == "ok" else ""
     return f"{answer.headline} {answer.detail}{balance}"
 
 
 def picture(con: "Connection", model: Model) -> Metadata:
     """A chart of the account whose credits run out first, with what it says for those who cannot see it."""
-    if model.name not in PICTURES or not (keyed := accounts_by_urgency(con)[0]):
+    keyed = [row["account"] for row in by_urgency(con) if row["has_key"]] if model.name in PICTURES else []
+    if not keyed:
         return {}
-    from credits_pipeline.report import drawing
+    from credits_pipeline.report import charts, drawing
 
-    drawn = chart(con, model.name, keyed[0])
+    drawn = charts.of_account(con, PICTURES[model.name], keyed[0])
     shown = f"![{markdown(drawn.words)}]({drawing.data_uri(drawn)})" if drawn.name else markdown(drawn.words)
-    return {"picture": dg.MetadataValue.md(f"{markdown(wording.name(keyed[0]['account']))}\n\n{shown}")}
+    return {"picture": dg.MetadataValue.md(f"{markdown(wording.name(keyed[0]))}\n\n{shown}")}
 
 
-def accounts_by_urgency(con: "Connection") -> tuple[list[Row], list[Row]]:
-    """The accounts with a key, and those without one, as the report has them."""
+def by_urgency(con: "Connection") -> list[Row]:
     from credits_pipeline.report.accounts import accounts
 
-    return accounts(con, config.current()) if all(exists(con, mart) for mart in OF_ACCOUNTS) else ([], [])
-
-
-def chart(con: "Connection", model: str, runway: Row) -> "Chart":
-    from credits_pipeline.report import charts
-
-    def rows(mart: str) -> list[Row]:
-        query = f"select * from marts.{mart} where account = ?"
-        return fetch_dicts(con, query, [runway["account"]]) if exists(con, mart) else []
-
-    if model == "daily_spend":
-        return charts.daily_spend(rows("daily_spend"), rows("credit_events"))
-    if model == "daily_spend_by_model":
-        return charts.spend_by_model(rows("daily_spend_by_model"))
-    return charts.balance(rows("daily_balance"), rows("balance_forecast"), runway if runway["status"] else None)
+    # A build of some models may come before the others were ever built.
+    built = all(exists(con, mart) for mart in ("credits_runway", "spend_summary", "credits_readings"))
+    return accounts(con, config.current()) if built else []
 
 
 def plots(con: "Connection", model: Model) -> Metadata:
@@ -115,8 +99,8 @@ def newest_rows(con: "Connection", model: Model) -> Metadata:
 
 
 def preview(con: "Connection", relation: str, rows: int = PREVIEW_ROWS) -> dg.MarkdownMetadataValue:
-    """The newest rows of `relation` (a quoted name) as a Markdown table; all text in it is escaped."""
-    columns = con.execute(f"describe {relation}").fetchall()
+    """The newest rows of `relation` (a quoted name or a query) as a Markdown table; all text in it is escaped."""
+    columns = con.execute(f"describe select * from {relation}").fetchall()
     times = [name for name, kind, *_ in columns if kind in {"DATE", "TIMESTAMP"}]
     order = f'order by "{times[0]}" desc' if times else ""
     newest = con.execute(f"select * from {relation} {order} limit {rows}").fetchall()
@@ -128,16 +112,10 @@ def exists(con: "Connection", mart: str) -> bool:
     return con.execute(query, [mart]).fetchone() is not None
 
 
-def table_metadata(con: "Connection", schema: str, table: str) -> Metadata:
-    """How many rows a table has, and its columns as their comments describe them: for tables that no .yml describes."""
-    columns = con.execute(
-        "select column_name, data_type, comment from duckdb_columns() where schema_name = ? and table_name = ? "
-        "order by column_index",
-        [schema, table],
-    ).fetchall()
-    return {
-        "dagster/row_count": con.execute(f'select count(*) from "{schema}"."{table}"').fetchall()[0][0],
-        "dagster/column_schema": dg.TableSchema(
-            [dg.TableColumn(name, kind, description=comment) for name, kind, comment in columns]
-        ),
-    }
+def columns(con: "Connection", schema: str, table: str) -> dg.TableSchema:
+    """The columns of a table as their comments describe them: for one that no .yml describes."""
+    query = """
+        select column_name as name, data_type as type, comment as description
+        from duckdb_columns() where schema_name = ? and table_name = ? order by column_index
+    """
+    return dg.TableSchema([dg.TableColumn(**column) for column in fetch_dicts(con, query, [schema, table])])

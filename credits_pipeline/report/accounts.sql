@@ -1,20 +1,39 @@
--- One row per account that was ever read or billed: its row of credits_runway (null if never read), its periods of
--- spend, since when it has been read, and whether nothing was ever bought or spent.
+-- One row per account that was ever read or billed, or has a key: its row of credits_runway (null if never read), its
+-- periods of spend, since when it has been read, and whether nothing was ever bought or spent.
+-- The most urgent first: used up, then by run-out date, then those without a date; at the end those without a key.
+-- $accounts: who has a key. Where nobody has, as in a copy of the tables on another machine, nothing is known of keys.
 
-with readings as (
+with keys as (select unnest(cast($accounts as varchar[])) as account),
+
+readings as (
     select
         account,
         min(observed_at) as first_read_at,
         bool_and(total_credits = 0 and total_usage = 0) as is_unused
     from marts.credits_readings
     group by account
+),
+
+accounts as (
+    select
+        account,
+        keys.account is not null or len($accounts) = 0 as has_key,
+        runway.* exclude (account, spend_7d_usd, spend_30d_usd),
+        readings.* exclude (account),
+        spend.* exclude (account),
+        if(readings.is_unused, 'unused', coalesce(runway.status, 'unread')) as state
+    from marts.credits_runway as runway
+    full join marts.spend_summary as spend using (account)
+    full join keys using (account)
+    left join readings using (account)
 )
 
-select
-    account,
-    runway.* exclude (account, spend_7d_usd, spend_30d_usd),
-    readings.* exclude (account),
-    spend.* exclude (account)
-from marts.credits_runway as runway
-full join marts.spend_summary as spend using (account)
-left join readings using (account)
+select * exclude (state)
+from accounts
+order by
+    not has_key,
+    state <> 'exhausted',
+    if(state = 'unused', null, run_out_p50) nulls last,
+    if(state = 'unused', null, run_out_p10) nulls last,
+    list_position(['exhausted', 'ok', 'accumulating', 'idle', 'unused', 'unread'], state),
+    account

@@ -3,25 +3,25 @@
 from pathlib import Path
 
 from credits_pipeline import clock, config, wording
-from credits_pipeline.report.accounts import Row, accounts, answer
+from credits_pipeline.report.accounts import Row, accounts
 from credits_pipeline.warehouse import open_published
 
 
 def text(settings: config.Settings) -> str:
     """A few lines per account, the most urgent first. Raises WarehouseError where there are no tables yet."""
     with open_published(settings.published_path) as con:
-        keyed, others = accounts(con, settings)
+        rows = accounts(con, settings)
         simulated = con.execute("select is_simulated from marts.published").fetchall() == [(True,)]
     title = "SIMULATED DATA: no real account, no real money" if simulated else "OpenRouter credits"
-    if not keyed and not others:
+    if not rows:
         return f"\n{title}\n\n  No account has been read yet: `make run` shows why."
-    blocks = [title, *(account_lines(row, settings) for row in keyed)]
-    blocks += [f"  {wording.name(row['account'])}: {wording.no_key(row)}" for row in others]
-    return "\n" + "\n\n".join([*blocks, where_to_look(settings)])
+    return "\n" + "\n\n".join([title, *(account_lines(row, settings) for row in rows), where_to_look(settings)])
 
 
 def account_lines(row: Row, settings: config.Settings) -> str:
-    said = answer(row, settings, seen_at=clock.now())
+    if not row["has_key"]:
+        return f"  {wording.name(row['account'])}: {wording.no_key(row)}"
+    said = wording.answer(row, seen_at=clock.now(), after=settings.stale_after)
     lines = [wording.name(row["account"])]
     if row["status"]:
         lines[0] += f", as of {wording.instant(row['as_of'])}"

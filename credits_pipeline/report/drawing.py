@@ -8,7 +8,6 @@ import atexit
 import base64
 import json
 import re
-import select
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -26,10 +25,6 @@ FOLDER = Path(__file__).parent / "charts"
 WIDTH, LEFT, PLOT_WIDTH = 420, 64, 344
 # Its letters are then as large as those around it in a dialog of Dagster's UI, and it is not shrunk.
 PICTURE_PX = 560
-# A chart takes 0.05 s, the first one 1 s of one quiet core.
-PATIENCE_S = 60
-# Where the program cannot even start, trying once more for each chart of a page helps nobody.
-MOST_DEATHS = 2
 
 # The models' colours (m0 to m5, and "billed") stay distinct under every common kind of colour blindness: Okabe and
 # Ito's, darkened until they stand out from white; least CIE76 distance 13 under simulated deuteranopia, theirs 7.
@@ -112,7 +107,7 @@ def _plain(value: Decimal | date) -> float | str:
 @lru_cache(maxsize=32)
 def _drawn(spec: str) -> str:
     """An SVG element without the parts that a page does not need, ids numbered, the plot always at the same place."""
-    drawn = _drawer.draw(spec)
+    drawn = draw(spec)
     numbers = {found: str(n) for n, found in enumerate(dict.fromkeys(re.findall(r' id="(\w+)"', drawn)), 1)}
 
     def tidied(tag: str) -> str:
@@ -132,39 +127,24 @@ def _in_tags(change: Callable[[str], str], drawn: str) -> str:
     return re.sub(r"<[^>]*>", lambda tag: change(tag[0]), drawn)
 
 
-class _Drawer:
-    """The drawing program, started at the first chart; it ends with this process."""
-
-    process: "subprocess.Popen[str] | None" = None
-    deaths = 0
-
-    def draw(self, spec: str) -> str:
-        if self.deaths >= MOST_DEATHS:
-            raise DrawingFailed("the drawing program cannot run here")
-        try:
-            self.process = self.process or self._started()
-            print(spec, file=self.process.stdin, flush=True)
-            answered, _, _ = select.select([self.process.stdout], [], [], PATIENCE_S)
-            reply = json.loads(self.process.stdout.readline() if answered and self.process.stdout else "")
-        except (OSError, ValueError):
-            self.deaths += 1
-            self.stop()
-            raise DrawingFailed("the drawing program ended before the picture was drawn") from None
-        if "error" in reply:
-            raise DrawingFailed(f"the drawing library said: {reply['error']}")
-        return str(reply["svg"])
-
-    def stop(self) -> None:
-        if self.process:
-            self.process.kill()
-            self.process.communicate()
-            self.process = None
-
-    def _started(self) -> "subprocess.Popen[str]":
-        program = [sys.executable, str(Path(__file__).with_name("drawer.py"))]
-        pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
-        return subprocess.Popen(program, stdin=pipe, stdout=pipe, stderr=nowhere, encoding="utf-8")  # noqa: S603
+def draw(spec: str) -> str:
+    """Vega-Lite as the drawing program's SVG. Raises DrawingFailed."""
+    program = _program()
+    try:
+        print(spec, file=program.stdin, flush=True)
+        reply = json.loads(program.stdout.readline() if program.stdout else "")
+    except (OSError, ValueError):
+        raise DrawingFailed("the drawing program ended before the picture was drawn") from None
+    if "error" in reply:
+        raise DrawingFailed(f"the drawing library said: {reply['error']}")
+    return str(reply["svg"])
 
 
-_drawer = _Drawer()
-atexit.register(_drawer.stop)
+@cache
+def _program() -> "subprocess.Popen[str]":
+    """Started at the first chart, which takes 1 s of one quiet core; it ends with this process."""
+    command = [sys.executable, str(Path(__file__).with_name("drawer.py"))]
+    pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
+    program = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=nowhere, encoding="utf-8")  # noqa: S603
+    atexit.register(program.communicate)
+    return program

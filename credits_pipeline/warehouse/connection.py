@@ -86,9 +86,9 @@ def tables_of(con: "Connection", schema: str, database: str = "warehouse") -> li
     return [name for (name,) in con.execute(named, [database, schema]).fetchall()]
 
 
-def fetch_dicts(con: "Connection", sql: str, parameters: Any = None) -> list[dict[str, Any]]:
-    """The rows of a query, each a dict by column name."""
-    cursor = con.execute(sql, parameters)
+def fetch_dicts(con: "Connection", sql: str | Path, parameters: Any = None) -> list[dict[str, Any]]:
+    """The rows of a query, or of the query in a file, each a dict by column name."""
+    cursor = con.execute(sql.read_text(encoding="utf-8") if isinstance(sql, Path) else sql, parameters)
     names = [column[0] for column in cursor.description or ()]
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from credits_pipeline import clock, wording
-from credits_pipeline.report import accounts, answer, page
+from credits_pipeline.report import accounts, answer, charts, drawing, page
 from credits_pipeline.warehouse import WarehouseError
 from credits_pipeline_tests.models import World
 from credits_pipeline_tests.report.people import KEYED, NOW, WRITTEN, everybody, settings, spending
@@ -150,11 +150,11 @@ def test_accounts_come_in_the_one_order_of_need_and_a_taken_away_key_stands_apar
 ) -> None:
     order = ["debt", "gaps", "tiny", "steady", "corrected", "soon", "huge", "years", "free", "late", "young", "calm",
              "unused", "unread"]  # fmt: skip
-    keyed, others = accounts.accounts(people.con, settings(*KEYED))
-    assert [row["account"] for row in keyed] == order
+    rows = accounts.accounts(people.con, settings(*KEYED))
+    assert [row["account"] for row in rows] == [*order, "former"]
+    assert [row["account"] for row in rows if not row["has_key"]] == ["former"]
     overview = all_of_them.text[: all_of_them.text.index("| Account debt |")]
     assert [name for name in re.findall(r"\| (\w+) (?=\|)", overview) if name in order] == order
-    assert [row["account"] for row in others] == ["former"]
     assert (
         "former: no key any more, last read on 3 Nov 2026, when the balance was $45.00. It is in no total." in overview
     )
@@ -223,7 +223,7 @@ def test_amounts_of_any_size_are_plain_decimals(all_of_them: Page) -> None:
 
 
 def test_the_terminal_says_what_the_page_says(people: World, all_of_them: Page) -> None:
-    keyed, _ = accounts.accounts(people.con, settings(*KEYED))
+    keyed = accounts.accounts(people.con, settings(*KEYED))
     with clock.frozen(WRITTEN):
         blocks = {row["account"]: answer.account_lines(row, settings()) for row in keyed}
     for row in keyed[: page.FULL_ACCOUNTS]:
@@ -242,13 +242,13 @@ def test_the_terminal_says_what_the_page_says(people: World, all_of_them: Page) 
 @pytest.mark.parametrize(
     ("spend", "words"),
     [
-        ({"spend_7d": 3, "before_7d": 2}, "▲ 50 % more than before"),
-        ({"spend_7d": 1, "before_7d": 2}, "▼ 50 % less than before"),
-        ({"spend_7d": 2, "before_7d": 2}, "the same as before"),
-        ({"spend_7d": 40, "before_7d": 2}, "▲ 20 times that of before"),
-        ({"spend_7d": 0, "before_7d": 2}, "after $2.00 before"),
-        ({"spend_7d": 2, "before_7d": 0}, "$0.00 before"),
-        ({"spend_7d": -2, "before_7d": 5}, "$5.00 before"),
+        ({"spend_7d": 3, "before_7d": 2}, "▲ 50 % more than the 7 days before"),
+        ({"spend_7d": 1, "before_7d": 2}, "▼ 50 % less than the 7 days before"),
+        ({"spend_7d": 2, "before_7d": 2}, "the same as the 7 days before"),
+        ({"spend_7d": 40, "before_7d": 2}, "▲ 20 times that of the 7 days before"),
+        ({"spend_7d": 0, "before_7d": 2}, "after $2.00 the 7 days before"),
+        ({"spend_7d": 2, "before_7d": 0}, "$0.00 the 7 days before"),
+        ({"spend_7d": -2, "before_7d": 5}, "$5.00 the 7 days before"),
         ({"spend_7d": 2, "before_7d": 2, "unknown_days_before_7d": 1}, "no full 7 days before to compare"),
         ({"spend_7d": 2, "before_7d": 2, "unknown_days_7d": 1}, "1 of these 7 days is unknown"),
         ({"spend_7d": 2, "before_7d": None, "unknown_days_before_7d": 7}, "no full 7 days before to compare"),
@@ -259,30 +259,41 @@ def test_a_change_is_worded_only_from_whole_spans(spend: dict[str, Any], words: 
     row = {"unknown_days_7d": 0, "unknown_days_before_7d": 0}
     for key, value in spend.items():
         row[key if "days" in key else f"{key}_usd"] = value if value is None or "days" in key else Decimal(value)
-    assert page.change(row, 7, "before").replace("\u00a0", " ") == words
+    assert wording.change(row, 7).replace("\u00a0", " ") == words
 
 
 @pytest.mark.parametrize(
     ("replays", "coverage", "said"),
     [
-        (
-            19,
-            15 / 19,
-            "Tested on this account’s own history, 15 of 19 30-day forecasts were right: too few to rely on.",
-        ),
-        (20, 0.8, "Tested on this account’s own history, 20 30-day forecasts were right 80 % of the time"),
-        (0, None, "It is too early to say how often this is right"),
+        (19, 15 / 19, "15 of 19 30-day forecasts were right: too few to rely on."),
+        (20, 0.8, "20 30-day forecasts were right 80 % of the time (target: 80 %)."),
     ],
 )
 def test_how_often_the_interval_was_right_depends_on_how_often_it_was_checked(
-    replays: int, coverage: float | None, said: str
+    replays: int, coverage: float, said: str
 ) -> None:
-    row = {"status": "ok", "run_out_p10": NOW.date(), "days_left_p50": 28}
-    accuracy = [
-        {"horizon_days": 7, "replays": replays and 99, "coverage_80": 0.5},
-        {"horizon_days": 30, "replays": replays, "coverage_80": coverage},
-    ]
-    assert said in page.record(row, accuracy).replace("\u00a0", " ")
+    check = {"horizon_days": 30, "replays": replays, "coverage_80": coverage}
+    assert wording.record(check).replace("\u00a0", " ") == f"Tested on this account’s own history, {said}"
+
+
+def test_the_record_shown_is_that_of_the_horizon_nearest_to_the_run_out_date(people: World) -> None:
+    (runway,) = people.table("credits_runway", "steady")
+    (record,) = page.tables(people.con, "steady")["record"]
+    ahead = {row["horizon_days"]: abs(row["horizon_days"] - runway["days_left_p50"])
+             for row in people.table("forecast_accuracy", "steady")}  # fmt: skip
+    assert ahead[record["horizon_days"]] == min(ahead.values())
+    assert wording.record(None).startswith("It is too early to say how often this is right")
+
+
+def test_a_drawing_program_that_dies_costs_the_pictures_only(people: World) -> None:
+    drawing._program().kill()
+    drawing._program().wait()
+    drawing._drawn.cache_clear()
+    text = rendered(people, "years").text
+    drawing._program.cache_clear()
+    assert "Balance in USD at the end of each UTC day" in text
+    assert text.count("(The picture could not be drawn.)") >= 3
+    assert drawing.svg(charts.of_account(people.con, "balance", "years"))
 
 
 @pytest.mark.parametrize(
@@ -291,7 +302,7 @@ def test_how_often_the_interval_was_right_depends_on_how_often_it_was_checked(
      (47 * 60, "47 hours old"), (48 * 60, "2 days old"), (-5, "less than a minute old")],
 )  # fmt: skip
 def test_the_age_is_in_the_largest_unit_that_says_enough(minutes: int, words: str) -> None:
-    assert page.age(NOW, NOW.replace(tzinfo=UTC) + timedelta(minutes=minutes)) == words
+    assert wording.age(NOW, NOW.replace(tzinfo=UTC) + timedelta(minutes=minutes)) == words
 
 
 def test_simulated_data_say_so_on_top_and_real_data_do_not(people: World, one: Page) -> None:

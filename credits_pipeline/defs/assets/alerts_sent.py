@@ -10,14 +10,14 @@ Money is USD, days and instants are UTC.
 import dagster as dg
 
 from credits_pipeline import config
-from credits_pipeline.alerts import due, memory
+from credits_pipeline.alerts import due
 from credits_pipeline.alerts.notify import AlertsBusy, notify
 from credits_pipeline.defs.assets import published
-from credits_pipeline.defs.metadata import PREVIEW_ROWS, table_metadata
-from credits_pipeline.text import markdown_table
+from credits_pipeline.defs.metadata import columns, preview
 from credits_pipeline.warehouse import Warehouse, WarehouseBusy
 
 KEY = dg.AssetKey("alerts_sent")
+NEWEST = "(select due_at, sent_at, cleared_at, account, kind, threshold_days, channel, title from ops.alerts_sent)"
 
 
 @dg.asset(
@@ -33,8 +33,11 @@ def alerts_sent(
     try:
         sent = notify(config.current(), warehouse, due.by_marts, run_id=context.run.run_id, log=context.log)
         with warehouse.reading("describing the alerts") as con:
-            preview = dg.MetadataValue.md(markdown_table(*memory.newest(con, PREVIEW_ROWS)))
-            table = {**table_metadata(con, "ops", "alerts_sent"), "preview": preview}
+            table = {
+                "dagster/row_count": con.execute("select count(*) from ops.alerts_sent").fetchall()[0][0],
+                "dagster/column_schema": columns(con, "ops", "alerts_sent"),
+                "preview": preview(con, NEWEST),
+            }
         figures = (len(sent.due), sent.delivered, sum(not outcome.delivered for outcome in sent.outcomes))
     except (AlertsBusy, WarehouseBusy) as busy:
         # What is due stays due: the next run and the sensor `stale_data` look again.
