@@ -23,24 +23,42 @@ NOW = datetime(2026, 6, 17, 0, 5, tzinfo=UTC)
 hypothesis.settings.register_profile("ours", deadline=None, database=None)
 hypothesis.settings.load_profile("ours")
 
-# Many real processes, kills and second computations: minutes of them, so CI runs these beside `make test`.
-SLOW_MODULES = {
+# Many real processes, kills, nights of runs and second computations: minutes of them, so `make test-slow` and CI run
+# these. What each of them promises has a quick test as well, or is a story of many runs.
+SLOW = {
     "test_alerts",
     "test_dbt_parity",
     "test_faults",
     "test_housekeeping",
+    "test_keys",
     "test_readers",
     "test_recipes",
     "test_recovery",
     "test_publish",
+    "test_same_figures",
     "test_secrets",
     "test_watchdogs",
+    "test_what_people_read",
+    # Single tests of other modules:
+    "test_a_bill_that_moved_is_shown_in_the_metadata",
+    "test_a_daily_run_that_failed_is_run_again_later_and_later_while_the_day_lasts",
+    "test_a_renamed_account_keeps_its_history_under_its_new_name",
+    "test_an_api_that_counts_a_year_in_hours_costs_the_oldest_day_and_no_other",
+    "test_an_automatic_top_up_that_does_not_come_is_an_alert",
+    "test_automatic_top_ups_are_told_once_and_their_every_cycle_is_no_alert",
+    "test_no_file_and_no_message_of_the_history_ever_held_a_secret",
+    "test_nothing_is_rebuilt_while_a_backfill_from_the_ui_goes_on",
+    "test_paths_on_the_command_line_may_begin_with_a_tilde",
+    "test_the_most_absurd_believable_account_stops_nothing_of_an_ordinary_one",
+    "test_the_most_absurd_replies_that_are_believed_stop_no_other_accounts_figures",
+    "test_what_a_job_of_ours_fetched_before_it_failed_is_rebuilt_too",
+    "test_what_cannot_be_shown_of_a_table_costs_neither_the_table_nor_its_checks",
 }
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.stem in SLOW_MODULES:
+        if not SLOW.isdisjoint((item.path.stem, item.name.partition("[")[0])):
             item.add_marker(pytest.mark.slow)
 
 

@@ -982,7 +982,7 @@ CREDITS_REPLIES = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=250)
+@settings(deadline=None, max_examples=60)
 @example(b'{"data":{"total_credits":1e-999999999999999999,"total_usage":1}}')
 @given(CREDITS_REPLIES)
 def test_any_reply_to_credits_is_two_finite_decimals_or_an_openrouter_error(answering, body):
@@ -1018,7 +1018,7 @@ USAGE_REPLIES = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=250)
+@settings(deadline=None, max_examples=60)
 @given(USAGE_REPLIES)
 def test_any_reply_to_a_usage_query_is_rows_that_fit_the_table_or_an_openrouter_error(answering, body):
     try:

@@ -703,7 +703,7 @@ def histories(count: int, seed: int, longest: int = 240) -> list[History]:
 
 
 def test_the_sql_says_of_any_history_what_the_promises_say(world: World) -> None:
-    assert_agreement(world, histories(300, seed=20260220))
+    assert_agreement(world, histories(150, seed=20260220))
 
 
 @pytest.mark.heavy
