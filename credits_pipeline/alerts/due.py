@@ -1,9 +1,8 @@
-"""What the marts make due: credits that run out or are used up, and days that cost more than seemed possible.
+"""What the marts make due: `<kind>.sql` says what stands, and a macro of `messages.txt.j2` says it to people.
 
-SQL decided what the figures mean; here is decided who is told, and when again.
+SQL decides what the figures mean; here is decided when somebody is told again.
 """
 
-import itertools
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from credits_pipeline import clock
-from credits_pipeline.alerts.memory import Alert
+from credits_pipeline.alerts.memory import PAST_EVENTS, Alert
 from credits_pipeline.alerts.messages import message
 from credits_pipeline.config import Settings
 from credits_pipeline.warehouse import fetch_dicts
@@ -20,13 +19,15 @@ from credits_pipeline.warehouse import fetch_dicts
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
 
+FOLDER: Final = Path(__file__).parent
+
+QUERIES: Final = ("exhausted", "spend")
+"""Kinds of alerts that are due once for every `key` that their query gives, until it gives it no more; a past event
+once and for all. The macro takes the query's row, and the account's row of `runways.sql`."""
+
 REARM_MARGIN: Final = 0.2
 """An alert re-arms only once the date has moved this share of the threshold (at least a day) past it: the date varies
 by about that much from one reading to the next."""
-
-SPEND_DAYS: Final = 3
-"""Days before the newest reading that are checked for unusually high spend: late bills arrive within them. Older days
-are old news, and a first run would report a quarter of a year of them."""
 
 Row = dict[str, Any]
 
@@ -45,15 +46,16 @@ class Changes:
 def by_marts(con: "Connection", active: Sequence[Alert], settings: Settings) -> Changes:
     """What the marts make due, most urgent first, for the accounts that have a key: the others are no longer read."""
     accounts = {account.name for account in settings.accounts}
-    rows = fetch_dicts(con, Path(__file__).with_name("runways.sql"))
+    rows = fetch_dicts(con, FOLDER / "runways.sql")
     runways = {row["account"]: row for row in rows if row["account"] in accounts}
     found = Changes()
     for name, row in runways.items():
         found += by_runway(row, [a for a in active if a.account == name], settings.alert_days)
-    causes = fetch_dicts(con, "select * from marts.unusual_spend order by account, spend_date, cause_rank")
-    for (account, on), day in itertools.groupby(causes, key=lambda row: (row["account"], row["spend_date"])):
-        if (runway := runways.get(account)) and on >= runway["as_of"].date() - timedelta(days=SPEND_DAYS):
-            found += Changes((_alert(f"spend/{account}/{on}", runway, list(day), runway),))
+    for kind in QUERIES:
+        stands = [row for row in fetch_dicts(con, FOLDER / f"{kind}.sql") if row["account"] in runways]
+        due = tuple(_alert(f"{kind}/{row['key']}", runways[row["account"]], row) for row in stands)
+        mine = {a.key for a in active if a.kind == kind and a.account in runways and kind not in PAST_EVENTS}
+        found += Changes(due, frozenset(mine - {alert.key for alert in due}))
     return found
 
 
@@ -62,14 +64,12 @@ def by_runway(runway: Row, active: Sequence[Alert], thresholds: Collection[int])
 
     While credits seem to be bought automatically, the first crossing says so, and the others nothing.
     """
-    account, is_automatic = runway["account"], runway["top_up_usd"] is not None
     if runway["status"] == "exhausted":
-        # Nothing was ever bought or spent: that is no news, and nothing to top up for.
-        due = () if runway["is_unused"] else (_alert(f"exhausted/{account}", runway, runway),)
-        return Changes(due)
+        return Changes()  # an alert of its own
+    account, is_automatic = runway["account"], runway["top_up_usd"] is not None
     automatic = f"run_out/{account}/automatic"
     is_broken = not is_automatic and any(a.key == automatic for a in active)
-    resolved = {a.key for a in active if a.kind == "exhausted"} | {
+    resolved = {
         a.key for a in active if a.kind == "run_out" and (is_broken or (a.key != automatic and _is_resolved(a, runway)))
     }
     left = _days_left(runway)
@@ -77,7 +77,7 @@ def by_runway(runway: Row, active: Sequence[Alert], thresholds: Collection[int])
     known = {a.threshold_days for a in active if a.threshold_days and a.key not in resolved | {automatic}}
     alerts = [
         replace(
-            _alert(f"run_out/{account}/{threshold}", runway, runway, threshold),
+            _alert(f"run_out/{account}/{threshold}", runway, threshold),
             threshold_days=threshold,
             is_superseded=threshold > min(crossed[0], *known, threshold),
         )
@@ -121,10 +121,10 @@ def by_age(
     return Changes(tuple(found), frozenset(read_again))
 
 
-def _alert(key: str, runway: Row, *facts: Any) -> Alert:
+def _alert(key: str, runway: Row, fact: Any) -> Alert:
     kind = key.partition("/")[0]
     about = {name: runway[name] for name in ("account", "as_of", "run_out_p50")}
-    return Alert(key, kind, *message(kind, *facts), **about)
+    return Alert(key, kind, *message(kind, fact, runway), **about)
 
 
 def _days_left(runway: Row) -> int | None:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 URGENCY: Final = ("exhausted", "run_out", "run_failed", "stale", "spend")
 """Kinds of alerts, the most urgent first."""
 
+PAST_EVENTS: Final = ("run_failed", "spend")
+"""Kinds whose cause is over when they are told; that of the others stands until it is gone."""
+
 RETRY_FOR: Final = timedelta(days=3)
 """How long to keep trying to deliver news of a past event; an active cause is tried until it is gone."""
 
@@ -62,7 +65,7 @@ def pending(con: "Connection", accounts: Sequence[str]) -> list[tuple[str, Alert
     """
     still_wanted = """
         sent_at is null and cleared_at is null
-        and (kind in ('exhausted', 'run_out', 'stale') or due_at >= $since)
+        and (not list_contains($past, kind) or due_at >= $since)
         and (account is null or list_contains($accounts, account))
         and not exists (
             select 1 from ops.alerts_sent nearer
@@ -71,8 +74,8 @@ def pending(con: "Connection", accounts: Sequence[str]) -> list[tuple[str, Alert
         )
         order by list_position($urgency, kind), run_out_p50 nulls last, due_at, a.rowid
     """
-    values = {"since": now() - RETRY_FOR, "accounts": list(accounts), "urgency": list(URGENCY)}
-    return _alerts(con, still_wanted, values)
+    values = {"since": now() - RETRY_FOR, "past": list(PAST_EVENTS), "accounts": list(accounts)}
+    return _alerts(con, still_wanted, values | {"urgency": list(URGENCY)})
 
 
 def _alerts(con: "Connection", where: str, values: Any = None) -> list[tuple[str, Alert]]:

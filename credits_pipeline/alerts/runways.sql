@@ -40,11 +40,7 @@ select
     (
         select max(event_at_latest) from marts.credit_events
         where account = runway.account and kind = 'top_up'
-    ) as topped_up_at,
-    not exists (
-        select 1 from marts.credits_readings
-        where account = runway.account and (total_credits <> 0 or total_usage <> 0)
-    ) as is_unused
+    ) as topped_up_at
 from marts.credits_runway as runway
 left join marts.spend_summary as summary on runway.account = summary.account
 left join automatic

@@ -5,6 +5,7 @@ They run in the Dagster daemon: without it (`make run` from cron, say) nothing w
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ from credits_pipeline import clock, config
 from credits_pipeline.alerts.due import Changes, by_age
 from credits_pipeline.alerts.memory import Alert
 from credits_pipeline.alerts.messages import message
-from credits_pipeline.alerts.notify import notify, send_without_memory
+from credits_pipeline.alerts.notify import Detector, notify, send_without_memory
 from credits_pipeline.errors import CreditsError
 from credits_pipeline.launch import end_dead_runs, reason
 from credits_pipeline.warehouse import Warehouse
@@ -57,9 +58,7 @@ def run_failure(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
         resolved = (a.key for a in active if a.kind == "run_failed" and is_resolved(instance, a))
         return Changes((alert,), frozenset(resolved))
 
-    try:
-        notify(settings, warehouse(settings), detect, run_id=failed.run_id, log=context.log)
-    except (CreditsError, OSError) as error:
+    if error := look(settings, detect, context.log, run_id=failed.run_id):
         # A full disk or a damaged warehouse may be why the run failed: this alert then matters most.
         context.log.warning(f"this alert is not remembered: {error}")
         send_without_memory(settings, alert, log=context.log)
@@ -84,9 +83,7 @@ def stale_data(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         old.extend(str(alert.account) for alert in found.due)
         return found
 
-    try:
-        notify(settings, warehouse(settings), detect, log=context.log)
-    except (CreditsError, OSError) as error:
+    if error := look(settings, detect, context.log):
         return dg.SkipReason(f"could not look: {error}")
     context.update_cursor(json.dumps(watched))
     late = f"no new reading for {hours}: {', '.join(old)}"
@@ -102,15 +99,21 @@ def stale_data(context: dg.SensorEvaluationContext) -> dg.SkipReason:
 )
 def dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     ended = end_dead_runs(context.instance)
-    said = f"marked as failed: {', '.join(ended)}" if ended else "every run in progress has its process"
-    return dg.SkipReason(said)
+    return dg.SkipReason(f"marked as failed: {', '.join(ended)}" if ended else "every run in progress has its process")
 
 
 SENSORS = [run_failure, stale_data, dead_runs]
 
 
-def warehouse(settings: config.Settings) -> Warehouse:
-    return Warehouse(settings.warehouse_path, lock_timeout_s=LOCK_WAIT_S)
+def look(
+    settings: config.Settings, detect: Detector, log: logging.Logger, run_id: str | None = None
+) -> Exception | None:
+    """One pass of the alerts; the error where the warehouse or its folder cannot be used now."""
+    try:
+        notify(settings, Warehouse(settings.warehouse_path, lock_timeout_s=LOCK_WAIT_S), detect, run_id=run_id, log=log)
+    except (CreditsError, OSError) as error:
+        return error
+    return None
 
 
 def belongs_to(run: dg.DagsterRun, project: dg.RepositoryDefinition) -> bool:
