@@ -20,7 +20,7 @@
 
 {# Disagreement between the levels is uncertainty too: after a change of regime the interval widens by itself. #}
 {% macro spend_disagreement(days, forecast='') -%}
-    power({{ forecast }}level_gap, 2) * {{ spend_share_fast(days, forecast) }}
+    {{ forecast }}level_gap * {{ forecast }}level_gap * {{ spend_share_fast(days, forecast) }}
     * (1 - {{ spend_share_fast(days, forecast) }})
 {%- endmacro %}
 
@@ -38,4 +38,19 @@
 {# Probability that the sum is at least `balance` (DOUBLE, above zero). #}
 {% macro probability_spent(balance, median, log_scale) -%}
     1 / (1 + exp(least(ln({{ balance }} / ({{ median }})) / ({{ log_scale }}), 700)))
+{%- endmacro %}
+
+{# Without weekdays, the median of spend reaches `balance` on the day `balance / level`, where the level lies between its two
+   ends: `which` is 'greatest' for a day that comes no later, 'least' for one that comes no earlier. Weekdays move it by
+   less than a week. #}
+{% macro median_day(balance, which, forecast='') -%}
+    {{ balance }} / {{ which }}({{ spend_level('1', forecast) }}, {{ spend_level(var('forecast_horizon_days'), forecast) }})
+{%- endmacro %}
+
+{# One row per day ahead from `first_day` to `last_day`, any numbers, within the horizon. #}
+{% macro days_ahead_between(first_day, last_day) -%}
+    unnest(range(
+        cast(least(greatest({{ first_day }}, 1), {{ var('forecast_horizon_days') }}) as bigint),
+        cast(least({{ last_day }}, {{ var('forecast_horizon_days') }}) as bigint) + 1
+    ))
 {%- endmacro %}

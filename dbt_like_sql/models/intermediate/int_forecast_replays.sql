@@ -24,6 +24,9 @@ with history as (
         end as spent_{{ horizon }}
         {%- endfor %}
     from {{ ref('int_spend_history') }}
+    inner join {{ ref('int_series') }} using (series)
+    -- The first replayed day looks back four weeks.
+    where spend_date > last_date - {{ var('forecast_replay_days') + 27 }}
     window
         {%- for horizon in horizons %}
         next_{{ horizon }} as (

@@ -3,7 +3,6 @@
 -- complete day cost, then the credits bought or taken back, then what the forecast learnt from the day.
 -- Guarantee: `spend_days + credit_days + learning_days = moved_days`, exactly.
 
-{% set horizon = var('forecast_horizon_days') %}
 {% set steps = ['night_before', 'after_spend', 'after_credits', 'today'] %}
 
 -- Each lookup is materialized: tables made in the same transaction have no statistics yet, and with all joins in one
@@ -101,22 +100,13 @@ scenarios as (
 ),
 
 -- Weekdays move the date by less than a week, the day that has passed by one more.
-bounds as (
-    select
-        *,
-        balance / greatest({{ spend_level('1', 'forecast.') }}, {{ spend_level(horizon, 'forecast.') }}) - 7 as first_day,
-        balance / least({{ spend_level('1', 'forecast.') }}, {{ spend_level(horizon, 'forecast.') }}) + 15 as last_day
-    from scenarios
-),
-
 days_ahead as (
     select
         *,
-        unnest(range(
-            cast(least(greatest(first_day, 1), {{ horizon }}) as bigint),
-            cast(least(last_day, {{ horizon }}) as bigint) + 1
-        )) as day_ahead
-    from bounds
+        {{ days_ahead_between(
+            median_day('balance', 'greatest', 'forecast.') ~ ' - 7', median_day('balance', 'least', 'forecast.') ~ ' + 15'
+        ) }} as day_ahead
+    from scenarios
 ),
 
 dates as (

@@ -100,4 +100,4 @@ select
     history_days < {{ var('early_estimate_days') }} as is_early
 from balances
 inner join history using (account)
-left join {{ ref('int_series') }} as series on balances.account = series.account and series.key_hash is null
+inner join {{ ref('int_series') }} as series on balances.account = series.account and series.key_hash is null

@@ -12,6 +12,7 @@
 with starts as (
     select
         place.account,
+        place.series,
         place.close_date,
         -- Wider than in the tables: a debt minus a billion would overflow and fail the build for every account.
         cast(place.balance_at_close_usd as decimal(28, 9)) as balance_at_close_usd,
@@ -26,6 +27,7 @@ with starts as (
 days as (
     select
         account,
+        series,
         close_date,
         balance_at_close_usd,
         day_ahead,
@@ -39,6 +41,7 @@ days as (
 spends as (
     select
         account,
+        series,
         close_date,
         balance_at_close_usd,
         day_ahead
@@ -47,7 +50,7 @@ spends as (
         {{ usd(quantile) }} as spend_{{ quantile }}
         {%- endfor %}
     from days
-    window so_far as (partition by account order by day_ahead rows unbounded preceding)
+    window so_far as (partition by series order by day_ahead rows unbounded preceding)
 )
 
 select
@@ -61,4 +64,5 @@ select
     cast(greatest(balance_at_close_usd - spend_p50, {{ least_usd }}) as decimal(18, 9)) as balance_p50,
     cast(greatest(balance_at_close_usd - spend_p10, {{ least_usd }}) as decimal(18, 9)) as balance_p90
 from spends
-order by account, forecast_date
+-- In the order of the accounts.
+order by series, forecast_date

@@ -7,6 +7,7 @@
 with starts as (
     select
         place.account,
+        place.series,
         place.as_of,
         place.close_date,
         place.status = 'exhausted' or place.balance_at_close_usd <= 0 as is_gone,
@@ -22,6 +23,7 @@ with starts as (
 days as (
     select
         account,
+        series,
         as_of,
         close_date,
         day_ahead,
@@ -40,6 +42,7 @@ select
     day_ahead,
     close_date + cast(day_ahead as integer) as run_out_date,
     -- More days never make it less likely; a wider distribution alone might, slightly, where it is almost certain.
-    max(probability) over (partition by account order by day_ahead rows unbounded preceding) as probability
+    max(probability) over (partition by series order by day_ahead rows unbounded preceding) as probability
 from days
-order by account, day_ahead
+-- In the order of the accounts.
+order by series, day_ahead
