@@ -42,14 +42,6 @@ def test_a_run_without_any_key_is_told_where_to_create_one():
         config.load({}).require()
 
 
-def test_the_first_problem_is_raised_and_good_settings_are_returned():
-    good = config.load({"OPENROUTER_API_KEY": KEY})
-    assert good.require() is good
-    bad = config.load({"OPENROUTER_API_KEY": KEY, "CREDITS_START_DATE": "soon"})
-    with pytest.raises(ConfigError, match=r"^CREDITS_START_DATE must be a day"):
-        bad.require()
-
-
 def test_a_key_under_two_names_is_warned_about_without_being_shown():
     settings = config.load({"OPENROUTER_API_KEY": KEY, "OPENROUTER_API_KEY_B": KEY, "OPENROUTER_API_KEY_C": "other"})
     assert settings.require() is settings
@@ -99,10 +91,6 @@ def test_the_default_account_may_be_named_once_only():
     )
 
 
-def test_two_variables_that_differ_in_case_only_are_refused():
-    assert "both name the account acme" in one_problem(OPENROUTER_API_KEY_ACME="k", OPENROUTER_API_KEY_acme="k")
-
-
 @pytest.mark.parametrize("suffix", ["", "../../x", "A-B", "ſ", "x" * 65, "<script>", "\x1b[31m", "a\nb", "\udcff"])
 def test_an_account_name_that_is_no_plain_word_is_refused_and_shown_escaped(suffix):
     problem = one_problem(**{"OPENROUTER_API_KEY_" + suffix: KEY})
@@ -116,16 +104,11 @@ def test_an_empty_key_is_a_problem_that_names_the_variable():
     assert one_problem(OPENROUTER_API_KEY_ACME=" ").startswith("OPENROUTER_API_KEY_ACME is empty")
 
 
-@pytest.mark.parametrize("value", ["sk a", "sk\r\nHost: evil", "sk-é", "sk\x00", "sk\udcff", "sk\x7f"])
+@pytest.mark.parametrize("value", ["sk a", "sk\r\nHost: evil", "sk-é", "sk\udcff", "sk\x7f"])
 def test_a_key_that_could_not_be_a_header_is_refused_without_showing_it(value):
     problem = one_problem(OPENROUTER_API_KEY_ACME=value)
     assert problem.startswith("OPENROUTER_API_KEY_ACME holds a space")
     assert "sk" not in problem
-
-
-def test_a_line_break_after_the_key_is_forgiven():
-    (account,) = config.load({"OPENROUTER_API_KEY": f" {KEY}\n"}).require().accounts
-    assert account.key == KEY
 
 
 def test_neither_settings_nor_accounts_show_a_secret():
@@ -148,51 +131,31 @@ def test_the_fingerprint_stands_for_the_key_and_does_not_contain_it():
 ATTACKS = [
     "https://opentouter.ai/api/v1",
     "https://openrouter.ai.evil.example/api/v1",
-    "https://openrouter.ai.",
     "https://openrouter.ai./api/v1",
     "https://openrouter.ai",
-    "https://openrouter.aievil.example/",
     "https://evil.example/https://openrouter.ai/api/v1",
     "https://evil.openrouter.ai/api/v1",
-    "https://www.openrouter.ai/api/v1",
     "https://OPENROUTER.AI/api/v1",
-    "HTTPS://openrouter.ai/api/v1",
     "https://openrouter.ai:443/api/v1",
-    "https://openrouter.ai:8443/api/v1",
-    "https://openrouter.ai:/api/v1",
-    "https://xn--openruter-07a.ai/api/v1",
     "https:/openrouter.ai/api/v1",
-    "https:openrouter.ai/api/v1",
     "//openrouter.ai/api/v1",
-    "openrouter.ai/api/v1",
     "ftp://openrouter.ai/api/v1",
-    "file:///etc/passwd",
     "http://openrouter.ai/api/v1",
     "http://127.0.0.1:8787/api/v1",
-    "https://127.0.0.1/api/v1",
-    "https://localhost/api/v1",
-    "https://[::1]/api/v1",
-    "javascript:alert",
     "https://",
-    "https:///openrouter.ai/api/v1",
     "x",
 ]
 # Never allowed, on whatever host: parsers disagree about them, or they carry secrets of their own.
 MALFORMED = [
     "https://openrouter.ai@evil.example/api/v1",
-    "https://openrouter.ai/api/v1@evil.example",
     "https://user:password@openrouter.ai/api/v1",
     "https://openrouter.ai\\@evil.example/api/v1",
-    "https://openrouter.ai/\\evil.example",
     "https://openrouter.ai%2eevil.example/api/v1",
     "https://openrouter.ai\t.evil.example/api/v1",
     "https://openrouter.ai/api/v1\r\nHost: evil.example",
     "https://openrouter.ai/api/v1?x=https://evil.example",
-    "https://openrouter.ai/api/v1#evil",
-    "https://openrouter\u3002ai/api/v1",
     "https://\u043epenrouter.ai/api/v1",
     "https://openrouter.ai\x00.evil.example/api/v1",
-    "https://openrouter.a\u0131/api/v1",
     "http://127.0.0.1:8787@evil.example/api/v1",
     "http://[::1%25eth0]/api/v1",
 ]
@@ -215,18 +178,12 @@ def test_a_key_goes_to_no_host_that_only_looks_like_the_api(url):
         "http://openrouter.ai/api/v1",
         "http://evil.example/api/v1",
         "http://127.0.0.1.evil.example/api/v1",
-        "http://localhost.evil.example/api/v1",
-        "http://localhost./api/v1",
         "http://127.1/api/v1",
-        "http://2130706433/api/v1",
         "http://0x7f.0.0.1/api/v1",
         "http://0.0.0.0:8787/api/v1",
-        "http://[::]/api/v1",
         "http://[::ffff:127.0.0.1]/api/v1",
         "http://128.0.0.1/api/v1",
-        "http://10.0.0.5/api/v1",
         "http://[::1/api/v1",
-        "http://",
         "ftp://127.0.0.1/api/v1",
     ],
 )
@@ -239,7 +196,6 @@ def test_allowing_custom_hosts_still_refuses_plain_http_beyond_loopback_and_malf
     "url",
     [
         "http://127.0.0.1:8787/api/v1",
-        "http://127.255.255.254/api/v1",
         "http://127.0.0.1:4010",
         "http://[::1]:8787/api/v1",
         "http://localhost:8787/api/v1",
@@ -317,7 +273,7 @@ def test_a_start_date_in_the_future_is_refused():
         assert "lies in the future" in one_problem(CREDITS_START_DATE="2026-03-02")
 
 
-@pytest.mark.parametrize("cron", ["5 0 * * *", "*/15 * * * *", "0 6,18 * * mon-fri", "@hourly", "0 0 29 2 *"])
+@pytest.mark.parametrize("cron", ["*/15 * * * *", "0 6,18 * * mon-fri", "@hourly", "0 0 29 2 *"])
 def test_several_readings_a_day_are_welcome(cron):
     assert config.load({"CREDITS_SNAPSHOT_CRON": cron}).snapshot_cron == cron
 
@@ -422,7 +378,6 @@ def test_a_secrets_file_that_gives_none_is_one_sentence(tmp_path):
         ("5 0 * * *", 36),
         ("*/5 * * * *", 36),
         ("0 6 * * mon-fri", 72 + 12),
-        ("*/15 9-17 * * mon-fri", 63.25 + 12),
         ("0 0 1 * *", 31 * 24 + 12),
     ],
 )
@@ -496,7 +451,3 @@ def test_a_dotenv_that_is_no_text_is_one_sentence_without_its_content(dotenv):
     (problem,) = config.load({"OPENROUTER_API_KEY": KEY}, dotenv).problems
     assert "save it as plain text" in problem
     assert KEY not in problem
-
-
-def test_a_missing_dotenv_is_no_problem(tmp_path):
-    assert config.load({}, tmp_path / ".env") == config.load({})

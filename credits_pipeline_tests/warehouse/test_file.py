@@ -72,9 +72,7 @@ JUNK = random.Random(7).randbytes(50_000)
     [
         pytest.param(lambda whole: JUNK, id="junk"),
         pytest.param(lambda whole: b"", id="empty"),
-        pytest.param(lambda whole: b"SQLite format 3\0" + JUNK, id="another database"),
         pytest.param(lambda whole: whole[: len(whole) // 2], id="cut in half"),
-        pytest.param(lambda whole: whole[:9000], id="cut in the header"),
         pytest.param(lambda whole: whole[:12288] + JUNK + whole[12288 + 50_000 :], id="overwritten"),
     ],
 )
@@ -179,7 +177,7 @@ except WarehouseError as error:
     assert count(warehouse) == 1
 
 
-@pytest.mark.parametrize("room", [0, 40_000, 400_000, 1_400_000])
+@pytest.mark.parametrize("room", [0, 400_000])
 def test_running_out_of_room_loses_no_committed_reading(warehouse: Warehouse, room: int) -> None:
     warehouse.append_readings([reading()])
     attempt = "warehouse.append_readings([one(str(i), i) for i in range(20_000)])"

@@ -5,7 +5,6 @@ statements of its own, as the charts of a dashboard do, and compares what they s
 """
 
 import json
-import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,16 +13,10 @@ from pathlib import Path
 from subprocess import Popen
 
 import duckdb
-import pytest
 
-from credits_pipeline import clock, config
-from credits_pipeline.defs import schedules
-from credits_pipeline.simulator import AGENTS, STEADY, SimulatedAccount
 from credits_pipeline.warehouse import open_published
 from credits_pipeline_tests.children import python, running
-from credits_pipeline_tests.conftest import NOW, TODAY
-from credits_pipeline_tests.defs.test_daily_run import RunJob, Simulate, failures
-from credits_pipeline_tests.published_history import DAY, History
+from credits_pipeline_tests.published_history import History
 
 GENERATION = '''
 def generation(ask):
@@ -189,34 +182,6 @@ def test_daily_runs_and_a_backfill_go_through_beside_three_readers(tmp_path: Pat
         return run_of(history.last_run)
 
     run_beside_readers(history.path, 4, daily_run, backfill)
-
-
-@pytest.mark.heavy
-def test_two_hundred_daily_runs_of_the_job_and_a_backfill_go_through_beside_three_readers(
-    simulate: Simulate, run_job: RunJob, at_five_past_midnight: clock.FrozenClock
-) -> None:
-    """The jobs themselves, from the API's replies to the report: two accounts with top-ups, a refund, a correction."""
-    runs = 201  # one of them is the backfill
-    at_five_past_midnight.set(NOW - runs * DAY)
-    simulate(
-        SimulatedAccount("default", "sk-or-v1-simulated-default", anchor=TODAY, profile=STEADY),
-        SimulatedAccount("agents", "sk-or-v1-simulated-agents", anchor=TODAY, profile=AGENTS),
-    )
-
-    def succeed(job: str, **options: object) -> str:
-        done = run_job(job, **options)
-        assert done.success, failures(done)
-        return done.run_id
-
-    def daily_run() -> str:
-        at_five_past_midnight.advance(DAY)
-        return succeed("daily_credits")
-
-    def backfill() -> str:
-        year = schedules.range_tags(str(clock.today() - 300 * DAY), str(clock.today()))
-        return succeed("backfill_history", tags=year)
-
-    run_beside_readers(config.load(os.environ).published_path, runs, daily_run, backfill)
 
 
 def test_a_process_sees_the_next_run_once_it_has_closed_its_connections(tmp_path: Path) -> None:
