@@ -11,9 +11,10 @@ import dagster as dg
 from credits_pipeline import config
 from credits_pipeline.defs import metadata
 from credits_pipeline.defs.assets import credits_snapshots, model_usage
+from credits_pipeline.errors import CreditsError
 from credits_pipeline.sql_project import BuildResult, Model, SqlProject, Test, TestResult
 from credits_pipeline.text import markdown
-from credits_pipeline.warehouse import Warehouse, WarehouseError
+from credits_pipeline.warehouse import Warehouse
 from credits_pipeline.warehouse.tables import replace_rows
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def described(
                 if metadata.exists(con, mart)
             }
             return of_models | rolled_up
-    except WarehouseError as error:
+    except CreditsError as error:
         context.log.warning(f"the tables were rebuilt, and could not be described: {error}")
         return {}
 
