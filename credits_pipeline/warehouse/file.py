@@ -86,9 +86,7 @@ class WarehouseFile:
             if not self.path.exists():
                 self._create(con)
             connection.attach_patiently(con, self.path, deadline, read_only=read_only)
-            version = self._version(con, self.path)
-            if version < len(self._steps):
-                con.execute("detach warehouse")
+            if (version := self._version(con, self.path)) < len(self._steps):
                 self._migrate(con, version, deadline)
                 connection.attach_patiently(con, self.path, deadline, read_only=read_only)
             con.execute("use warehouse")
@@ -126,7 +124,6 @@ class WarehouseFile:
 
     def _migrate(self, con: "Connection", version: int, deadline: float) -> None:
         """Bring the file to today's form in one transaction, with a copy of the old one kept beside it."""
-        connection.attach_patiently(con, self.path, deadline, read_only=True)
         fresh = temporary(self.path)
         connection.copy_database(con, fresh)
         con.execute("detach warehouse")

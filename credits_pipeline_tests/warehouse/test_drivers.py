@@ -60,21 +60,6 @@ READ_BY_EVIDENCE = """
     })();
 """
 
-READ_BY_NODE = """
-    const { DuckDBInstance, version } = require('@duckdb/node-api');
-    (async () => {
-        const instance = await DuckDBInstance.create(process.argv[2], { access_mode: 'READ_ONLY' });
-        const con = await instance.connect();
-        const ask = async (sql) => (await con.runAndReadAll(sql)).getRowsJson();
-        const columns = await ask(
-            "select table_name, column_name, data_type, comment from duckdb_columns() where not internal"
-            + " order by table_name, column_index"
-        );
-        const spend = await ask("select sum(spend_usd)::varchar from marts.daily_spend");
-        console.log(JSON.stringify({ columns, spend: spend[0][0] }));
-    })();
-"""
-
 EVIDENCE_TYPES = {"VARCHAR": "string", "BOOLEAN": "boolean", "DATE": "date", "TIMESTAMP": "date"}
 
 
@@ -137,16 +122,6 @@ def test_every_python_driver_reads_the_same_rows_types_and_comments(published: P
     assert len(expected["tables"]) > 10
     assert all(comment for *_, comment in (*told["tables"], *told["columns"]))
     assert told == expected
-
-
-@pytest.mark.parametrize("version", NODE_DRIVERS)
-def test_the_node_client_reads_types_comments_and_exact_money(published: Path, version: str) -> None:
-    home = node_driver(version)
-    told = json.loads(run(["node", "-e", textwrap.dedent(READ_BY_NODE), "x", published], cwd=home))
-    expected = by_python(None, published)
-    assert told["columns"] == expected["columns"]
-    with duckdb.connect(str(published), read_only=True) as con:
-        assert con.execute("select sum(spend_usd)::varchar from marts.daily_spend").fetchall() == [(told["spend"],)]
 
 
 @pytest.mark.parametrize("version", NODE_DRIVERS)
