@@ -121,12 +121,6 @@ class Tables(WarehouseFile):
             ).fetchall()
         return bool(found)
 
-    def accounts_of_key(self, fingerprint: str) -> list[str]:
-        """The names under which readings with this key are stored: more than one, or another one, means a rename."""
-        query = "select distinct account from raw.credits_snapshots where key_fingerprint = ? order by all"
-        with self.reading("looking for a key") as con:
-            return [account for (account,) in con.execute(query, [fingerprint]).fetchall()]
-
     def rename_account(self, old: str, new: str) -> int:
         """Call the account `old` `new` from now on, and return how many rows of raw and ops it had.
 

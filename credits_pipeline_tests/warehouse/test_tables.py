@@ -236,13 +236,6 @@ def test_nothing_is_loaded_from_the_network(warehouse: Warehouse) -> None:
 # -- whose it is ---------------------------------------------------------------------------
 
 
-def test_a_key_leads_to_every_name_under_which_it_was_read(warehouse: Warehouse) -> None:
-    assert warehouse.accounts_of_key("ab12cd34") == []
-    warehouse.append_readings([reading(account="acme"), reading(account="acme_eu"), reading(account="acme")])
-    assert warehouse.accounts_of_key("ab12cd34") == ["acme", "acme_eu"]
-    assert warehouse.accounts_of_key("another") == []
-
-
 def test_a_renamed_account_takes_everything_along_and_nothing_counts_twice(warehouse: Warehouse) -> None:
     """The new name was in use already, with the same key: the same days were billed under both names."""
     times = [NOON + timedelta(days=n) for n in range(4)]
