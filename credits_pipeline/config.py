@@ -16,6 +16,7 @@ from typing import TypeVar
 from credits_pipeline import clock
 from credits_pipeline.environment import KEY_VARIABLE, PROJECT_ROOT, ConfigError, Environment, as_path, fingerprint
 from credits_pipeline.plans import AccountPlan, account_plans
+from credits_pipeline.teams import Team, read_teams
 
 __all__ = ["KEY_VARIABLE", "PROJECT_ROOT", "Account", "ConfigError", "Settings", "current", "load"]
 
@@ -28,6 +29,9 @@ DEMO_DATA_DIR = "data/demo"
 DEFAULT_START_DATE = date(2025, 1, 1)
 DEFAULT_SNAPSHOT_CRON = "5 0 * * *"
 DEFAULT_ALERT_DAYS = (14, 7, 3)
+
+DEFAULT_BREAKDOWNS: tuple[str, ...] = ("api_key",)
+BREAKDOWNS = ("api_key", "workspace", "user", "app")  # by whom the bill can be broken down
 
 DEFAULT_ACCOUNT = "default"
 MANAGEMENT_KEYS_PAGE = "https://openrouter.ai/settings/management-keys"
@@ -76,6 +80,8 @@ class Settings:
     alert_days: tuple[int, ...]
     accepted_keys: frozenset[str]  # fingerprints
     plans: tuple[AccountPlan, ...]
+    breakdowns: tuple[str, ...]  # of BREAKDOWNS
+    teams: tuple[Team, ...] | None  # None: the file is wrong, and those known stay
     problems: tuple[str, ...]
     alert_problems: tuple[str, ...]
     warnings: tuple[str, ...] = ()
@@ -132,6 +138,7 @@ def load(environ: Mapping[str, str], dotenv: Path | None = None) -> Settings:
     """
     problems: list[str] = []
     alert_problems: list[str] = []
+    warnings: list[str] = []
 
     def collect(get: Callable[[], T], default: T, to: list[str] = problems) -> T:
         try:
@@ -155,11 +162,14 @@ def load(environ: Mapping[str, str], dotenv: Path | None = None) -> Settings:
     data_dir = read("CREDITS_DATA_DIR", partial(as_path, "CREDITS_DATA_DIR"), PROJECT_ROOT / "data")
     if data_dir == PROJECT_ROOT / DEMO_DATA_DIR and not is_simulated:
         problems.append("CREDITS_DATA_DIR is the demo's folder, where all is simulated: name another one")
+    breakdowns = DEFAULT_BREAKDOWNS
+    if "CREDITS_BREAKDOWNS" in env:  # empty: none
+        breakdowns = collect(lambda: _breakdowns(env.get("CREDITS_BREAKDOWNS")), breakdowns, warnings)
+    teams = collect(lambda: read_teams(env.get("CREDITS_TEAMS"), breakdowns), None, warnings)
     urls: list[str] = []
     for name in ("CREDITS_ALERT_URLS", "CREDITS_ALERT_URLS_FILE"):
         text = collect(partial(env.secret, name), "", alert_problems)
         urls += _alert_urls(name, text, alert_problems)
-    plan_problems: list[str] = []
     return Settings(
         accounts=accounts,
         base_url=url,
@@ -172,10 +182,12 @@ def load(environ: Mapping[str, str], dotenv: Path | None = None) -> Settings:
         alert_urls=tuple(urls),
         alert_days=read("CREDITS_ALERT_DAYS", _alert_days, DEFAULT_ALERT_DAYS, alert_problems),
         accepted_keys=read("CREDITS_ACCEPT_KEY", _fingerprints, frozenset()),
-        plans=account_plans(env, [account.name for account in accounts], plan_problems),
+        plans=account_plans(env, [account.name for account in accounts], warnings),
+        breakdowns=breakdowns,
+        teams=teams,
         problems=tuple(problems),
         alert_problems=tuple(alert_problems),
-        warnings=(*env.warnings, *_shared_keys(accounts), *plan_problems),
+        warnings=(*env.warnings, *_shared_keys(accounts), *warnings),
     )
 
 
@@ -305,6 +317,13 @@ def _alert_urls(name: str, text: str, problems: list[str]) -> Iterator[str]:
                 f"{name}: entry {number} is not an Apprise URL such as mailto://… or slack://…;"
                 " separate several with commas"
             )
+
+
+def _breakdowns(text: str) -> tuple[str, ...]:
+    wanted = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not set(wanted) <= set(BREAKDOWNS):
+        raise ConfigError(f"CREDITS_BREAKDOWNS must be some of {','.join(BREAKDOWNS)}, or empty for none")
+    return wanted
 
 
 def _alert_days(text: str) -> tuple[int, ...]:

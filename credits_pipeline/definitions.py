@@ -8,11 +8,13 @@ from credits_pipeline import config, launch
 from credits_pipeline.defs import housekeeping, schedules, sensors
 from credits_pipeline.defs.assets import (
     alerts_sent,
+    api_keys,
     credits_snapshots,
     model_usage,
     published,
     report,
     sql_models,
+    usage_breakdown,
 )
 from credits_pipeline.openrouter import OpenRouter
 from credits_pipeline.sql_project import SqlProject
@@ -23,8 +25,13 @@ SNAPSHOTS_FRESH = dg.FreshnessPolicy.time_window(fail_window=STALE_AFTER, warn_w
 # Tags to filter the catalogue by. Who is meant to look, by group; engineers look at all the rest.
 AUDIENCES = {"marts": "analysts", "delivery": "everyone"}
 # Readings cannot be fetched again and alerts must not repeat: a backup must hold these. All else can be rebuilt.
-KEPT = {credits_snapshots.KEY, model_usage.KEY, alerts_sent.KEY}
-RAW_TABLES = {credits_snapshots.KEY: "raw.credits_snapshots", model_usage.KEY: "raw.model_usage"}
+RAW_TABLES = {
+    credits_snapshots.KEY: "raw.credits_snapshots",
+    usage_breakdown.KEY: "raw.usage_breakdown",
+    model_usage.KEY: "raw.model_usage",
+    api_keys.KEY: "raw.api_keys",
+}
+KEPT = {*RAW_TABLES, alerts_sent.KEY}
 
 project = SqlProject.load(sql_models.PROJECT_DIR)
 OWNERS = [str(project.meta["owner"])]  # of the SQL models and of everything around them
@@ -65,7 +72,9 @@ def warehouse(context: dg.InitResourceContext) -> Warehouse:
 
 ASSETS = [
     credits_snapshots.credits_snapshots,
+    usage_breakdown.usage_breakdown,
     model_usage.model_usage,
+    api_keys.api_keys,
     sql_models.sql_models(project),
     published.published(project),
     report.report,
@@ -74,7 +83,12 @@ ASSETS = [
 
 defs = dg.Definitions(
     assets=dg.with_source_code_references([asset.map_asset_specs(with_policies) for asset in ASSETS]),
-    asset_checks=[credits_snapshots.every_account_was_read, model_usage.every_account_was_fetched],
+    asset_checks=[
+        credits_snapshots.every_account_was_read,
+        model_usage.every_account_was_fetched,
+        usage_breakdown.every_breakdown_was_fetched,
+        api_keys.every_list_of_keys_was_read,
+    ],
     jobs=[*schedules.JOBS, *housekeeping.JOBS],
     schedules=[*schedules.SCHEDULES, *housekeeping.SCHEDULES],
     sensors=[*schedules.SENSORS, *sensors.SENSORS],

@@ -6,10 +6,11 @@ from itertools import takewhile
 import dagster as dg
 
 from credits_pipeline import clock, config
-from credits_pipeline.defs.assets import alerts_sent, credits_snapshots, model_usage
+from credits_pipeline.defs.assets import alerts_sent, api_keys, credits_snapshots, model_usage, usage_breakdown
 from credits_pipeline.warehouse import Warehouse
 
-RAW = dg.AssetSelection.assets(credits_snapshots.KEY, model_usage.KEY)
+PRESENT = dg.AssetSelection.assets(credits_snapshots.KEY, api_keys.KEY)  # of which the API tells no past
+RAW = PRESENT | dg.AssetSelection.assets(model_usage.KEY, usage_breakdown.KEY)
 EVERYTHING = dg.AssetSelection.all()
 
 daily_credits = dg.define_asset_job(
@@ -21,7 +22,7 @@ daily_credits = dg.define_asset_job(
 
 backfill_history = dg.define_asset_job(
     "backfill_history",
-    selection=EVERYTHING - dg.AssetSelection.assets(credits_snapshots.KEY, alerts_sent.KEY),
+    selection=EVERYTHING - PRESENT - dg.AssetSelection.assets(alerts_sent.KEY),
     description="What was billed on a range of past days, then the SQL, the published copy and the report.",
 )
 
@@ -102,7 +103,7 @@ def history_backfill(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | d
 
 
 def unsettled_range(warehouse: Warehouse, instance: dg.DagsterInstance) -> tuple[str, str] | None:
-    """First and last past day (partition keys) that is not settled for some account; None when all are.
+    """First and last past day (partition keys) not settled for some account, breakdowns included; None when all are.
 
     An account whose key may not use analytics would have the year fetched every night, for all: it is left out until
     it has another key, or the daily run, which asks it all the same, is no longer refused.
@@ -110,8 +111,12 @@ def unsettled_range(warehouse: Warehouse, instance: dg.DagsterInstance) -> tuple
     refused = model_usage.keys_without_analytics(instance)
     accounts = [a.name for a in config.current().accounts if a.fingerprint not in refused]
     yesterday = clock.today() - timedelta(days=1)
-    open_days = warehouse.unsettled_days(accounts, model_usage.oldest_day(), yesterday)
-    days = sorted({day for of_account in open_days.values() for day in of_account})
+    days = sorted(
+        day
+        for dimension in ("", *config.current().breakdowns)
+        for open_days in warehouse.unsettled_days(accounts, model_usage.oldest_day(), yesterday, dimension).values()
+        for day in open_days
+    )
     return (days[0].isoformat(), days[-1].isoformat()) if days else None
 
 

@@ -16,7 +16,7 @@ from datetime import UTC, date, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from math import inf
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import ValidationError
@@ -32,7 +32,7 @@ from credits_pipeline.openrouter.errors import (
     unbelievable,
     unreachable,
 )
-from credits_pipeline.openrouter.replies import Credits, Usage, shown
+from credits_pipeline.openrouter.replies import Credits, Keys, Usage, shown
 
 if TYPE_CHECKING:  # httpx costs 0.15 s to import, and most that import this module never make a request
     import httpx
@@ -40,16 +40,21 @@ if TYPE_CHECKING:  # httpx costs 0.15 s to import, and most that import this mod
     from credits_pipeline.openrouter.resource import OpenRouter
 
 R = TypeVar("R", bound=replies.Reply)
+P = TypeVar("P", bound=replies.Item)
 
 # The API documents 64 analytics queries a minute. Four are left to people and to clocks that disagree. A
 # second process with the same key is not seen from here: the API tells one of them 429, which is waited out.
 REQUESTS_PER_MINUTE = 60
 ROWS_PER_REPLY, DAYS_PER_QUERY = 10_000, 365  # documented limits of POST /analytics/query
+ROWS_PER_PAGE = 100  # of GET /keys and GET /workspaces
+DIMENSIONS = {name: name for name in config.BREAKDOWNS} | {"api_key": "api_key_id"}  # as the API calls them
 LONGEST_WAIT_S = 120.0  # of any single wait, also where Retry-After asks for more: a run must come to an end
 # A reply's own Date, against our clock: beyond this the clock is wrong, and with it the day of whatever is stored.
 # Far above any delay on the way, far below the two hours that the tables allow around a midnight.
 CLOCK_TOLERANCE = timedelta(minutes=10)
 DAY = timedelta(days=1)
+
+Question = dict[str, Any] | None  # the body of a POST, the parameters of a GET
 
 
 @dataclass
@@ -122,12 +127,13 @@ class Client:
         first: date,
         last: date,
         on_progress: Callable[[date, date], None] = lambda *_: None,
+        dimension: str = "",
     ) -> Usage:
         """What was billed on the UTC days `first` to `last`, both included, per model. Raises OpenRouterError.
 
-        One request for up to 365 days. Where the reply is truncated, or the server times out twice, the range is
-        halved, down to one day. `on_progress` is told each range that is done. A first day that the API refuses as
-        too old is left out: the result says where it begins.
+        With a `dimension` of `config.BREAKDOWNS`, per member and model. One request for up to 365 days. Where the reply
+        is truncated, or the server times out twice, the range is halved, down to one day. `on_progress` is told each
+        range that is done. A first day that the API refuses as too old is left out: the result says where it begins.
         """
         waiting, attempts_if_slow, requests_made = [(first, last)], 2.0, 0
         oldest = clock.today() - DAY * DAYS_PER_QUERY
@@ -142,7 +148,7 @@ class Client:
                 continue
             attempts = inf if begin == end else attempts_if_slow
             try:
-                answer = await self._ask(account, replies.UsageReply, _usage_query(begin, end), attempts)
+                answer = await self._ask(account, replies.UsageReply, _usage_query(begin, end, dimension), attempts)
             except OpenRouterError as error:
                 requests_made += error.attempts
                 if isinstance(error, TookTooLong) and begin < end:
@@ -156,7 +162,7 @@ class Client:
                 continue
             requests_made += answer.attempts
             if not answer.data.metadata.truncated:
-                rows += answer.data.by_day_and_model()
+                rows += answer.data.summed()
                 recency.append(answer.data.as_of(answer.asked_at))
                 on_progress(begin, end)
             elif begin < end:
@@ -166,8 +172,34 @@ class Client:
                     f"{begin} alone has more usage rows than one reply can hold ({ROWS_PER_REPLY}), so nothing"
                     " was stored: fetch ranges that leave this day out"
                 )
-        rows.sort(key=lambda row: (row.usage_date, row.model))
+        rows.sort(key=lambda row: (row.usage_date, row.member, row.model))
         return Usage(first, last, tuple(rows), min(recency), requests_made)
+
+    async def keys(self, account: Account) -> Keys:
+        """Every API key of the account as it is now, in all workspaces, disabled ones too. Raises OpenRouterError."""
+        workspaces: list[replies.Workspace | None] = [None]  # the default one, which needs no name
+        try:
+            workspaces = [*await self._pages(account, replies.WorkspacesReply, {"limit": ROWS_PER_PAGE})] or workspaces
+        except OpenRouterError as error:
+            if error.status not in {403, 404}:
+                raise
+        found: dict[str, replies.ApiKey] = {}
+        for workspace in workspaces:
+            of_workspace = {"workspace_id": workspace.id} if workspace else {}
+            for key in await self._pages(account, replies.KeysReply, {"include_disabled": "true", **of_workspace}):
+                found[key.id] = key.model_copy(update={"workspace": workspace.name}) if workspace else key
+        return Keys(tuple(found.values()), clock.now())
+
+    async def _pages(self, account: Account, kind: type[replies.Page[P]], question: dict[str, object]) -> list[P]:
+        """All items of a list, each once: it may grow and shrink between two pages."""
+        items: dict[str, P] = {}
+        while True:
+            answer = await self._ask(account, kind, {**question, "offset": len(items)})
+            page = {item.id: item for item in answer.data.items}
+            is_last = len(page) < ROWS_PER_PAGE or page.keys() <= items.keys()
+            items |= page
+            if is_last:
+                return list(items.values())
 
     async def _prove_management_key(self, account: Account) -> None:
         if not (await self._ask(account, replies.KeyInfo)).data.is_management_key:
@@ -177,7 +209,7 @@ class Client:
             )
 
     async def _ask(
-        self, account: Account, kind: type[R], question: object = None, attempts_if_slow: float = inf
+        self, account: Account, kind: type[R], question: Question = None, attempts_if_slow: float = inf
     ) -> Answer[R]:
         """The answer to one call, after as many attempts as it may take."""
         attempt = 0
@@ -196,10 +228,11 @@ class Client:
             backoff = 2 ** (attempt - 1) + random.random()  # noqa: S311 - no secret
             await clock.pause(min(max(backoff, got.retry_after_s), LONGEST_WAIT_S))
 
-    async def _once(self, account: Account, kind: type[R], question: object) -> "Answer[R] | OpenRouterError":
+    async def _once(self, account: Account, kind: type[R], question: Question) -> "Answer[R] | OpenRouterError":
         import httpx
 
         method, path = kind.call.split()
+        asked: dict[str, Any] = {"json" if method == "POST" else "params": question}
         headers = {"Authorization": f"Bearer {account.key}"}
         if len(account.key) >= 8:  # hiding every "k" of a made-up one would garble all text
             replies.keys_sent.add(account.key)
@@ -208,7 +241,7 @@ class Client:
             # httpx has no limit for a request as a whole: a server may drip a byte now and then for ever.
             async with (
                 asyncio.timeout(self._limits.total_timeout_s),
-                self._http.stream(method, self._base_url + path, headers=headers, json=question) as response,
+                self._http.stream(method, self._base_url + path, headers=headers, **asked) as response,
             ):
                 content = await _read(response, kind.largest)
         except (httpx.HTTPError, httpx.StreamError, OSError) as error:
@@ -220,7 +253,7 @@ class Client:
     def _judged(
         self,
         kind: type[R],
-        question: object,
+        question: Question,
         response: "httpx.Response",
         content: bytes | None,
         variable: str,
@@ -240,27 +273,30 @@ class Client:
             return error
         if content is None:
             return unbelievable(kind.call, f"it is larger than {kind.largest} bytes and was cut off")
-        if not isinstance(document.get("data"), dict):
-            return unbelievable(kind.call, "it is no JSON with an object under data", retryable=True)
+        data = document.get("data")
+        if not isinstance(data, list if issubclass(kind, replies.Page) else dict):
+            return unbelievable(kind.call, "it is no JSON with the data that were asked for", retryable=True)
         if at and abs(at - now) > CLOCK_TOLERANCE:
             return OpenRouterError(
                 f"this machine's clock says {now:%Y-%m-%d %H:%M} UTC, but {self._host} says {at:%Y-%m-%d %H:%M},"
                 " so nothing was stored: set the clock, then run again"
             )
         try:
-            return Answer(kind.model_validate(document["data"], context=question), asked_at, now, content)
+            data = {"items": data} if isinstance(data, list) else data
+            return Answer(kind.model_validate(data, context=question), asked_at, now, content)
         except ValidationError as wrong:
             first = wrong.errors()[0]
             where = "".join(f"{part}: " for part in first["loc"])
             return unbelievable(kind.call, shown(where + first["msg"]))
 
 
-def _usage_query(first: date, last: date) -> dict[str, object]:
+def _usage_query(first: date, last: date, dimension: str) -> dict[str, object]:
     # `credits_usage` is what was billed and moves /credits.total_usage; the metric called total_usage adds
     # inference that was paid elsewhere (BYOK). Whether `end` belongs to the range is not documented, so the
     # next midnight is asked for and days outside are dropped.
     span = {"start": f"{first}T00:00:00Z", "end": f"{last + DAY}T00:00:00Z"}
-    question = {"metrics": replies.METRICS, "dimensions": ["model"], "granularity": "day"}
+    dimensions = ["model", DIMENSIONS[dimension]] if dimension else ["model"]
+    question = {"metrics": replies.METRICS, "dimensions": dimensions, "granularity": "day"}
     return {**question, "time_range": span, "limit": ROWS_PER_REPLY}
 
 

@@ -48,13 +48,13 @@ def failure(
     if status == 200:
         return None
     if status == 401:
-        return OpenRouterError(f"{host} does not know the key in {variable} ({said}): {create}")
-    if status == 403 and re.search("management|provisioning", words, re.IGNORECASE):
-        return Forbidden(f"the key in {variable} is not a management key ({said}): {create}")
+        return OpenRouterError(f"{host} does not know the key in {variable} ({said}): {create}", status=status)
     if status == 403:
+        allow = f"if that speaks of an address, add this machine's to the key's allow-list under {MANAGEMENT_KEYS_PAGE}"
+        is_ordinary = re.search("management|provisioning", words, re.IGNORECASE)
+        why = f"the key in {variable} is not a management key ({said}): {create}"
         return Forbidden(
-            f"{host} refuses {call} to the key in {variable} ({said}): if that speaks of an address, add this"
-            f" machine's to the key's allow-list under {MANAGEMENT_KEYS_PAGE}"
+            why if is_ordinary else f"{host} refuses {call} to the key in {variable} ({said}): {allow}", status=status
         )
     if status == 429:
         advice = "it is rate limiting us, fewer requests are needed, run again in some minutes"

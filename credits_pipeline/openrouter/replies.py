@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
-from typing import Annotated, Any, ClassVar, NoReturn
+from typing import Annotated, Any, ClassVar, Generic, NoReturn, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -86,6 +86,16 @@ def _name(value: str) -> str:
     return shown(value, LONGEST_NAME) or "unknown"
 
 
+def _identifier(value: str) -> str:
+    if not re.fullmatch(r"[\w-]{1,128}", value, re.ASCII) or value.startswith("sk-"):
+        raise ValueError("no identifier that may be stored")  # least of all a key
+    return value
+
+
+def _utc(instant: datetime) -> datetime:
+    return instant.astimezone(UTC) if instant.tzinfo else instant.replace(tzinfo=UTC)
+
+
 Total = Annotated[Decimal, PlainValidator(_total)]
 Billed = Annotated[Decimal, PlainValidator(_usd)]  # in quotes as well: the analytics database quotes numbers
 Count = Annotated[int, Field(ge=0)]
@@ -112,10 +122,65 @@ class KeyInfo(Reply):
     is_management_key: StrictBool
 
 
+class Item(Reply):
+    """One of a list that comes in pages."""
+
+    id: Annotated[str, AfterValidator(_identifier)]
+    name: Annotated[str, AfterValidator(_name)]
+
+
+P = TypeVar("P", bound=Item)
+
+
+class Page(Reply, Generic[P]):
+    largest = 1_000_000  # 100 keys are some 80 kB
+
+    items: list[P]
+
+
+class Workspace(Item):
+    pass
+
+
+class WorkspacesReply(Page[Workspace]):
+    call = "GET /workspaces"
+
+
+class ApiKey(Item):
+    """An API key as it is now, never the key itself: `id` is its hash. Money in USD; None: not said, and unknown."""
+
+    id: Annotated[str, AfterValidator(_identifier)] = Field(validation_alias="hash")
+    label: Annotated[str, AfterValidator(_name)]
+    workspace: str | None = None  # its name, filled in by the client
+    limit_usd: Billed | None = Field(validation_alias="limit")
+    limit_remaining_usd: Billed | None = Field(default=None, validation_alias="limit_remaining")
+    limit_reset: Annotated[str, AfterValidator(_name)] | None = None
+    has_byok_in_limit: StrictBool = Field(default=False, validation_alias="include_byok_in_limit")
+    usage_usd: Billed | None = Field(default=None, validation_alias="usage")
+    usage_daily_usd: Billed | None = Field(default=None, validation_alias="usage_daily")
+    usage_weekly_usd: Billed | None = Field(default=None, validation_alias="usage_weekly")
+    usage_monthly_usd: Billed | None = Field(default=None, validation_alias="usage_monthly")
+    is_disabled: StrictBool = Field(validation_alias="disabled")
+    created_at: Annotated[datetime, AfterValidator(_utc)] | None = None
+    expires_at: Annotated[datetime, AfterValidator(_utc)] | None = None
+
+    @property
+    def key_hash(self) -> str:
+        return self.id
+
+
+class KeysReply(Page[ApiKey]):
+    call = "GET /keys"
+
+
 class UsageRow(Reply):
     """What one model was billed for on one UTC day. Money in USD; a correction is negative."""
 
     usage_date: date
+    # The key, workspace, user or app of a breakdown. Without a name (chatroom, organization keys) it stays so.
+    member: Annotated[str, AfterValidator(lambda name: shown(name, LONGEST_NAME))] = Field(
+        "", coerce_numbers_to_str=True
+    )
     # Money without a model is money all the same: it keeps its row, under a name that says so.
     model: Annotated[str, AfterValidator(_name)] = "unknown"
     credits_usd: Billed = Field(validation_alias="credits_usage")
@@ -127,7 +192,7 @@ class UsageRow(Reply):
     cached_tokens: Count = Field(default=0, validation_alias="cached_tokens")
 
 
-FIGURES = tuple(UsageRow.model_fields)[2:]
+FIGURES = tuple(UsageRow.model_fields)[3:]
 METRICS = [str(UsageRow.model_fields[name].validation_alias) for name in FIGURES]
 
 
@@ -149,12 +214,20 @@ class UsageReply(Reply):
         """The rows within the range of the question, without nulls, which say "not used"."""
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise ValueError("not a list of rows")
-        span, kept = (info.context or {})["time_range"], []
+        question = info.context or {}
+        span, dimension, kept = question["time_range"], (*question["dimensions"], None)[1], []
         for row in rows:
             day = _utc_day(str(row.get("date__day") or row.get("created_at__day")))
             if span["start"][:10] <= day.isoformat() < span["end"][:10]:
-                kept.append({**{n: v for n, v in row.items() if v is not None}, "usage_date": day})
+                row = {**row, "usage_date": day, "member": row.get(dimension)}
+                kept.append({name: value for name, value in row.items() if value is not None})
         return kept
+
+    @model_validator(mode="before")
+    @classmethod
+    def _partial_rows_are_of_no_use(cls, data: Any) -> Any:
+        is_partial = isinstance(metadata := data.get("metadata"), dict) and metadata.get("truncated") is True
+        return {**data, "data": []} if is_partial else data
 
     @model_validator(mode="after")
     def _days_are_believable(self) -> "UsageReply":
@@ -167,11 +240,11 @@ class UsageReply(Reply):
                 raise ValueError(f"{name} of a day are more than {most:,} in all")
         return self
 
-    def by_day_and_model(self) -> list[UsageRow]:
-        """The rows, those of the same day and model summed."""
-        found: dict[tuple[date, str], UsageRow] = {}
+    def summed(self) -> list[UsageRow]:
+        """The rows, those of the same day, member and model summed."""
+        found: dict[tuple[date, str, str], UsageRow] = {}
         for row in self.rows:
-            key = row.usage_date, row.model
+            key = row.usage_date, row.member, row.model
             if other := found.get(key):
                 row = row.model_copy(update={name: getattr(row, name) + getattr(other, name) for name in FIGURES})
             found[key] = row
@@ -203,10 +276,18 @@ class Usage:
 
     first: date
     last: date
-    # One per day and model, in this order. In no repr: asyncio makes one of a result as it ends, of thousands of rows.
+    # One per day, member and model, in this order. In no repr, which asyncio makes of a result: of thousands of rows.
     rows: tuple[UsageRow, ...] = field(repr=False)
     fetched_at: datetime  # aware, UTC: the figures are at least as recent as this
     requests_made: int
+
+
+@dataclass(frozen=True)
+class Keys:
+    """An account's API keys, in the order of the list."""
+
+    keys: tuple[ApiKey, ...] = field(repr=False)
+    observed_at: datetime  # aware, UTC: when the list had been read
 
 
 def json_object(content: bytes) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import date
 from typing import TypeVar
 
 import dagster as dg
@@ -13,7 +12,7 @@ from credits_pipeline import config
 from credits_pipeline.config import Account
 from credits_pipeline.openrouter.client import Client, RateLimit, RateLimits
 from credits_pipeline.openrouter.errors import OpenRouterError
-from credits_pipeline.openrouter.replies import Credits, Usage, shown
+from credits_pipeline.openrouter.replies import shown
 
 T = TypeVar("T")
 
@@ -71,17 +70,3 @@ class OpenRouter(dg.ConfigurableResource):  # type: ignore[type-arg]
         told = dict(zip((account.name for account in accounts), asyncio.run(outcomes()), strict=True))
         failures = {name: got for name, got in told.items() if isinstance(got, OpenRouterError)}
         return {n: got for n, got in told.items() if not isinstance(got, OpenRouterError)}, failures
-
-    def get_credits(self, *, account: Account) -> Credits:
-        """One account's counters now. Raises OpenRouterError."""
-        return self._only(account, Client.credits)
-
-    def get_usage(self, *, account: Account, first: date, last: date) -> Usage:
-        """What one account was billed on the UTC days `first` to `last`, both included. Raises OpenRouterError."""
-        return self._only(account, lambda client, of: client.usage(of, first, last))
-
-    def _only(self, account: Account, ask: Callable[[Client, Account], Awaitable[T]]) -> T:
-        replies, failures = self.ask_each([account], ask)
-        for error in failures.values():
-            raise error
-        return replies[account.name]

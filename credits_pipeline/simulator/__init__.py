@@ -3,16 +3,11 @@
 The demo and the tests read from it; the pipeline itself never imports it.
 """
 
-from credits_pipeline.simulator.ledger import (
-    EarlierReading,
-    LedgerEvent,
-    ModelUsage,
-    SimulatedAccount,
-    demo_accounts,
-    readings,
-    write_readings,
-)
+from credits_pipeline.simulator.accounts import SimulatedAccount, demo_accounts
+from credits_pipeline.simulator.keys import SimulatedKey
+from credits_pipeline.simulator.ledger import LedgerEvent, ModelUsage
 from credits_pipeline.simulator.profiles import AGENTS, HOBBY, STEADY, Profile
+from credits_pipeline.simulator.readings import EarlierReading, readings, write_readings
 from credits_pipeline.simulator.server import SimulatedAPI
 
 __all__ = [
@@ -25,6 +20,7 @@ __all__ = [
     "Profile",
     "SimulatedAPI",
     "SimulatedAccount",
+    "SimulatedKey",
     "demo_accounts",
     "readings",
     "write_readings",

@@ -6,7 +6,8 @@ from datetime import date, timedelta
 from pathlib import Path
 
 from credits_pipeline import clock
-from credits_pipeline.simulator.ledger import demo_accounts, readings, write_readings
+from credits_pipeline.simulator.accounts import demo_accounts
+from credits_pipeline.simulator.readings import readings, write_readings
 from credits_pipeline.simulator.server import SimulatedAPI
 
 DAYS_LOGGED = 180

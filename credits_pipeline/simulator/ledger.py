@@ -7,20 +7,18 @@ Generated ledgers use `random.Random(text).random()` and + - * / on floats only:
 bits on every Python and platform, which `gauss`, `exp` or `pow` do not promise.
 """
 
-import csv
 import random
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from functools import cached_property, lru_cache
-from pathlib import Path
+from functools import lru_cache
 from typing import NamedTuple
 
 from credits_pipeline.simulator.models import MODELS, Model
-from credits_pipeline.simulator.profiles import AGENTS, EVEN_HOURS, HOBBY, STEADY, Profile
-from credits_pipeline.simulator.wire import NANO, money
+from credits_pipeline.simulator.profiles import Profile
+from credits_pipeline.simulator.wire import NANO
 
 HOUR_US = 3_600_000_000
 # The ledger begins before the 365 days that the API tells, and goes on after the anchor for clocks that move.
@@ -74,15 +72,6 @@ class LedgerEvent:
     at: datetime
     kind: str  # top_up, credit_decrease, usage_correction
     amount_usd: Decimal
-
-
-@dataclass(frozen=True)
-class EarlierReading:
-    """One line that somebody's cron job logged. USD."""
-
-    time: datetime
-    total_credits: Decimal
-    total_usage: Decimal
 
 
 def usd(nano: int) -> Decimal:
@@ -173,138 +162,9 @@ class Ledger:
         return sum(to_nano(e.amount_usd) for e in self.events if e.at <= instant and wanted(e.kind))
 
 
-class SimulatedAccount:
-    """An account behind one API key, with a ledger that is made when first asked for.
-
-    The same (profile, seed, anchor) is the same ledger everywhere and for ever. `anchor` is the day whose
-    "today" the account is made for: at its midnight the balance covers about `profile.days_left` days.
-    An ordinary key (`is_management_key=False`) gets 403 from management calls, or, as was seen on funded
-    accounts, 200 with two zeros from GET /credits (`reads_zeros=True`).
-    """
-
-    def __init__(
-        self,
-        name: str,
-        key: str,
-        *,
-        anchor: date,
-        seed: int = 0,
-        profile: Profile = STEADY,
-        is_management_key: bool = True,
-        reads_zeros: bool = False,
-    ) -> None:
-        self.name = name
-        self.key = key
-        self.anchor = anchor
-        self.is_management_key = is_management_key
-        self.reads_zeros = reads_zeros
-        self._make_ledger: Callable[[], Ledger] = lambda: _generated(profile, seed, anchor)
-
-    def __repr__(self) -> str:
-        return f"SimulatedAccount({self.name!r})"
-
-    @classmethod
-    def from_ledger(
-        cls,
-        name: str,
-        key: str,
-        *,
-        days: Mapping[date, Mapping[str, Decimal]],
-        credits: Iterable[tuple[datetime, Decimal]],
-        corrections: Iterable[tuple[datetime, Decimal]] = (),
-        hours: Sequence[int] = EVEN_HOURS,
-        is_management_key: bool = True,
-        reads_zeros: bool = False,
-    ) -> "SimulatedAccount":
-        """An account with exactly these figures: USD by day and model, signed moves of credits and of usage.
-
-        Spend accrues evenly over the 24 hours unless `hours` says otherwise. Counts follow from the cost.
-        """
-        events = [_event(at, "top_up" if amount >= 0 else "credit_decrease", amount) for at, amount in credits]
-        events += [_event(at, "usage_correction", amount) for at, amount in corrections]
-        counted = {
-            day: {model: _plausible_counts(to_nano(amount)) for model, amount in models.items()}
-            for day, models in days.items()
-        }
-        ledger = Ledger(counted, events, hours)
-        anchor = max(counted, default=date(2026, 1, 1))
-        account = cls(name, key, anchor=anchor, is_management_key=is_management_key, reads_zeros=reads_zeros)
-        account._make_ledger = lambda: ledger
-        return account
-
-    @cached_property
-    def ledger(self) -> Ledger:
-        return self._make_ledger()
-
-    @property
-    def events(self) -> tuple[LedgerEvent, ...]:
-        """Top-ups, credit decreases and usage corrections, in order of time."""
-        return self.ledger.events
-
-    def usage_at(self, instant: datetime) -> Decimal:
-        """`total_usage` at an instant, USD."""
-        return usd(self.ledger.usage_at(instant))
-
-    def credits_at(self, instant: datetime) -> Decimal:
-        """`total_credits` at an instant, USD."""
-        return usd(self.ledger.credits_at(instant))
-
-    def billed(self, day: date, at: datetime | None = None) -> dict[str, ModelUsage]:
-        """What each model cost on a UTC day: all of it, or what had accrued by `at`."""
-        return {
-            model: ModelUsage(usd(counts.credits), usd(counts.byok), *counts[2:])
-            for model, counts in sorted(self.ledger.used(day, until=at).items())
-        }
-
-    def spend(self, day: date, at: datetime | None = None) -> Decimal:
-        """The day's bill in USD, all of it or by `at`: how far the counter moves, corrections apart."""
-        return usd(sum(counts.credits for counts in self.ledger.used(day, until=at).values()))
-
-
-def demo_accounts(anchor: date) -> list[SimulatedAccount]:
-    """A weekday business, an agent workload in bursts, and a hobby: very different questions of "when"."""
-    profiles = {"default": STEADY, "agents": AGENTS, "hobby": HOBBY}
-    return [
-        SimulatedAccount(name, f"sk-or-v1-simulated-{name}", anchor=anchor, profile=profile)
-        for name, profile in profiles.items()
-    ]
-
-
-def readings(
-    account: SimulatedAccount,
-    since: date,
-    until: date,
-    at: time = time(0, 5),
-    missing: float = 0.02,
-) -> list[EarlierReading]:
-    """What a daily cron job at `at` (UTC) would have logged from `since` up to, not including, `until`.
-
-    A share of days is `missing`: laptops sleep. The replies come some seconds after the full minute.
-    """
-    logged = []
-    for offset in range((until - since).days):
-        day = since + timedelta(days=offset)
-        luck = random.Random(f"{account.name} {day}")  # noqa: S311 - no secret, the same everywhere
-        if luck.random() < missing:
-            continue
-        instant = datetime.combine(day, at, tzinfo=UTC) + timedelta(seconds=1 + int(luck.random() * 5))
-        logged.append(EarlierReading(instant, account.credits_at(instant), account.usage_at(instant)))
-    return logged
-
-
-def write_readings(path: Path, logged: Iterable[EarlierReading]) -> int:
-    """Write readings as CSV (time, total_credits, total_usage); the number of lines written."""
-    rows = [(r.time.isoformat(), *(money(to_nano(n)) for n in (r.total_credits, r.total_usage))) for r in logged]
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["time", "total_credits", "total_usage"])
-        writer.writerows(rows)
-    return len(rows)
-
-
 # One ledger per (profile, seed, anchor), shared: 200 accounts with ten seeds cost ten ledgers.
 @lru_cache(maxsize=256)
-def _generated(profile: Profile, seed: int, anchor: date) -> Ledger:
+def generated(profile: Profile, seed: int, anchor: date) -> Ledger:
     luck = random.Random(f"{profile.name} {seed}")  # noqa: S311 - no secret, the same everywhere
     days: dict[date, dict[str, Counts]] = {}
     is_busy = False
@@ -375,13 +235,13 @@ def _moves(profile: Profile, spending: Ledger, anchor: date) -> list[LedgerEvent
     return events
 
 
-def _event(at: datetime, kind: str, amount: Decimal) -> LedgerEvent:
+def event(at: datetime, kind: str, amount: Decimal) -> LedgerEvent:
     if at.tzinfo is None:
         raise ValueError(f"{kind} at {at} needs an aware time: add tzinfo=UTC")
     return LedgerEvent(at.astimezone(UTC), kind, usd(to_nano(amount)))
 
 
-def _plausible_counts(nano: int) -> Counts:
+def plausible_counts(nano: int) -> Counts:
     """Counts for a stated cost: a request per cent, 1,500 tokens in and 500 out each."""
     requests = max(1, abs(nano) // (NANO // 100))
     return Counts(nano, 0, requests, 1500 * requests, 500 * requests, 100 * requests, 300 * requests)

@@ -1,6 +1,6 @@
-"""A local HTTP server that speaks OpenRouter's contract for the three calls that the pipeline makes.
+"""A local HTTP server that speaks OpenRouter's contract for the calls that the pipeline makes.
 
-GET /credits, GET /key and POST /analytics/query, below /api/v1, on the loopback interface only. More than 64 analytics
+Below /api/v1, on the loopback interface only. More than 64 analytics
 queries a minute, by the pipeline's clock, are a 429.
 """
 
@@ -19,11 +19,11 @@ from email.utils import format_datetime
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, cast
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from credits_pipeline import clock
-from credits_pipeline.simulator.ledger import SimulatedAccount
-from credits_pipeline.simulator.replies import ANALYTICS_QUERY, CALLS, CREDITS, KEY, Refused, Request
+from credits_pipeline.simulator.accounts import SimulatedAccount
+from credits_pipeline.simulator.replies import ANALYTICS_QUERY, CALLS, CREDITS, KEY, Refused, Request, workspaces
 from credits_pipeline.simulator.wire import to_json
 
 ROOT = "/api/v1"
@@ -115,12 +115,12 @@ class SimulatedAPI:
     def reply(self, method: str, target: str, authorization: str | None, body: bytes) -> Reply:
         """The reply to what came over the wire."""
         key = (authorization or "").removeprefix("Bearer ").strip()
-        account, path = self._by_key.get(key), urlsplit(target).path
+        account, (_, _, path, query, _) = self._by_key.get(key), urlsplit(target)
         request = Request(
             at=self.now(),
             method=method,
             path=path.removeprefix(ROOT) if path.startswith(ROOT) else f"outside {ROOT}: {path}",
-            body=json.loads(body) if body else None,
+            body=json.loads(body) if body else dict(parse_qsl(query)),
             account=account.name if account else None,
         )
         reply = self.answer(request)
@@ -132,12 +132,15 @@ class SimulatedAPI:
     def answer(self, request: Request) -> Reply:
         """The honest reply to one request."""
         try:
-            return Reply({"data": self._data(request)})
+            payload: dict[str, Any] = {"data": self._data(request)}
+            if request.path == "/workspaces":
+                payload["total_count"] = len(workspaces(self.accounts[request.account or ""]))
+            return Reply(payload)
         except Refused as refused:
             error = {"code": refused.status, "message": str(refused)}
             return Reply({"error": error}, refused.status, refused.headers)
 
-    def _data(self, request: Request) -> dict[str, Any]:
+    def _data(self, request: Request) -> dict[str, Any] | list[dict[str, Any]]:
         if request.account is None:
             raise Refused(401, "User not found.")
         account, call = self.accounts[request.account], (request.method, request.path)

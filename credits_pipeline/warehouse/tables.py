@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 from credits_pipeline import clock
+from credits_pipeline.text import literal
 from credits_pipeline.warehouse.connection import WarehouseError
 from credits_pipeline.warehouse.file import WarehouseFile, naive
 
@@ -157,18 +158,21 @@ class Tables(WarehouseFile):
         *,
         fetched_at: datetime,
         run_id: str,
+        dimension: str = "",
         con: "Connection | None" = None,
     ) -> dict[date, tuple[Decimal | None, Decimal]]:
         """Replace the account's UTC days `first` to `last` (inclusive) by `rows`, all at once.
 
-        A row has an attribute for every other column of `raw.model_usage`. A day without rows becomes a day known to
+        A row has an attribute for every other column of `raw.model_usage`, or, with a `dimension`, of
+        `raw.usage_breakdown`, of which only that dimension is replaced. A day without rows becomes a day known to
         be zero. Of two fetches of a day the later one wins, in whichever order they arrive. Returns the sum in USD of
         every day that was replaced, before (None: not known) and after. Pass `con` to replace several accounts inside
         one `writing` block.
-        Raises ValueError for a row outside the range and for two rows of the same day and model.
+        Raises ValueError for a row outside the range and for two rows of the same day, member and model.
         """
-        if len({(row.usage_date, row.model) for row in rows}) < len(rows):
-            raise ValueError(f"two rows of {account} for one day and model")
+        if len({(row.usage_date, dimension and row.member, row.model) for row in rows}) < len(rows):
+            raise ValueError(f"two rows of {account} for one day, member and model")
+        table, only = _table_of(dimension)
         days = _days(first, last)
         if not {row.usage_date for row in rows} <= set(days):
             raise ValueError(f"a row of {account} lies outside {first} to {last}")
@@ -176,8 +180,8 @@ class Tables(WarehouseFile):
             stored = {
                 day: (usd, at)
                 for day, usd, at in inner.execute(
-                    "select usage_date, credits_usd, fetched_at from raw.model_usage_days"
-                    " where account = ? and usage_date between ? and ?",
+                    f"select usage_date, credits_usd, fetched_at from {table}_days"
+                    f" where {only} and account = ? and usage_date between ? and ?",
                     [account, first, last],
                 ).fetchall()
             }
@@ -187,27 +191,44 @@ class Tables(WarehouseFile):
             rows = [row for row in rows if row.usage_date in sums]
             for row in rows:
                 sums[row.usage_date] += row.credits_usd
-            for table in ("raw.model_usage", "raw.model_usage_days"):
+            for name in (table, f"{table}_days"):
                 inner.execute(
-                    f"delete from {table} where account = ? and usage_date in (select unnest(?::date[]))",
+                    f"delete from {name} where {only} and account = ? and usage_date in (select unnest(?::date[]))",
                     [account, list(sums)],
                 )
-            insert(inner, "raw.model_usage", rows, account=account)
+            constants = {"account": account, "dimension": dimension}
+            insert(inner, table, rows, **constants)
             totals = [SimpleNamespace(usage_date=day, credits_usd=usd) for day, usd in sums.items()]
-            insert(inner, "raw.model_usage_days", totals, account=account, fetched_at=fetched_at, run_id=run_id)
+            insert(inner, f"{table}_days", totals, **constants, fetched_at=fetched_at, run_id=run_id)
         return {day: (stored[day][0] if day in stored else None, usd) for day, usd in sums.items()}
 
-    def unsettled_days(self, accounts: Collection[str], first: date, last: date) -> dict[str, list[date]]:
+    def replace_keys(self, account: str, keys: Sequence[Any], *, observed_at: datetime, run_id: str) -> None:
+        """Store an account's list of keys in place of the same keys' rows of the same UTC day, all or none.
+
+        A key has an attribute for every other column of `raw.api_keys`.
+        """
+        with self.writing(f"storing the keys of {account}") as con:
+            con.execute(
+                "delete from raw.api_keys"
+                " where account = ? and observed_at::date = ? and key_hash in (select unnest(?::varchar[]))",
+                [account, observed_at.date(), [key.key_hash for key in keys]],
+            )
+            insert(con, "raw.api_keys", keys, account=account, observed_at=observed_at, run_id=run_id)
+
+    def unsettled_days(
+        self, accounts: Collection[str], first: date, last: date, dimension: str = ""
+    ) -> dict[str, list[date]]:
         """Per account, the UTC days `first` to `last` (inclusive) whose bill is unknown or may still change.
 
         A day is settled when it was fetched at least 48 h after its end. Judged from what is stored alone, whatever
-        became of the account's readings.
+        became of the account's readings. With a `dimension`: of the breakdown by it.
         """
+        table, only = _table_of(dimension)
         with self.reading("looking for days to fetch") as con:
             settled = set(
                 con.execute(
-                    "select account, usage_date from raw.model_usage_days"
-                    " where usage_date between ? and ? and fetched_at between usage_date + ? and ?",
+                    f"select account, usage_date from {table}_days"
+                    f" where {only} and usage_date between ? and ? and fetched_at between usage_date + ? and ?",
                     [first, last, SETTLED_AFTER, naive(clock.now())],
                 ).fetchall()
             )
@@ -218,6 +239,11 @@ def replace_rows(con: "Connection", table: str, rows: Sequence[object]) -> None:
     """Have the table hold exactly `rows`: what is configured, for the SQL to read."""
     con.execute(f"delete from {table}")
     insert(con, table, rows)
+
+
+def _table_of(dimension: str) -> tuple[str, str]:
+    """The table of a bill, and the condition for its rows."""
+    return ("raw.usage_breakdown", f"dimension = {literal(dimension)}") if dimension else ("raw.model_usage", "true")
 
 
 def insert(con: "Connection", table: str, rows: Sequence[object], **constants: object) -> None:
@@ -236,7 +262,7 @@ def insert(con: "Connection", table: str, rows: Sequence[object], **constants: o
 def _parameters(column: list[Any], kind: str) -> list[Any]:
     if kind.startswith("DECIMAL"):  # as text, since DuckDB 1.5.6 takes the parameter Decimal('1E+3') for 1
         return [None if value is None else f"{value:f}" for value in column]
-    return [naive(value) for value in column] if kind == "TIMESTAMP" else column
+    return [value and naive(value) for value in column] if kind == "TIMESTAMP" else column
 
 
 def _days(first: date, last: date) -> list[date]:

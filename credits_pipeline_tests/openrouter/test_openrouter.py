@@ -10,10 +10,11 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from hypothesis import example, given, settings
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 
 from credits_pipeline import clock, config
 from credits_pipeline.config import Account
-from credits_pipeline.openrouter import Client, Forbidden, OpenRouter, OpenRouterError, Usage
+from credits_pipeline.openrouter import Client, Credits, Forbidden, OpenRouter, OpenRouterError, Usage
 from credits_pipeline.openrouter.client import REQUESTS_PER_MINUTE
 from credits_pipeline.openrouter.errors import TookTooLong
 from credits_pipeline.openrouter.replies import LARGEST_COUNT, LARGEST_DAY_USD, UsageRow
@@ -29,6 +30,7 @@ from credits_pipeline.simulator import SimulatedAccount
 from credits_pipeline_tests.conftest import NOW, TODAY
 from credits_pipeline_tests.faulty import Fault, FaultyAPI
 
+T = TypeVar("T")
 KEY = "sk-or-v1-5ecre7~0123456789/abcdef+0123456789=0123456789abcdef"
 ACCOUNT = Account("default", KEY, "OPENROUTER_API_KEY")
 YESTERDAY = TODAY - timedelta(days=1)
@@ -36,6 +38,22 @@ WEEK_AGO = TODAY - timedelta(days=7)
 YEAR_AGO = TODAY - timedelta(days=365)
 
 _YEAR = SimulatedAccount("default", KEY, anchor=TODAY)  # its ledger is made once
+
+
+class Asked(OpenRouter):
+    """The resource, for one account."""
+
+    def get_credits(self, *, account: Account) -> Credits:
+        return self._only(account, Client.credits)
+
+    def get_usage(self, *, account: Account, first: date, last: date) -> Usage:
+        return self._only(account, lambda client, of: client.usage(of, first, last))
+
+    def _only(self, account: Account, ask: Callable[[Client, Account], Awaitable[T]]) -> T:
+        replies, failures = self.ask_each([account], ask)
+        for error in failures.values():
+            raise error
+        return replies[account.name]
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +73,8 @@ def api(one_server, monkeypatch, at_five_past_midnight) -> FaultyAPI:
 
 
 @pytest.fixture
-def openrouter() -> OpenRouter:
-    return OpenRouter()
+def openrouter() -> Asked:
+    return Asked()
 
 
 def failure(ask: Callable[[], object]) -> OpenRouterError:
@@ -344,7 +362,7 @@ def billed(first: date, last: date, at: datetime = NOW) -> tuple[UsageRow, ...]:
     return tuple(row(day, model, **vars(used)) for day in days for model, used in sorted(_YEAR.billed(day, at).items()))
 
 
-def of_yesterday(openrouter: OpenRouter) -> Usage:
+def of_yesterday(openrouter: Asked) -> Usage:
     return openrouter.get_usage(account=ACCOUNT, first=YESTERDAY, last=YESTERDAY)
 
 
@@ -675,14 +693,14 @@ def serving(
     script: Callable[[RawServer, socket.socket], None],
     context: ssl.SSLContext | None = None,
     **limits: float,
-) -> Iterator[tuple[RawServer, OpenRouter]]:
+) -> Iterator[tuple[RawServer, Asked]]:
     """A raw server and a resource that asks it once, within short limits."""
     server = RawServer(lambda connection: script(server, connection), context)
     scheme = "https" if context else "http"
     with server:
         monkeypatch.setenv("OPENROUTER_BASE_URL", f"{scheme}://127.0.0.1:{server.port}/api/v1")
         monkeypatch.setenv("OPENROUTER_ALLOW_CUSTOM_HOST", "1")
-        resource = OpenRouter(**{"max_attempts": 1, **limits})
+        resource = Asked(**{"max_attempts": 1, **limits})
         yield server, resource
 
 
@@ -734,7 +752,7 @@ def test_a_host_that_does_not_answer_or_exist_is_one_sentence_and_asked_again(mo
     monkeypatch.setenv("OPENROUTER_ALLOW_CUSTOM_HOST", "1")
     monkeypatch.setenv("OPENROUTER_BASE_URL", f"http://127.0.0.1:{port}")
     with clock.frozen(NOW):
-        error = failure(lambda: OpenRouter().get_credits(account=ACCOUNT))
+        error = failure(lambda: Asked().get_credits(account=ACCOUNT))
     assert error.retryable
     assert str(error) == (
         f"no complete reply from 127.0.0.1:{port} (ConnectError: All connection attempts failed): check the network"
@@ -746,7 +764,7 @@ def test_a_host_that_does_not_answer_or_exist_is_one_sentence_and_asked_again(mo
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     monkeypatch.setenv("OPENROUTER_BASE_URL", "https://api.invalid")
-    error = failure(lambda: OpenRouter(max_attempts=1).get_credits(account=ACCOUNT))
+    error = failure(lambda: Asked(max_attempts=1).get_credits(account=ACCOUNT))
     assert error.retryable
     assert "Name or service not known" in str(error)
 
@@ -849,7 +867,7 @@ def test_a_host_that_is_not_allowed_gets_no_connection(monkeypatch):
     with RawServer(lambda connection: connection.sendall(GOOD)) as evil:
         monkeypatch.setenv("OPENROUTER_BASE_URL", f"http://127.0.0.1:{evil.port}/api/v1")
         with pytest.raises(config.ConfigError, match=r"^OPENROUTER_BASE_URL"):
-            OpenRouter().get_credits(account=ACCOUNT)
+            Asked().get_credits(account=ACCOUNT)
     assert evil.received == []
 
 
@@ -956,7 +974,7 @@ def test_the_secrets_of_a_session_are_written_nowhere(monkeypatch, tmp_path):
 def test_a_certificate_file_that_is_not_there_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "missing.pem"))
     with pytest.raises(config.ConfigError, match=r"^SSL_CERT_FILE"):
-        OpenRouter().get_credits(account=ACCOUNT)
+        Asked().get_credits(account=ACCOUNT)
 
 
 # --- anything at all ---
@@ -1035,17 +1053,17 @@ def test_any_reply_to_a_usage_query_is_rows_that_fit_the_table_or_an_openrouter_
 
 
 @pytest.fixture(scope="module")
-def answering() -> Iterator[Callable[[bytes], OpenRouter]]:
+def answering() -> Iterator[Callable[[bytes], Asked]]:
     """A resource whose next reply is the given bytes: one server for all examples."""
     with FaultyAPI([_YEAR], requests_per_minute=None) as api, pytest.MonkeyPatch.context() as monkeypatch:
         environment = api.environment()
 
-        def answer(body: bytes) -> OpenRouter:
+        def answer(body: bytes) -> Asked:
             for name, value in environment.items():  # which each test begins without
                 monkeypatch.setenv(name, value)
             api.begin_anew()
             api.misbehave(Fault.body(body))
-            return OpenRouter(max_attempts=1)
+            return Asked(max_attempts=1)
 
         yield answer
 

@@ -52,8 +52,8 @@ def days_to_fetch(context: dg.AssetExecutionContext) -> tuple[date, date]:
     oldest, today = oldest_day(), clock.today()
     if first < oldest or last > today:
         raise dg.Failure(
-            f"model_usage was asked for {first} to {last}, but the API only covers {oldest} to {today} (UTC), "
-            "so nothing was written. Choose partitions within these days.",
+            f"{context.asset_key.to_user_string()} was asked for {first} to {last}, but the API only covers {oldest} to"
+            f" {today} (UTC), so nothing was written. Choose partitions within these days.",
             allow_retries=False,
         )
     if last == today:
@@ -61,14 +61,24 @@ def days_to_fetch(context: dg.AssetExecutionContext) -> tuple[date, date]:
     return first, last
 
 
-def store(warehouse: Warehouse, replies: Mapping[Account, Usage], run_id: str) -> dict[str, str]:
-    """Replace the fetched days of every account, in one transaction; by how much each day known before moved (USD)."""
+def store(warehouse: Warehouse, replies: Mapping[Account, Usage], run_id: str, dimension: str = "") -> dict[str, str]:
+    """Replace the fetched days of every account, in one transaction; by how much each day known before moved (USD).
+
+    With a `dimension`: of the breakdown by it.
+    """
     if not replies:
         return {}
     with warehouse.writing("storing what was billed") as con:
         sums = {
             account.name: warehouse.replace_usage(
-                account.name, usage.first, usage.last, usage.rows, fetched_at=usage.fetched_at, run_id=run_id, con=con
+                account.name,
+                usage.first,
+                usage.last,
+                usage.rows,
+                fetched_at=usage.fetched_at,
+                run_id=run_id,
+                dimension=dimension,
+                con=con,
             )
             for account, usage in replies.items()
         }
@@ -78,6 +88,16 @@ def store(warehouse: Warehouse, replies: Mapping[Account, Usage], run_id: str) -
         for day, (old, new) in sorted(days.items())
         if old is not None and new != old
     }
+
+
+def days_read_again(
+    context: dg.AssetExecutionContext, key: dg.AssetKey, first: date, figures: Mapping[date, dict[str, Any]]
+) -> Iterator[dg.AssetMaterialization]:
+    """A record of each day from `first` on that was read together with those asked for."""
+    asked_from, _ = requested_days(context)
+    for day in (first + timedelta(days=n) for n in range((asked_from - first).days)):
+        again = "read again with the running day"
+        yield dg.AssetMaterialization(key, partition=day.isoformat(), metadata=figures.get(day), description=again)
 
 
 @dg.asset(
@@ -115,15 +135,10 @@ def model_usage(
         # Over some accounts only, the sum would look like spend in the plot.
         figures = {} if failures else figures_by_day(con, first, last)
     if replies:
+        yield from days_read_again(context, KEY, first, figures)
         asked_from, _ = requested_days(context)
-        for day in (first + timedelta(days=n) for n in range((last - first).days + 1)):
-            if day < asked_from:  # read again with those asked for, so it is recorded as well
-                again = "read again with the running day"
-                yield dg.AssetMaterialization(
-                    KEY, partition=day.isoformat(), metadata=figures.get(day), description=again
-                )
-            else:
-                context.add_asset_metadata(figures.get(day, {}), partition_key=day.isoformat())
+        for day in (asked_from + timedelta(days=n) for n in range((last - asked_from).days + 1)):
+            context.add_asset_metadata(figures.get(day, {}), partition_key=day.isoformat())
     context.add_asset_metadata({"preview": newest}, partition_key=last.isoformat())
     yield dg.MaterializeResult(
         metadata={

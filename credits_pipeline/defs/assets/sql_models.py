@@ -10,7 +10,7 @@ import dagster as dg
 
 from credits_pipeline import config
 from credits_pipeline.defs import metadata
-from credits_pipeline.defs.assets import credits_snapshots, model_usage
+from credits_pipeline.defs.assets import api_keys, credits_snapshots, model_usage, usage_breakdown
 from credits_pipeline.errors import CreditsError
 from credits_pipeline.sql_project import BuildResult, Model, SqlProject, Test, TestResult
 from credits_pipeline.text import markdown
@@ -27,6 +27,9 @@ RAW_ASSETS = {
     "raw.credits_snapshots": credits_snapshots.KEY,
     "raw.model_usage": model_usage.KEY,
     "raw.model_usage_days": model_usage.KEY,
+    "raw.usage_breakdown": usage_breakdown.KEY,
+    "raw.usage_breakdown_days": usage_breakdown.KEY,
+    "raw.api_keys": api_keys.KEY,
 }
 
 # Check → the mart that sums up what it looks at, shown beside its verdict.
@@ -62,7 +65,10 @@ def sql_models(project: SqlProject) -> dg.AssetsDefinition:
         failure = None
         try:
             with warehouse.writing("building the SQL models") as con:
-                replace_rows(con, "raw.account_plans", config.current().plans)
+                settings = config.current()
+                replace_rows(con, "raw.account_plans", settings.plans)
+                if settings.teams is not None:  # a file with a wrong line changes nothing
+                    replace_rows(con, "raw.teams", settings.teams)
                 result = project.build(con, select=None if len(models) == len(project.models) else models)
                 result = add_unselected_tests(project, con, result, [tests[key] for key in wanted])
                 if result.blocked:

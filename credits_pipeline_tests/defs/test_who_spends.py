@@ -1,0 +1,152 @@
+"""Who spends: breakdown and keys, from the simulated API to the tables, against the hidden ledger by key."""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+
+import dagster as dg
+import pytest
+
+from credits_pipeline import clock, config
+from credits_pipeline.defs.schedules import range_tags, unsettled_range
+from credits_pipeline.simulator import SimulatedAccount, SimulatedKey
+from credits_pipeline.warehouse import Warehouse
+from credits_pipeline_tests.conftest import NOW, TODAY
+from credits_pipeline_tests.faulty import Fault, FaultyAPI
+
+Simulate = Callable[..., FaultyAPI]
+RunJob = Callable[..., dg.ExecuteInProcessResult]
+TenDays = Callable[[], dg.ExecuteInProcessResult]
+
+KEY = "sk-or-v1-simulated-default"
+DAY = timedelta(days=1)
+
+
+def noon(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, 12, tzinfo=UTC)
+
+
+DAYS = [TODAY - timedelta(days=n) for n in range(9, -1, -1)]
+# Two of one name, one that is renamed, one rotated at noon, one deleted, and work that no key did.
+KEYS = (
+    SimulatedKey("batch", 3, user="Ada Example", app="Nightly"),
+    SimulatedKey("batch", 1, "Research", "Ben Example"),
+    SimulatedKey("bot", 2, renamed=(noon(DAYS[4]), "support-bot"), limit_usd=5, limit_reset="weekly"),
+    SimulatedKey("old", 5, until=noon(DAYS[6])),
+    SimulatedKey("new", 5, since=noon(DAYS[6]), has_counters=False),
+)
+
+
+def account(more_keys: Sequence[SimulatedKey] = ()) -> SimulatedAccount:
+    models = {"a/x": Decimal("1.234567891"), "b/y": Decimal("0.000000007"), "c/z": Decimal("0.3")}
+    days = {day: {model: usd * (n + 1) for model, usd in models.items()} for n, day in enumerate(DAYS)}
+    credits = [(noon(DAYS[0]), Decimal(100))]
+    return SimulatedAccount.from_ledger("default", KEY, days=days, credits=credits, keys=[*KEYS, *more_keys], unkeyed=2)
+
+
+def raw(query: str) -> list[tuple[object, ...]]:
+    with Warehouse(config.current().warehouse_path).reading() as con:
+        return con.execute(query).fetchall()
+
+
+def the_ledger(of: SimulatedAccount, dimension: str, until: datetime = NOW) -> dict[tuple[object, ...], Decimal]:
+    """What each member used, by day and model: what no analytics row may differ from."""
+    return {
+        (day, *part): usage.credits_usd for day in DAYS for part, usage in of.billed_by(dimension, day, until).items()
+    }
+
+
+def stored(dimension: str) -> dict[tuple[object, ...], Decimal]:
+    rows = raw("select dimension, usage_date, member, model, credits_usd from raw.usage_breakdown")
+    return {row[1:4]: row[4] for row in rows if row[0] == dimension}
+
+
+@pytest.fixture
+def ten_days(run_job: RunJob) -> TenDays:
+    tags = range_tags(DAYS[0].isoformat(), TODAY.isoformat())
+    selection = [dg.AssetKey("model_usage"), dg.AssetKey("usage_breakdown")]
+    return lambda: run_job("backfill_history", tags=tags, asset_selection=selection)
+
+
+def test_each_dimension_is_one_request_more_and_equals_the_ledger_by_key_to_the_last_digit(
+    simulate: Simulate, ten_days: TenDays, monkeypatch: pytest.MonkeyPatch, instance: dg.DagsterInstance
+) -> None:
+    """Through names that two keys share, a rename, a key rotated at noon and work that no key did."""
+    monkeypatch.setenv("CREDITS_BREAKDOWNS", "api_key,workspace,user,app")
+    of = account()
+    api = simulate(of)
+    assert ten_days().success
+    assert [request.path for request in api.requests] == ["/analytics/query"] * 5
+    for dimension in config.BREAKDOWNS:
+        assert stored(dimension) == the_ledger(of, dimension)
+    members = {part[1] for part in stored("api_key")}
+    assert members == {"batch", "bot", "support-bot", "old", "new", ""}
+    assert {part[1] for part in stored("workspace")} == {"Default", "Research"}
+    days = raw("select dimension, count(*), sum(credits_usd) from raw.usage_breakdown_days group by all order by all")
+    billed = sum(of.spend(day, NOW) for day in DAYS)
+    nightly = sum(the_ledger(of, "app").values())
+    assert days == [("api_key", 10, billed), ("app", 10, nightly), ("user", 10, billed), ("workspace", 10, billed)]
+    assert 0 < nightly < billed
+    assert "@" not in str(raw("from raw.usage_breakdown")), "e-mail addresses come along and are not kept"
+    materialized = instance.get_materialized_partitions(dg.AssetKey("usage_breakdown"))
+    assert materialized == {day.isoformat() for day in DAYS}
+
+
+def test_days_whose_bill_is_settled_and_whose_breakdown_is_not_are_fetched_again(
+    simulate: Simulate, ten_days: TenDays, monkeypatch: pytest.MonkeyPatch, instance: dg.DagsterInstance
+) -> None:
+    monkeypatch.setenv("CREDITS_START_DATE", DAYS[0].isoformat())
+    api = simulate(account())
+    warehouse = Warehouse(config.current().warehouse_path)
+    api.misbehave(Fault.status(401), times=None)
+    assert not ten_days().success
+    api.behave()
+    with clock.frozen(NOW + 3 * DAY):
+        warehouse.replace_usage("default", DAYS[0], TODAY, [], fetched_at=clock.now(), run_id="r")
+        range_of_days = (DAYS[0].isoformat(), (TODAY + 2 * DAY).isoformat())
+        assert unsettled_range(warehouse, instance) == range_of_days
+        assert ten_days().success
+        assert unsettled_range(warehouse, instance) == ((TODAY + DAY).isoformat(), (TODAY + 2 * DAY).isoformat())
+
+
+def test_a_key_that_may_not_ask_who_spends_is_a_warning_and_the_other_accounts_go_on(
+    simulate: Simulate, ten_days: TenDays
+) -> None:
+    other = SimulatedAccount.from_ledger("plain", "sk-or-v1-plain", days={}, credits=[], is_management_key=False)
+    simulate(account(), other)
+    assert ten_days().success
+    assert raw("select distinct account from raw.usage_breakdown_days") == [("default",)]
+
+
+def test_keys_are_listed_in_all_workspaces_once_a_day_and_deleted_ones_stay(
+    simulate: Simulate, run_job: RunJob, at_five_past_midnight: clock.FrozenClock
+) -> None:
+    many = [SimulatedKey(f"key {n}", 0, is_disabled=n == 7) for n in range(120)]
+    of = account(more_keys=many)
+    api = simulate(of)
+    at_five_past_midnight.set(noon(DAYS[6]) - timedelta(hours=1))
+    only = {"asset_selection": [dg.AssetKey("api_keys")]}
+    assert run_job("daily_credits", **only).success
+    assert [request.path for request in api.requests] == ["/workspaces", "/keys", "/keys", "/keys"]
+    at_five_past_midnight.advance(timedelta(minutes=30))
+    assert run_job("daily_credits", **only).success
+    at_five_past_midnight.set(NOW)
+    assert run_job("daily_credits", **only).success
+    assert raw("select count(*), count(distinct key_hash) from raw.api_keys") == [(124 + 124, 125)]
+    newest = """
+        select name, workspace, limit_usd::int, limit_usd - limit_remaining_usd, limit_reset, usage_daily_usd is null
+        from raw.api_keys where observed_at::date = '2026-06-17' and name not like 'key %' order by name, workspace
+    """
+    bot = {part: usd for part, usd in the_ledger(of, "api_key").items() if part[1] == "support-bot"}
+    week = sum(usd for part, usd in bot.items() if part[0] >= DAYS[7])
+    assert raw(newest) == [
+        ("batch", "Default", None, None, None, False),
+        ("batch", "Research", None, None, None, False),
+        ("new", "Default", None, None, None, True),
+        ("support-bot", "Default", 5, week, "weekly", False),
+    ]
+    assert raw("select name from raw.api_keys where is_disabled") == [("key 7",), ("key 7",)]
+    assert raw("select name, max(observed_at)::date from raw.api_keys where name = 'old' group by all") == [
+        ("old", DAYS[6])
+    ]
+    assert KEY not in str(raw("from raw.api_keys"))
