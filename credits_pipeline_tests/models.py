@@ -40,6 +40,16 @@ def at(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
+def create_marts(con: "duckdb.DuckDBPyConnection", *names: str) -> dict[str, dict[str, str]]:
+    """Empty marts as their contracts say, for tests of what reads them; the type of each column, by mart."""
+    models = SqlProject.load(PROJECT).models
+    types = {name: {column.name: column.data_type for column in models[name].columns} for name in names}
+    con.execute("create schema if not exists marts")
+    for name, columns in types.items():
+        con.execute(f"create table marts.{name} ({', '.join(' '.join(column) for column in columns.items())})")
+    return types
+
+
 class World:
     """Raw tables to fill, models to build, marts to look at."""
 

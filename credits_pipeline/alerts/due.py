@@ -44,7 +44,7 @@ class Changes:
 
 
 def by_marts(con: "Connection", active: Sequence[Alert], settings: Settings) -> Changes:
-    """What the marts make due, most urgent first, for the accounts that have a key: the others are no longer read."""
+    """What the marts make due, for the accounts that have a key: the others are no longer read."""
     accounts = {account.name for account in settings.accounts}
     rows = fetch_dicts(con, FOLDER / "runways.sql")
     runways = {row["account"]: row for row in rows if row["account"] in accounts}

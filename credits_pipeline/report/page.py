@@ -9,8 +9,6 @@ A table of an account is a query in `tables/`, whose rows the template finds und
 """
 
 from datetime import UTC, datetime
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from credits_pipeline import clock, files, wording
@@ -18,21 +16,18 @@ from credits_pipeline.config import Settings
 from credits_pipeline.errors import CreditsError
 from credits_pipeline.report import charts, drawing
 from credits_pipeline.report.accounts import Row, accounts
+from credits_pipeline.report.templates import FOLDER, template
 from credits_pipeline.warehouse import fetch_dicts, open_published
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
-    from jinja2 import Template
 
 # Accounts with charts and tables of their own; the others are in the overview only. Each costs 0.3 s and 80 kB, and
 # nobody scrolls past the ten that run out first.
 FULL_ACCOUNTS = 10
-# The explanation of a forecast is one sentence; a longer one can only come from a hostile name.
-LONGEST_SENTENCE = 400
 # Writing takes milliseconds; a process that holds the lock longer is hung.
 LOCK_TIMEOUT_S = 30
 
-FOLDER = Path(__file__).parent
 FIGURES = {
     "balance": "Balance and forecast",
     "daily_spend": "Spend per day",
@@ -89,7 +84,7 @@ def render(con: "Connection", settings: Settings, *, generated_at: datetime) -> 
         }
 
     newest = max((row["as_of"] for row in keyed if row["as_of"]), default=None)
-    return _template().render(
+    return template("report.html.j2").render(
         sections=[section(number, row) for number, row in enumerate(keyed, start=1)],
         full_accounts=FULL_ACCOUNTS,
         without_key=[row for row in rows if not row["has_key"]],
@@ -123,26 +118,3 @@ def figures(con: "Connection", account: str, anchor: str) -> list[dict[str, Any]
             svg = ""
         found.append({"title": title, "words": chart.words, "has_picture": bool(chart.name), "svg": svg})
     return found
-
-
-@cache
-def _template() -> "Template":
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {name: word for name, word in vars(wording).items() if callable(word)}
-    environment.filters |= {
-        "sentence": lambda words: wording.name(words, longest=LONGEST_SENTENCE),
-        # A model's name may wrap after the vendor's part.
-        "breakable": lambda words: Markup("/<wbr>").join(words.split("/")),
-        # Drawn by vl-convert from our own specs; names are escaped there.
-        "drawn": lambda svg: Markup(svg),  # noqa: S704
-    }
-    return environment.get_template("report.html.j2")

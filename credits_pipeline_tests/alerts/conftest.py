@@ -13,30 +13,14 @@ from credits_pipeline import clock, config
 from credits_pipeline.alerts import due
 from credits_pipeline.alerts import notify as alerts
 from credits_pipeline.warehouse import Warehouse
+from credits_pipeline_tests.models import create_marts
 from credits_pipeline_tests.receiver import Receiver
 
 DAY = date(2026, 6, 17)
 NOW = datetime(2026, 6, 17, 0, 5, tzinfo=UTC)
 LOG = logging.getLogger("credits_pipeline_tests.alerts")
 
-# The columns that alerts read, as the models publish them.
-MARTS = """
-create table marts.credits_runway (
-    account varchar, as_of timestamp, status varchar, is_early boolean, balance_usd decimal(18,9),
-    spend_7d_usd decimal(18,9), spend_30d_usd decimal(18,9), expected_daily_spend_usd decimal(18,9),
-    days_left_p50 bigint, run_out_p10 date, run_out_p50 date, run_out_p90 date, probability_7d double,
-    probability_30d double, history_days bigint, calibration_80 double, explanation varchar);
-create table marts.spend_summary (account varchar, unknown_days_7d bigint, unknown_days_30d bigint);
-create table marts.credit_events (
-    account varchar, event_at_earliest timestamp, event_at_latest timestamp, kind varchar, amount_usd decimal(18,9));
-create table marts.credits_readings (
-    account varchar, observed_at timestamp, total_credits decimal(18,9), total_usage decimal(18,9),
-    balance_usd decimal(18,9));
-create table marts.unusual_spend (
-    account varchar, spend_date date, unusual_usd decimal(18,9), method varchar, observed_usd decimal(18,9),
-    billed_usd decimal(18,9), possible_usd decimal(18,9), usual_usd decimal(18,9), cause_rank bigint, model varchar,
-    model_usd decimal(18,9), model_usual_usd decimal(18,9));
-"""
+MARTS = ("credits_runway", "spend_summary", "credit_events", "credits_readings", "unusual_spend")
 
 
 class World:
@@ -50,9 +34,10 @@ class World:
         }
         self.data_dir = data_dir
         with self.warehouse.writing("making the marts of a test") as con:
-            con.execute(MARTS)
+            create_marts(con, *MARTS)
             con.execute(
-                "insert into marts.credits_readings select unnest(['default', 'acme']), timestamp '2026-01-01', 1, 1, 0"
+                "insert into marts.credits_readings by name select unnest(['default', 'acme']) as account,"
+                " timestamp '2026-01-01' as observed_at, 1 as total_credits, 1 as total_usage, 0 as balance_usd"
             )
 
     @property
@@ -71,25 +56,15 @@ class World:
         as_of = clock.now().replace(tzinfo=None)
         until = None if left is None else as_of.date() + timedelta(days=left)
         row = {
-            "account": account,
-            "as_of": as_of,
-            "status": "ok",
-            "is_early": False,
-            "balance_usd": Decimal("41.20"),
-            "spend_7d_usd": Decimal("45.10"),
-            "spend_30d_usd": Decimal("180"),
+            "account": account, "as_of": as_of, "status": "ok", "is_early": False, "balance_usd": Decimal("41.20"),
+            "spend_7d_usd": Decimal("45.10"), "spend_30d_usd": Decimal("180"),
             "expected_daily_spend_usd": Decimal("6.4"),
             "days_left_p50": None if left is None else left + 1,  # from the close of the day before
-            "run_out_p10": until and until - timedelta(days=1),
-            "run_out_p50": until,
-            "run_out_p90": until and until + timedelta(days=3),
-            "probability_7d": 0.63,
-            "probability_30d": 0.995,
-            "history_days": 200,
-            "calibration_80": 0.78,
-            "explanation": "The date moved 2 days nearer: spend was above expectation.",
-            **columns,
-        }
+            "run_out_p10": until and until - timedelta(days=1), "run_out_p50": until,
+            "run_out_p90": until and until + timedelta(days=3), "probability_7d": 0.63, "probability_30d": 0.995,
+            "history_days": 200, "calibration_80": 0.78,
+            "explanation": "The date moved 2 days nearer: spend was above expectation.", **columns,
+        }  # fmt: skip
         self.execute("delete from marts.credits_runway where account = $account", account=account)
         self.insert("credits_runway", row)
 
@@ -120,20 +95,10 @@ class World:
     def spend(self, day: date, usd: str, *, account: str = "default", **columns: Any) -> None:
         """A row of `unusual_spend`: a day above what seemed possible, and a model that caused it."""
         row = {
-            "account": account,
-            "spend_date": day,
-            "unusual_usd": usd,
-            "method": "billed",
-            "observed_usd": usd,
-            "billed_usd": usd,
-            "possible_usd": "18.3",
-            "usual_usd": "5",
-            "cause_rank": 1,
-            "model": "vendor/new",
-            "model_usd": "30",
-            "model_usual_usd": "0",
-            **columns,
-        }
+            "account": account, "spend_date": day, "unusual_usd": usd, "method": "billed", "observed_usd": usd,
+            "billed_usd": usd, "possible_usd": "18.3", "usual_usd": "5", "cause_rank": 1, "model": "vendor/new",
+            "model_usd": "30", "model_usual_usd": "0", **columns,
+        }  # fmt: skip
         self.insert("unusual_spend", row)
 
     def insert(self, mart: str, row: dict[str, Any]) -> None:

@@ -1,25 +1,19 @@
 """Delivery of alerts: to each channel once, without its secrets, and never the reason for a red run."""
 
 import logging
-import re
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
-import dagster as dg
 import pytest
 
 from credits_pipeline import clock, config
 from credits_pipeline.alerts import channels, messages
 from credits_pipeline.alerts import notify as alerts
-from credits_pipeline.warehouse import Warehouse
-from credits_pipeline_tests.alerts.conftest import DAY, NOW, World
+from credits_pipeline_tests.alerts.conftest import DAY, World
 from credits_pipeline_tests.receiver import Receiver
-
-KEY = "sk-or-v1-of-the-default-account"
 
 
 def closed_port() -> int:
@@ -163,11 +157,6 @@ def test_no_secret_of_a_channel_is_logged_printed_or_stored(
         assert secret not in text
 
 
-def test_nothing_is_imported_for_sending_while_nothing_is_due() -> None:
-    code = "import sys, credits_pipeline.alerts.notify; sys.exit(not {'apprise', 'duckdb'}.isdisjoint(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
 def test_apprises_own_files_play_no_part_and_sending_leaves_none_behind(
     receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,82 +235,3 @@ def test_an_alert_that_was_written_down_but_not_sent_when_the_process_died_is_se
             world.send()
     assert world.send().delivered == 1
     assert len(receiver.messages) == 1
-
-
-# -- with the models and the job as they are -----------------------------------------------------------------------
-
-
-@pytest.fixture
-def rebuilt(
-    tmp_path: Path,
-    now: clock.FrozenClock,
-    run_job: Callable[..., dg.ExecuteInProcessResult],
-    receiver: Receiver,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Callable[..., str]:
-    """What is told once readings of every midnight (credits, usages, bills of the days between) are there."""
-
-    def rebuild(**accounts: tuple[int, list[float], list[float]]) -> str:
-        monkeypatch.setenv("CREDITS_DATA_DIR", str(tmp_path / "data"))
-        monkeypatch.setenv("CREDITS_ALERT_URLS", receiver.url("/a"))
-        with Warehouse(tmp_path / "data" / "warehouse.duckdb").writing("readings") as con:
-            for name, (bought, usages, bills) in accounts.items():
-                monkeypatch.setenv(f"OPENROUTER_API_KEY_{name.upper()}", f"sk-or-v1-{name}")
-                for nights, usage in enumerate(reversed(usages)):
-                    at = NOW.replace(tzinfo=None) - timedelta(days=nights)
-                    con.execute(
-                        "insert into raw.credits_snapshots values (?, ?, ?, ?, ?, null, 'test', 'api', null)",
-                        [name, at.date(), at, bought, usage],
-                    )
-                for nights, bill in enumerate(reversed(bills), start=1):
-                    con.execute(
-                        "insert into raw.model_usage_days values (?, ?, ?, ?, 'test')",
-                        [name, DAY - timedelta(days=nights), bill, NOW.replace(tzinfo=None)],
-                    )
-        assert run_job("rebuild").success
-        told = len(receiver.messages)
-        assert run_job("rebuild").success
-        assert len(receiver.messages) == told, "the next run repeated an alert"
-        return "\n".join(f"{taken['title']}\n{taken['message']}" for taken in receiver.taken("/a"))
-
-    return rebuild
-
-
-def test_an_account_that_spends_nothing_silences_no_other_and_makes_no_run_red(
-    rebuilt: Callable[..., str], tmp_path: Path
-) -> None:
-    told = rebuilt(
-        spender=(14, [3, 5, 7, 9], []),
-        unused=(14, [3, 3, 3, 3], []),
-        never=(0, [0, 0, 0, 0], []),
-        owing=(5, [3, 5, 7, 9], []),
-        tiny=(9, [8.9995, 8.99957, 8.99964, 8.99971], []),
-        huge=(999_999_999, [0, 300_000_000, 600_000_000, 999_999_998], []),
-    )
-    for said in (
-        "owing: credits are used up",
-        "spender: credits run out",
-        "tiny: credits run out",
-        "huge: credits",
-    ):
-        assert said in told
-    assert "never" not in told
-    assert "unused" not in told
-    with Warehouse(tmp_path / "data" / "warehouse.duckdb").reading() as con:
-        sent = con.execute("select body from ops.alerts_sent").fetchall()
-        left = con.execute("select account, days_left_p50 from marts.credits_runway where status = 'ok'").fetchall()
-    assert not [body for (body,) in sent if re.search(r"\de-\d", body)]
-    for account, days in left:
-        assert f"{account}: credits run out" not in told or re.search(rf"{account}: [^\n]*, {days} days? left", told)
-
-
-@pytest.mark.parametrize(("bill", "is_told"), [(2.0, False), (24.2, True)])
-def test_a_batch_job_at_midnight_is_told_only_if_the_whole_bill_of_the_day_is_unusual(
-    rebuilt: Callable[..., str], bill: float, is_told: bool
-) -> None:
-    usages = [2.0 * night for night in range(20)]
-    told = rebuilt(batch=(9000, [*usages, usages[-1] + 44.05], [*[2.0] * 19, bill]))
-    assert ("unusually high spend on 16 Jun 2026: $24.20" in told) == is_told
-    both = r"Readings say \$4\d\.\d\d, the bill \$24\.20: the difference is timing around midnight\."
-    assert bool(re.search(both, told)) == is_told
-    assert is_told or not told

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from credits_pipeline import clock, config
-from credits_pipeline.alerts import due
+from credits_pipeline import clock
 from credits_pipeline_tests.alerts.conftest import DAY, World
 from credits_pipeline_tests.receiver import Receiver
 
@@ -97,34 +96,6 @@ def test_an_idle_or_young_account_is_no_alarm_and_too_little_history_arms_nothin
     assert world.due() == []
     world.runway(2)
     assert world.due() == []
-
-
-def test_accounts_do_not_arm_or_silence_each_other(world: World, now: clock.FrozenClock) -> None:
-    world.runway(2)
-    world.runway(30, "acme")
-    assert world.due() == ["run_out/default/3"]
-    now.advance(timedelta(days=1))
-    world.top_up("acme")
-    world.runway(6, "acme")
-    assert world.due() == ["run_out/acme/7"]
-
-
-def test_no_figure_of_one_account_stops_the_alerts_of_another(world: World) -> None:
-    world.runway(2)
-    money = ("balance_usd", "spend_7d_usd", "spend_30d_usd", "expected_daily_spend_usd")
-    most = Decimal("999999999.999999999")
-    for usd in (most, Decimal(0)):
-        world.reading(str(usd), str(usd), "acme")
-        world.reading(str(usd), "0", "acme")
-    world.spend(YESTERDAY, "999999999.999999999", account="acme", model_usd=most, usual_usd=None)
-    absurd: list[dict[str, Any]] = [dict.fromkeys(money, figure) for figure in (most, -most, Decimal(0))]
-    absurd += [dict.fromkeys([*money[1:], "run_out_p10", "run_out_p90", "probability_7d", "probability_30d"])]
-    for left, status in [(1, "ok"), (None, "ok"), (None, "accumulating"), (None, "idle"), (0, "exhausted")]:
-        for columns in absurd:
-            world.runway(left, "acme", status=status, **columns)
-            with world.warehouse.reading() as con:
-                found = due.by_marts(con, [], config.load(world.env))
-            assert "run_out/default/3" in {alert.key for alert in found.due}
 
 
 def test_accounts_with_a_key_are_told_of_in_one_message_the_nearest_run_out_first(

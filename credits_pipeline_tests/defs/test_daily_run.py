@@ -52,7 +52,11 @@ def failures(result: dg.ExecuteInProcessResult) -> dict[str, str]:
 
 def test_a_daily_run_appends_one_reading_per_account_with_the_reply_kept(simulate: Simulate, run_job: RunJob) -> None:
     simulate(spender(), spender("acme", "0.123456789"))
-    assert run_job("daily_credits").success
+    result = run_job("daily_credits")
+    assert result.success
+    built = [event.materialization for event in result.get_asset_materialization_events()]
+    assert [event.asset_key.path[-1] for event in built][-3:] == ["published", "alerts_sent", "report"]
+    assert not [event for event in built if "could not be shown" in str(event.metadata)]
     rows = raw_readings()
     assert [(account, day, source) for account, day, _, _, _, source, _ in rows] == [
         ("acme", TODAY, "api"),
@@ -140,30 +144,6 @@ def test_zeros_for_an_account_with_history_are_refused(simulate: Simulate, run_j
 
 
 @pytest.mark.slow
-def test_an_absurd_reply_for_one_account_costs_the_others_nothing(simulate: Simulate, run_job: RunJob) -> None:
-    api = simulate(*(spender(name) for name in ("default", "rich", "moved", "chatty", "costly")))
-    api.misbehave(Fault.body(b'{"data":{"total_credits":999999998.5,"total_usage":0.5}}'), times=None, account="rich")
-    api.misbehave(Fault.redirect("javascript:alert(1)"), times=None, account="moved")
-    for name, row in {
-        "chatty": {"credits_usage": 1, "tokens_prompt": 2**63 - 1},
-        "costly": {"credits_usage": 400_000_000},
-    }.items():
-        rows = [{"date__day": TODAY.isoformat(), "model": "a/b", **row}]
-        body = {"data": {"data": rows, "metadata": {"truncated": False}}}
-        fault = Fault.body(json.dumps(body).encode())
-        api.misbehave(fault, times=None, account=name, path="/analytics/query")
-    said = failures(run_job("daily_credits"))
-    assert "not from 0 to 990,000,000 dollars" in said["every_account_was_read"]
-    assert "redirects are not followed" in said["every_account_was_read"]
-    assert "chatty: " in said["every_account_was_fetched"]
-    assert "costly: " in said["every_account_was_fetched"]
-    assert published("select account from marts.credits_runway") == [("chatty",), ("costly",), ("default",)]
-    api.behave()
-    assert run_job("daily_credits").success
-    assert len(published("from marts.credits_runway")) == 5
-
-
-@pytest.mark.slow
 def test_words_of_a_server_are_no_markdown_in_the_ui_and_plain_in_the_metadata(
     simulate: Simulate, run_job: RunJob
 ) -> None:
@@ -237,12 +217,6 @@ def test_a_wrong_setting_is_one_clear_line_and_costs_no_request(
     assert api.requests == []
 
 
-def test_simulated_figures_say_so_in_the_published_copy(simulate: Simulate, run_job: RunJob) -> None:
-    simulate(spender())
-    result = run_job("daily_credits")
-    assert published("select run_id, is_simulated from marts.published") == [(result.run_id, True)]
-
-
 def test_a_busy_warehouse_costs_the_alerts_a_pass_and_not_the_run(
     simulate: Simulate, run_job: RunJob, at_five_past_midnight: clock.FrozenClock
 ) -> None:
@@ -257,45 +231,3 @@ def test_nothing_is_published_before_every_table_was_built(simulate: Simulate, r
     result = run_job("rebuild", asset_selection=[dg.AssetKey("published")])
     assert "credits_runway" in failures(result)["published"]
     assert not config.load(os.environ).published_path.exists()
-
-
-def test_the_most_absurd_believable_account_stops_nothing_of_an_ordinary_one(
-    simulate: Simulate, run_job: RunJob, at_five_past_midnight: clock.FrozenClock
-) -> None:
-    long_ago = datetime(2026, 5, 1, tzinfo=UTC)
-    days = [TODAY + timedelta(days=n) for n in range(-20, 3)]
-
-    def account(name: str, usd_a_day: str, credits: str | None) -> SimulatedAccount:
-        ledger = {day: {"vendor/a": Decimal(usd_a_day)} for day in days}
-        bought = [(long_ago, Decimal(credits))] if credits else []
-        return SimulatedAccount.from_ledger(name, f"sk-or-v1-simulated-{name}", days=ledger, credits=bought)
-
-    simulate(
-        spender(),
-        account("unused", "0", "14"),
-        account("never", "0", None),
-        account("huge", "2400000", "989999999"),
-        account("debt", "2400000", None),
-        account("tiny", "0.00000001", "989999999"),
-    )
-    for _ in range(3):
-        result = run_job("daily_credits")
-        assert failures(result) == {}
-        at_five_past_midnight.advance(timedelta(days=1))
-    assert published("select count(*) from marts.credits_runway") == [(6,)]
-    shown = {
-        event.asset_key.to_user_string(): event.materialization.metadata
-        for event in result.get_asset_materialization_events()
-    }
-    not_shown = [
-        (name, key, entry.value)
-        for name, entries in shown.items()
-        for key, entry in entries.items()
-        if "could not be shown" in str(entry.value) or "could not be drawn" in str(entry.value)
-    ]
-    assert not_shown == []
-    checks = {check.check_name: check for check in result.get_asset_check_evaluations()}
-    assert not [name for name, check in checks.items() if not check.passed]
-    assert "| account |" in str(checks["spend_agrees_with_the_bill"].metadata["by_month"].value)
-    order = [event.asset_key.to_user_string() for event in result.get_asset_materialization_events()]
-    assert order[-3:] == ["published", "alerts_sent", "report"], "what can wait is drawn last"

@@ -13,7 +13,6 @@ import yaml
 
 from credits_pipeline import clock, config, launch
 from credits_pipeline.defs import schedules
-from credits_pipeline.defs.assets import model_usage
 from credits_pipeline.simulator import AGENTS, SimulatedAccount
 from credits_pipeline.warehouse import Warehouse
 from credits_pipeline_tests.conftest import TODAY
@@ -62,16 +61,6 @@ def test_a_year_of_one_account_is_one_request_and_one_run(simulate: Simulate, ru
     billed = dict(raw("select usage_date, credits_usd from raw.model_usage_days"))
     days = [YEAR_AGO + timedelta(days=n) for n in range(365)]
     assert billed == {day: account.spend(day) for day in days}
-
-
-def test_an_api_that_counts_a_year_in_hours_costs_the_oldest_day_and_no_other(
-    simulate: Simulate, run_job: RunJob
-) -> None:
-    api = simulate(SimulatedAccount("default", "sk-or-v1-simulated-default", anchor=TODAY))
-    api.misbehave(Fault.only_hours_ago(365 * 24), times=None)
-    assert run_job("backfill_history", tags=a_year(), asset_selection=BILL).success
-    known = raw("select min(usage_date), max(usage_date), count(*) from raw.model_usage_days")
-    assert known == [(YEAR_AGO + timedelta(days=1), YESTERDAY, 364)]
 
 
 def test_every_day_of_a_range_shows_its_own_bill(
@@ -277,17 +266,6 @@ def test_nothing_is_rebuilt_while_a_backfill_from_the_ui_goes_on(
     assert tick() > DELIVERY
 
 
-def test_what_a_job_of_ours_fetched_before_it_failed_is_rebuilt_too(
-    simulate: Simulate, run_job: RunJob, tick: Callable[[], set[str]]
-) -> None:
-    simulate(spender())
-    run_job("daily_credits")
-    assert tick() == set()
-    tags = schedules.range_tags("2026-06-01", "2026-06-05")
-    run_job("backfill_history", tags=tags, asset_selection=BILL)  # as if it had ended there
-    assert tick() > DELIVERY
-
-
 def test_a_rebuild_that_fails_is_tried_twice_more() -> None:
     assert schedules.rebuild_after_manual_changes.run_tags["dagster/max_retries"] == "2"
     settings = yaml.safe_load(launch.INSTANCE_SETTINGS.read_text(encoding="utf-8"))
@@ -314,13 +292,6 @@ def test_a_bill_that_not_every_account_told_gives_the_days_no_figure(
     run_job("daily_credits", asset_selection=RAW)
     after = len(instance.fetch_materializations(dg.AssetKey("model_usage"), limit=100).records)
     assert after == before + 1, "days that nobody read are not recorded, but for the day that the run is of"
-
-
-def test_the_oldest_day_follows_the_start_date(monkeypatch: pytest.MonkeyPatch) -> None:
-    with clock.frozen(datetime(2026, 6, 17, tzinfo=UTC)):
-        assert model_usage.oldest_day() == date(2025, 6, 17)
-        monkeypatch.setenv("CREDITS_START_DATE", "2026-01-01")
-        assert model_usage.oldest_day() == date(2026, 1, 1)
 
 
 def test_a_daily_run_that_failed_is_run_again_later_and_later_while_the_day_lasts(

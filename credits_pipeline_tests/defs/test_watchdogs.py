@@ -327,12 +327,6 @@ def test_a_tick_over_a_damaged_warehouse_says_why_it_could_not_look(watch: Watch
     assert watch.tick().startswith("could not look: ")
 
 
-def test_a_tick_without_any_account_tells_nothing(watch: Watch, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OPENROUTER_API_KEY")
-    watch.tick()
-    assert told.titles == []
-
-
 # -- both --------------------------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -132,37 +132,3 @@ def test_a_backfill_of_days_is_one_run_and_one_rebuild_follows_by_itself(page: "
     page.get_by_role("button", name="Runs", exact=True).click()
     expect(page.get_by_role("link", name=A_RUN)).to_have_count(1)
     expect(page.get_by_text(RUN_ENDED)).to_have_text("Success")
-
-
-@pytest.fixture(params=["light", "dark"])
-def theme(request: pytest.FixtureRequest) -> Literal["light", "dark"]:
-    return request.param
-
-
-@pytest.fixture(params=[390, 1280], ids=["phone", "desktop"])
-def reader(browser: "Browser", request: pytest.FixtureRequest, theme: Literal["light", "dark"]) -> "Iterator[Page]":
-    """A tab of the person who pays."""
-    context = browser.new_context(
-        viewport={"width": request.param, "height": 844}, color_scheme=theme, timezone_id="UTC"
-    )
-    yield from tab(context, request)
-
-
-def test_the_report_is_quiet_readable_and_fits(demo: Path, reader: "Page") -> None:
-    """No request leaves, the console stays empty, axe finds nothing serious, nothing scrolls sideways."""
-    from axe_playwright_python.sync_playwright import Axe
-
-    asked: list[str] = []
-    said: list[str] = []
-    reader.on("request", lambda request: asked.append(request.url))
-    reader.on("console", lambda message: said.append(message.text))
-    reader.on("pageerror", lambda error: said.append(str(error)))
-    file = ui.report_of(demo).as_uri()
-    reader.goto(file)
-    assert reader.get_by_text("SIMULATED DATA").first.is_visible()
-    assert reader.get_by_text("Credits last until").first.is_visible()
-    assert reader.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-    assert (asked, said) == ([file], [])
-    found = Axe().run(reader).response["violations"]
-    serious = [rule for rule in found if rule["impact"] in {"serious", "critical"}]
-    assert [f"{rule['id']}: {rule['help']}" for rule in serious] == []
