@@ -276,19 +276,6 @@ def test_the_same_input_gives_the_same_rows_in_any_order_and_with_any_number_of_
 # -- statuses, in their order -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("balance", ["0", "-0.000000001", "-25"])
-def test_an_account_in_debt_is_exhausted_and_ran_out_today(world: Forecasts, balance: str):
-    row = world.answer([5] * 20, balance)
-    assert row["status"] == "exhausted"
-    assert dates(row) == (row["as_of"].date(),) * 3
-    assert row["days_left_p50"] == 1
-    assert (row["probability_7d"], row["probability_30d"]) == (1, 1)
-    assert {point["probability"] for point in world.table("runway_curve")} == {1.0}
-    fan = world.table("balance_forecast")
-    assert [point["forecast_date"] for point in fan] == [row["as_of"].date() + n * DAY for n in range(365)]
-    assert fan[0]["balance_p50"] == usd(balance) - fan[0]["spend_p50"]
-
-
 def test_an_account_that_spent_nothing_for_30_days_is_idle_and_has_no_date(world: Forecasts):
     assert world.answer([5] * 20 + [0] * 29, 100)["status"] == "ok"
     row = world.answer([5] * 20 + [0] * 30, 100)
@@ -309,11 +296,6 @@ def test_an_account_idle_for_years_has_a_curve_that_stays_at_nought(world: Forec
     assert {row[f"balance_{p}"] for row in fan for p in ("p10", "p50", "p90")} == {usd(100)}
 
 
-@pytest.mark.parametrize("idle", [30, 100, 200])
-def test_nothing_is_expected_of_an_idle_account(world: Forecasts, idle: int):
-    assert world.answer([5] * 20 + [0] * idle, 100)["expected_daily_spend_usd"] == usd(0)
-
-
 def test_an_account_that_bought_and_never_spends_accumulates_until_30_days_are_known(world: Forecasts):
     row = world.answer([0] * 3, 14)
     assert (row["status"], row["expected_daily_spend_usd"], row["spend_7d_usd"]) == ("accumulating", 0, 0)
@@ -326,13 +308,6 @@ def test_an_account_that_was_never_used_is_said_to_be_so(world: Forecasts):
     row = world.answer([0] * 3, 0)
     assert (row["status"], row["expected_daily_spend_usd"]) == ("exhausted", 0)
     assert row["explanation"].startswith("No credits were ever bought or spent")
-
-
-def test_one_known_day_without_spend_makes_nobody_idle(world: Forecasts):
-    world.read(midnight(START), 1000, 900)
-    world.read(midnight(START + DAY), 1000, 900)
-    world.build_all()
-    assert world.runway()["status"] == "accumulating"
 
 
 def test_days_that_are_not_known_may_have_seen_spend(world: Forecasts):
@@ -351,23 +326,6 @@ def test_days_that_are_not_known_may_have_seen_spend(world: Forecasts):
         world.read(midnight(START + n * DAY), 500, 300)
     world.build_all()
     assert world.runway()["status"] == "idle"
-
-
-@pytest.mark.parametrize(
-    ("days", "status"),
-    [
-        ([], "accumulating"),
-        ([5], "accumulating"),
-        ([5, 5], "accumulating"),
-        ([0, 0, 5], "accumulating"),
-        ([0, 5, 5], "ok"),
-        ([0, 0, 0], "accumulating"),
-    ],
-)
-def test_a_date_needs_three_complete_days_two_of_them_with_spend(world: Forecasts, days: list[int], status: str):
-    row = world.answer(days, 50)
-    assert (row["status"], row["history_days"], row["is_early"]) == (status, len(days), True)
-    assert (row["run_out_p50"] is not None) == (status == "ok")
 
 
 def test_two_days_of_history_give_a_curve_and_no_date(world: Forecasts):
@@ -403,17 +361,6 @@ def test_the_running_day_is_no_history(world: Forecasts):
     assert dates(after) == dates(before)
     assert after["expected_daily_spend_usd"] == before["expected_daily_spend_usd"]
     assert after["balance_usd"] == usd("99.8")
-
-
-def test_top_ups_after_the_last_complete_day_count_at_once(world: Forecasts):
-    plain = world.answer([5] * 30, 300)
-    world.empty()
-    world.spend("a", [5] * 30, 100)
-    hour = datetime.combine(START + 30 * DAY, datetime.min.time())
-    world.read(hour + timedelta(hours=1), 350, 150)  # one top-up of 100 …
-    world.read(hour + timedelta(hours=2), 450, 150)  # … and another
-    world.build_all()
-    assert dates(world.runway()) == dates(plain)
 
 
 def test_an_account_that_starts_again_after_months_is_dated_by_what_it_spends_now(world: Forecasts):
@@ -520,39 +467,6 @@ def test_the_accuracy_is_that_of_the_replays(world: Forecasts):
         assert row["flat_7d_brier_score"] == pytest.approx(wrong / len(mine))
     calibration = world.runway()["calibration_80"]
     assert calibration == pytest.approx(sum(row["is_inside_80"] for row in replays) / len(replays))
-
-
-def test_a_replay_counts_only_where_every_day_of_its_horizon_is_known(world: Forecasts):
-    for n in [*range(12), *range(40, 56)]:
-        world.bill(START + n * DAY, 5)
-    for n in range(56, 62):
-        world.read(midnight(START + n * DAY), 1000, 5 * n)
-    world.build_all()
-    known = [START + n * DAY for n in [*range(12), *range(40, 61)]]
-    replays = {(row["origin_date"], row["horizon_days"]) for row in world.table("int_forecast_replays", None)}
-    for origin, horizon in replays:
-        assert all(origin + n * DAY in known for n in range(1, horizon + 1))
-    assert {horizon for _, horizon in replays} == {7, 14}
-    assert (START + 4 * DAY, 7) in replays
-    assert {row["horizon_days"] for row in world.table("forecast_accuracy")} == {7, 14}
-
-
-def test_a_night_with_nothing_left_is_no_prediction(world: Forecasts):
-    world.spend("a", [5] * 40, -50)  # used up ten days ago
-    world.build_all()
-    for night in world.table("runway_history"):
-        is_left = night["balance_usd"] > 0
-        assert (night["run_out_p50"] is not None) == (is_left and night["as_of_date"] >= START + 2 * DAY)
-        assert (night["used_up_date"] is not None) == is_left
-    left = [START + n * DAY for n in range(29)]
-    assert {row["origin_date"] for row in world.table("int_forecast_replays", None)} == set(left[2:])
-    assert [row["replays"] for row in world.table("forecast_accuracy")] == [27, 24, 8]
-
-
-def test_a_night_without_spend_in_the_four_weeks_before_replays_no_virtual_balance(world: Forecasts):
-    world.spend("a", [5] * 10 + [0] * 29 + [5] * 20, 100)
-    world.build_all()
-    assert all(row["virtual_balance_usd"] > 0 for row in world.table("int_forecast_replays", None))
 
 
 def test_tonight_in_the_history_is_the_runway_of_today(world: Forecasts):

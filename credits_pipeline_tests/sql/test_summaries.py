@@ -1,4 +1,4 @@
-"""What report and alerts read: spend by period, days that cost too much, and when a balance was used up."""
+"""What report and alerts read: the models that cost most, and days that cost too much (sums: test_oracle.py)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
@@ -35,63 +35,9 @@ def read_nightly(world: World, spend: Sequence[Any], credits: Any = 1000, at: ti
     return START + len(spend) * DAY
 
 
-def summary(world: World) -> Row:
-    world.build(list(world.project.models))
-    [row] = world.table("spend_summary")
-    return row
-
-
 def unusual(world: World) -> list[Row]:
     world.build(list(world.project.models))
     return world.table("unusual_spend")
-
-
-# -- spend_summary -------------------------------------------------------------------------------------
-
-
-def test_each_period_stands_beside_the_one_before_it(world: World):
-    today = read_nightly(world, range(1, 62))
-    row = summary(world)
-    assert row["close_date"] == today - DAY
-    assert {name: value for name, value in row.items() if name.endswith("_usd")} == {
-        "spend_1d_usd": usd(61),
-        "before_1d_usd": usd(60),
-        "spend_7d_usd": usd(sum(range(55, 62))),
-        "before_7d_usd": usd(sum(range(48, 55))),
-        "spend_30d_usd": usd(sum(range(32, 62))),
-        "before_30d_usd": usd(sum(range(2, 32))),
-    }
-    assert {value for name, value in row.items() if name.startswith("unknown")} == {0}
-    [runway] = world.table("credits_runway")
-    assert (runway["spend_7d_usd"], runway["spend_30d_usd"]) == (row["spend_7d_usd"], row["spend_30d_usd"])
-
-
-def test_days_that_are_not_known_are_counted_and_add_nothing(world: World):
-    read_nightly(world, [5] * 9)
-    row = summary(world)
-    assert (row["spend_7d_usd"], row["unknown_days_7d"]) == (usd(35), 0)
-    assert (row["before_7d_usd"], row["unknown_days_before_7d"]) == (usd(10), 5)
-    assert (row["spend_30d_usd"], row["unknown_days_30d"]) == (usd(45), 21)
-    assert (row["before_30d_usd"], row["unknown_days_before_30d"]) == (None, 30)
-
-
-def test_periods_end_where_the_forecast_begins_also_where_the_last_days_are_not_known(world: World):
-    for number in range(20):
-        world.bill(START + number * DAY, 5)
-    world.read(midnight(START + 23 * DAY) + timedelta(hours=8), 300, 290)  # three days later; none was fetched
-    row = summary(world)
-    assert row["close_date"] == START + 22 * DAY
-    assert (row["spend_1d_usd"], row["unknown_days_1d"]) == (None, 1)
-    assert (row["spend_7d_usd"], row["unknown_days_7d"]) == (usd(20), 3)
-    [runway] = world.table("credits_runway")
-    assert runway["spend_7d_usd"] == usd(20)
-
-
-def test_an_account_that_was_never_read_is_summed_up_from_its_bills(world: World):
-    for number in range(8):
-        world.bill(START + number * DAY, 2)
-    row = summary(world)
-    assert (row["close_date"], row["spend_7d_usd"]) == (START + 7 * DAY, usd(14))
 
 
 def test_the_dearest_models_come_first_and_all_after_the_twelfth_share_a_row(world: World):
@@ -156,13 +102,6 @@ def test_a_batch_job_just_after_midnight_makes_no_day_before_it_unusual_whose_wh
     assert row["billed_usd"] == usd(44)
 
 
-def test_a_bill_fetched_before_the_end_of_its_day_does_not_make_it_usual(world: World):
-    read_nightly(world, [5] * 40 + [60])
-    world.bill(START + 40 * DAY, 5, fetched=midnight(START + 40 * DAY) + timedelta(hours=12))
-    [row] = unusual(world)
-    assert (row["method"], row["observed_usd"], row["billed_usd"]) == ("observed", usd(60), usd(5))
-
-
 @pytest.mark.parametrize(
     ("spend", "found"),
     [
@@ -175,32 +114,3 @@ def test_a_bill_fetched_before_the_end_of_its_day_does_not_make_it_usual(world: 
 def test_unusual_is(world: World, spend: list[Any], found: list[int]):
     read_nightly(world, spend)
     assert [(row["spend_date"] - START).days for row in unusual(world)] == found
-
-
-def test_a_day_estimated_across_a_gap_is_never_unusual(world: World):
-    read_nightly(world, [5] * 40)
-    world.read(midnight(START + 42 * DAY), 1000, 400)
-    assert unusual(world) == []
-
-
-# -- runway_history.used_up_date -----------------------------------------------------------------------
-
-
-def used_up(world: World) -> dict[int, int | None]:
-    world.build(list(world.project.models))
-    return {
-        (row["as_of_date"] - START).days: row["used_up_date"] and (row["used_up_date"] - START).days
-        for row in world.table("runway_history")
-    }
-
-
-def test_a_balance_is_used_up_on_the_day_on_which_as_much_was_spent_whatever_was_bought_since(world: World):
-    read_nightly(world, [3] * 6, credits=10)
-    world.read(midnight(START + 7 * DAY), 100, 21)  # a top-up; 3 a day go on
-    # Left at the closes of day 0, 1, …: 7, 4, 1, then debt, which nobody can use up.
-    assert used_up(world) == {0: 3, 1: 3, 2: 3, 3: None, 4: None, 5: None, 6: None}
-
-
-def test_a_correction_does_not_undo_that_a_balance_was_used_up_once(world: World):
-    read_nightly(world, [1, 4, -4, 1], credits=5)
-    assert used_up(world) == {0: 1, 1: None, 2: None, 3: None}
