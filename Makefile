@@ -134,9 +134,15 @@ $(VENV)/installed-dev: requirements-dev.lock $(VENV)/installed
 	@install="$(INSTALL)"; touch $(UNFINISHED); $$install --require-hashes -r requirements-dev.lock || $(FAILED)
 	@rm -f $(UNFINISHED) && touch $@
 
-.PHONY: superset test-bi
-superset: $(VENV)/installed-dev ## start Apache Superset with a dashboard on the published copy [FILE=credits.duckdb]
-	@PYTHONPATH=. $(PY) tools/superset.py $(if $(FILE),--file "$$FILE") $(ARGS)
+export SUPERSET_VENV ?= $(CURDIR)/.venv-superset
+$(SUPERSET_VENV)/installed: tools/requirements-superset.lock | $(VENV)/bin/python
+	@echo "Installing Apache Superset, checking hashes (once; some minutes) …"
+	@$(PYTHON) -m venv --clear "$(SUPERSET_VENV)" && "$(SUPERSET_VENV)/bin/python" -m pip install --quiet \
+	  --disable-pip-version-check --require-hashes -r $< && touch $@
 
-test-bi: $(VENV)/installed-dev ## test real Superset: its API, its dashboard in Chromium, new data after each run
+.PHONY: superset test-bi
+superset: $(VENV)/installed-dev $(SUPERSET_VENV)/installed ## start Apache Superset with a dashboard on the published copy [FILE=credits.duckdb]
+	@$(PY) tools/superset.py $(if $(FILE),--file "$$FILE") $(ARGS)
+
+test-bi: $(VENV)/installed-dev $(SUPERSET_VENV)/installed ## test real Superset: its dashboard in Chromium, SQL Lab, new data after each run
 	@$(PY) -m pytest -q -m heavy credits_pipeline_tests/project/test_superset.py

@@ -50,7 +50,6 @@ SLOW = {
     "test_nothing_is_rebuilt_while_a_backfill_from_the_ui_goes_on",
     "test_paths_on_the_command_line_may_begin_with_a_tilde",
     "test_the_most_absurd_believable_account_stops_nothing_of_an_ordinary_one",
-    "test_the_most_absurd_replies_that_are_believed_stop_no_other_accounts_figures",
     "test_what_a_job_of_ours_fetched_before_it_failed_is_rebuilt_too",
     "test_what_cannot_be_shown_of_a_table_costs_neither_the_table_nor_its_checks",
 }

@@ -1,16 +1,20 @@
-"""Retake the README's pictures, from a demo of its own: `python -m credits_pipeline_tests.pictures`."""
+"""Retake the README's pictures, from a demo of its own: `python -m credits_pipeline_tests.pictures`.
+
+With the address and the password that `make superset` prints: retake the picture of its dashboard.
+"""
 
 import re
+import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 from credits_pipeline.config import PROJECT_ROOT
 from credits_pipeline_tests import ui
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, FloatRect, Page
+    from playwright.sync_api import Browser, FloatRect, Page, Request
 
 PICTURES = PROJECT_ROOT / "docs" / "pictures"
 PATIENCE_MS = ui.PATIENCE_S * 1000
@@ -43,7 +47,9 @@ def main() -> None:
     from playwright.sync_api import expect
 
     expect.set_options(timeout=PATIENCE_MS)
-    PICTURES.mkdir(parents=True, exist_ok=True)
+    if sys.argv[1:]:
+        superset(sys.argv[1], sys.argv[2], PICTURES / "superset.png")
+        return
     with tempfile.TemporaryDirectory() as folder, ui.chromium() as browser:
         print("Running the demo …", flush=True)
         root = ui.demo(Path(folder))
@@ -131,10 +137,43 @@ def report_at(
     save(page, file)
 
 
+def superset(address: str, password: str, file: Path) -> tuple[dict[int, Any], list[str]]:
+    """Superset's dashboard with every chart drawn.
+
+    Returns what each chart asked for, by its id, and what charts say went wrong: nothing, normally.
+    """
+    queries = {}
+
+    def note(request: "Request") -> None:
+        if request.method == "POST" and "/api/v1/chart/data" in request.url:
+            asked = request.post_data_json
+            queries[asked["form_data"].get("slice_id")] = asked
+
+    holder = ".dashboard-component-chart-holder"
+    with ui.chromium() as browser:
+        page = browser.new_page(viewport={"width": 1500, "height": 2250})
+        page.set_default_timeout(PATIENCE_MS)
+        page.on("request", note)
+        page.goto(address)
+        page.locator("#username, [name=username]").first.fill("admin")
+        page.locator("#password, [name=password]").first.fill(password)
+        page.keyboard.press("Enter")
+        page.wait_for_url(lambda url: "/login" not in url)
+        page.goto(f"{address}?standalone=1")
+        page.locator(holder).first.wait_for()
+        page.wait_for_load_state("networkidle")
+        page.wait_for_function(f"!document.querySelector('{holder} :is(.loading, [data-test=loading-indicator])')")
+        page.wait_for_timeout(3000)  # the charts glide into place
+        wrong = page.locator(".ant-alert-error, [data-test='error-alert'], .ant-empty").all_inner_texts()
+        end = max(box["y"] + box["height"] for chart in page.locator(holder).all() if (box := chart.bounding_box()))
+        save(page, file, {"x": 0, "y": 0, "width": 1500, "height": end + MARGIN})
+    return {chart: query for chart, query in queries.items() if chart}, [text for text in wrong if text.strip()]
+
+
 def save(page: "Page", file: Path, clip: "FloatRect | None" = None) -> None:
     page.screenshot(path=file, clip=clip)
     page.context.close()
-    print(f"{file.relative_to(PROJECT_ROOT)}: {file.stat().st_size / 1000:.0f} kB", flush=True)
+    print(f"{file.name}: {file.stat().st_size / 1000:.0f} kB", flush=True)
 
 
 if __name__ == "__main__":
