@@ -17,8 +17,10 @@
 
 {# What a purchase of `credits`, DECIMAL in USD, is charged by card, USD to the cent; nothing for nothing. #}
 {% macro charged_by_card(credits) -%}
+    {# A DECIMAL(18,9) times a fee leaves five digits before the point. #}
+    {%- set wide = 'cast(%s as decimal(38, 9))' % credits -%}
     {{ usd(
         'if(%s > 0, round(%s + greatest(%s * %s, %s), 2), 0)'
-        % (credits, credits, credits, var('purchase_fee'), var('purchase_fee_min_usd'))
+        % (wide, wide, wide, var('purchase_fee'), var('purchase_fee_min_usd'))
     ) }}
 {%- endmacro %}

@@ -93,6 +93,6 @@ select
     confidence,
     credits_usd,
     {{ charged_by_card('credits_usd') }} as charged_usd,
-    {{ usd('round(credits_usd * %s, 2)' % (1 + var('purchase_fee_crypto'))) }} as charged_in_crypto_usd
+    {{ usd('round(cast(credits_usd as decimal(38, 9)) * %s, 2)' % (1 + var('purchase_fee_crypto'))) }} as charged_in_crypto_usd
 from purchases
 order by account, until_date, reason, confidence
