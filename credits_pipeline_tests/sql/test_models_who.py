@@ -1,0 +1,154 @@
+"""Who spent what: breakdowns against bills, and teams against breakdowns, row by row."""
+
+from collections.abc import Sequence
+from decimal import Decimal
+
+import pytest
+
+from credits_pipeline.sql_project import BuildResult
+from credits_pipeline_tests.models import World
+
+MARTS = {"api_key": "key", "workspace": "workspace", "user": "user", "app": "app"}
+MODELS = (
+    "stg_model_usage_days",
+    "daily_spend_by_model",
+    *(f"daily_spend_by_{mart}" for mart in MARTS.values()),
+    "monthly_chargeback",
+)
+FINAL = "2026-02-10"
+
+
+@pytest.fixture(scope="module")
+def module_world() -> World:
+    return World()
+
+
+@pytest.fixture
+def world(module_world: World) -> World:
+    module_world.empty()
+    for table in ("usage_breakdown", "usage_breakdown_days", "teams"):
+        module_world.con.execute(f"delete from raw.{table}")
+    return module_world
+
+
+def bill(world: World, day: str, usd: str, fetched: str = FINAL, account: str = "a") -> None:
+    world.bill(day, usd, fetched, account, models={"m": usd})
+
+
+def break_down(
+    world: World, day: str, members: dict[tuple[str, str], str], dimension: str = "api_key", fetched: str = FINAL
+) -> None:
+    """A fetched day of account `a`: USD by member and model, a request and 15 tokens per row."""
+    total = sum(map(Decimal, members.values()))
+    bill = ["a", day, dimension]
+    world.con.execute("insert into raw.usage_breakdown_days values (?, ?, ?, ?, ?, 'r')", [*bill, str(total), fetched])
+    for (member, model), usd in members.items():
+        world.con.execute(
+            "insert into raw.usage_breakdown values (?, ?, ?, ?, ?, ?, 0, 1, 10, 5, 0, 0)",
+            [*bill, member, model, usd],
+        )
+
+
+def of_teams(world: World, *lines: Sequence[str]) -> None:
+    for position, line in enumerate(lines, 1):
+        world.con.execute("insert into raw.teams values (?, ?, ?, ?, ?, null)", [position, *line])
+
+
+def build(world: World) -> BuildResult:
+    return world.project.build(world.con, select=MODELS)
+
+
+def rows(world: World, query: str) -> list[tuple[object, ...]]:
+    return world.con.execute(query).fetchall()
+
+
+def spend(world: World) -> dict[tuple[object, ...], float]:
+    query = "select day(spend_date), member, model, spend_usd::double from marts.daily_spend_by_key where account = 'a'"
+    return {tuple(part): usd for *part, usd in rows(world, query) if usd}
+
+
+def test_what_no_named_key_used_is_unattributed_so_that_every_sum_is_the_bill(world: World) -> None:
+    """A name that is empty, a model that no row has, a day never broken down, one billed nothing, another account."""
+    world.bill("2026-01-01", "3.5", models={"m": "2", "n": "1", "o": "0.5"})
+    bill(world, "2026-01-02", "1")
+    world.bill("2026-01-03", "0")
+    bill(world, "2026-01-01", "7", account="b")
+    break_down(world, "2026-01-01", {("k", "m"): "1.4", ("l", "m"): "0.6", ("k", "n"): "0.3", ("", "n"): "0.7"})
+    assert [test.message for test in build(world).tests if not test.passed] == []
+    assert spend(world) == {
+        (1, "k", "m"): 1.4,
+        (1, "l", "m"): 0.6,
+        (1, "k", "n"): 0.3,
+        (1, "(unattributed)", "n"): 0.7,
+        (1, "(unattributed)", "o"): 0.5,
+        (2, "(unattributed)", "m"): 1.0,
+    }
+    assert rows(world, "select member, spend_usd::int from marts.daily_spend_by_key where account = 'b'") == [
+        ("(unattributed)", 7)
+    ]
+
+
+def test_a_dimension_that_was_never_asked_for_is_an_empty_table(world: World) -> None:
+    bill(world, "2026-01-01", "1")
+    break_down(world, "2026-01-01", {("k", "m"): "1"})
+    build(world)
+    counts = {mart: rows(world, f"select count(*) from marts.daily_spend_by_{mart}")[0][0] for mart in MARTS.values()}
+    assert counts["key"] > 0
+    assert counts | {"key": 0} == dict.fromkeys(MARTS.values(), 0)
+
+
+@pytest.mark.parametrize(("fetched", "warned"), [("2026-01-03", True), ("2026-01-01 12:00", False)])
+def test_keys_that_were_billed_more_than_the_account_are_a_warning_once_the_day_is_over(
+    world: World, fetched: str, warned: bool
+) -> None:
+    bill(world, "2026-01-01", "1", fetched=fetched)
+    break_down(world, "2026-01-01", {("k", "m"): "1.5"}, fetched=fetched)
+    result = build(world)
+    assert ["breakdown_is_within_the_bill"] * warned == [t.test.name for t in result.tests if not t.passed]
+    assert not result.blocked
+    assert spend(world) == {(1, "k", "m"): 1.5, (1, "(unattributed)", "m"): -0.5}
+
+
+def test_the_first_line_that_is_like_account_and_member_says_whose_team_it_is(world: World) -> None:
+    bill(world, "2026-01-01", "10")
+    members = {("batch_1", "m"): "1", ("batchx1", "m"): "2", ("bot", "m"): "3", ("50%", "m"): "0.5", ("web", "m"): "1"}
+    break_down(world, "2026-01-01", members)
+    lines = [("b", "api_key", "*", "other"), ("*", "api_key", "batch_*", "Data"), ("a", "api_key", "b*", "Support")]
+    of_teams(world, *lines, ("a", "api_key", "5*%", "Discount"))
+    assert not build(world).blocked
+    assert rows(world, "select team, spend_usd::double, share, requests from marts.monthly_chargeback") == [
+        ("(no team)", 3.5, 0.35, 1 - 4),
+        ("Data", 1.0, 0.1, 1),
+        ("Discount", 0.5, 0.05, 1),
+        ("Support", 5.0, 0.5, 2),
+    ]
+
+
+def test_an_account_is_charged_by_the_dimension_of_its_first_line_and_others_are_a_warning(world: World) -> None:
+    bill(world, "2026-01-01", "3")
+    break_down(world, "2026-01-01", {("k", "m"): "2"})
+    break_down(world, "2026-01-01", {("Research", "m"): "3"}, dimension="workspace")
+    of_teams(world, ("a", "workspace", "Research", "R"), ("a", "api_key", "k", "K"))
+    failed = [test.test.name for test in build(world).tests if not test.passed]
+    assert failed == ["teams_charge_an_account_by_one_dimension"]
+    assert rows(world, "select team, spend_usd::int from marts.monthly_chargeback") == [("R", 3)]
+
+
+def test_a_month_is_final_when_each_of_its_days_and_who_spent_it_is_settled(world: World) -> None:
+    days = [f"2026-01-{day:02}" for day in range(1, 32)]
+    for day in days:
+        bill(world, day, "1")
+    build(world)
+    final = "select spend_usd::int, is_final from marts.monthly_chargeback where account = 'a' and month = '2026-01-01'"
+    assert rows(world, final) == [(31, True)], "without teams the bill is all that counts"
+    of_teams(world, ("a", "api_key", "*", "T"))
+    for day in days[1:]:
+        break_down(world, day, {("k", "m"): "1"})
+    build(world)
+    assert rows(world, final) == [(31, False)], "who spent on the first day is not known"
+    break_down(world, days[0], {("k", "m"): "1"})
+    build(world)
+    assert rows(world, final) == [(31, True)]
+    world.con.execute("delete from raw.model_usage_days where usage_date = '2026-01-20'")
+    build(world)
+    assert rows(world, final)[0][1] is False, "a day is missing"
