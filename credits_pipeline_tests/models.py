@@ -61,7 +61,10 @@ class World:
         self.project = SqlProject.load(PROJECT)
 
     def empty(self) -> None:
-        for table in ("credits_snapshots", "model_usage", "model_usage_days", "account_plans"):
+        for table in (
+            "credits_snapshots", "model_usage", "model_usage_days", "usage_breakdown", "usage_breakdown_days",
+            "api_keys", "account_plans",
+        ):  # fmt: skip
             self.con.execute(f"delete from raw.{table}")
 
     def read(

@@ -19,10 +19,10 @@ days as (
         spend.spend_date,
         spend.spend_date - spans.first_date + 1 as day_number,
         case when spend.is_complete then greatest(spend.spend_usd, cast(0 as decimal(18, 9))) end as known_usd
-    from {{ ref('daily_spend') }} as spend
+    from ({{ series_days() }}) as spend
     inner join spans
         on spend.account = spans.account
-        and spans.key_hash is null
+        and spend.key_hash is not distinct from spans.key_hash
         and spend.spend_date between spans.first_date and spans.last_date
 ),
 
