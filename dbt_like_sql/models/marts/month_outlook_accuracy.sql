@@ -80,7 +80,7 @@ select
         ) / 3
     ) as decimal(18, 9)) as pinball_loss_usd,
     -- One figure for all quantiles: its losses at P10, P50 and P90 average to half its absolute error.
-    cast(avg(cast(abs(month_usd - run_rate_usd) * 0.5 as decimal(28, 9))) as decimal(18, 9)) as run_rate_pinball_loss_usd
+    {{ usd('avg(cast(abs(month_usd - run_rate_usd) * 0.5 as decimal(28, 9)))') }} as run_rate_pinball_loss_usd
 from predictions
 group by account, origin_day
 order by account, origin_day
