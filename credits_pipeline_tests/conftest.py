@@ -40,17 +40,20 @@ SLOW = {
     "test_watchdogs",
     "test_what_people_read",
     # Single tests of other modules:
+    "test_a_backfill_of_a_range_fetches_that_range",
     "test_a_bill_that_moved_is_shown_in_the_metadata",
     "test_a_daily_run_that_failed_is_run_again_later_and_later_while_the_day_lasts",
     "test_a_renamed_account_keeps_its_history_under_its_new_name",
-    "test_an_api_that_counts_a_year_in_hours_costs_the_oldest_day_and_no_other",
+    "test_an_asset_check_can_be_run_without_building_its_model",
     "test_an_automatic_top_up_that_does_not_come_is_an_alert",
     "test_automatic_top_ups_are_told_once_and_their_every_cycle_is_no_alert",
+    "test_equal_top_ups_at_any_balance_are_not_called_automatic",
     "test_no_file_and_no_message_of_the_history_ever_held_a_secret",
     "test_nothing_is_rebuilt_while_a_backfill_from_the_ui_goes_on",
     "test_paths_on_the_command_line_may_begin_with_a_tilde",
-    "test_the_most_absurd_believable_account_stops_nothing_of_an_ordinary_one",
-    "test_what_a_job_of_ours_fetched_before_it_failed_is_rebuilt_too",
+    "test_readings_logged_earlier_become_history",
+    "test_the_same_input_gives_the_same_rows_in_any_order_and_with_any_number_of_threads",
+    "test_the_schedule_asks_for_the_whole_year_of_an_account_added_later",
     "test_what_cannot_be_shown_of_a_table_costs_neither_the_table_nor_its_checks",
 }
 
