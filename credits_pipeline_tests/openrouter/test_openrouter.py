@@ -44,12 +44,12 @@ class Asked(OpenRouter):
     """The resource, for one account."""
 
     def get_credits(self, *, account: Account) -> Credits:
-        return self._only(account, Client.credits)
+        return self.only(account, Client.credits)
 
     def get_usage(self, *, account: Account, first: date, last: date) -> Usage:
-        return self._only(account, lambda client, of: client.usage(of, first, last))
+        return self.only(account, lambda client, of: client.usage(of, first, last))
 
-    def _only(self, account: Account, ask: Callable[[Client, Account], Awaitable[T]]) -> T:
+    def only(self, account: Account, ask: Callable[[Client, Account], Awaitable[T]]) -> T:
         replies, failures = self.ask_each([account], ask)
         for error in failures.values():
             raise error
@@ -580,6 +580,57 @@ def test_a_bill_asked_for_before_midnight_and_answered_after_it_is_not_one_of_th
 
     monkeypatch.setattr(api, "now", slow_server)
     assert openrouter.get_usage(account=ACCOUNT, first=TODAY, last=TODAY).fetched_at == asked_at
+
+
+@pytest.mark.parametrize("fault", [Fault.truncate(50), Fault.status(408), Fault.iso_days()], ids=str)
+def test_a_breakdown_is_fetched_as_the_bill_is(api, openrouter, fault):
+    api.misbehave(fault, times=2 if str(fault).startswith("status") else None)
+    first = TODAY - timedelta(days=9)
+
+    async def ask(client: Client, account: Account) -> Usage:
+        return await client.usage(account, first, YESTERDAY, dimension="api_key")
+
+    usage = openrouter.ask_each([ACCOUNT], ask)[0]["default"]
+    assert {(row.member, row.usage_date, row.model): row.credits_usd for row in usage.rows} == {
+        ("app", row.usage_date, row.model): row.credits_usd for row in billed(first, YESTERDAY)
+    }
+    assert api.requests[0].body["dimensions"] == ["model", "api_key_id"]
+
+
+def keys_body(**fields: object) -> bytes:
+    whole = {"hash": "ab" * 32, "name": "batch", "label": "sk-or-v1-abc...def", "disabled": False, "limit": None}
+    return json.dumps({"data": [{**whole, **fields}]}).encode()
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, {"limit_usd": None, "usage_usd": None, "expires_at": None, "has_byok_in_limit": False}),
+        ({"limit": 5, "limit_remaining": -0.25, "limit_reset": "weekly"}, {"limit_remaining_usd": Decimal("-0.25")}),
+        ({"usage": "1.5", "usage_daily": None}, {"usage_usd": Decimal("1.5"), "usage_daily_usd": None}),
+        ({"name": f"my {KEY}", "label": KEY}, {"name": "my [key]", "label": "[key]"}),
+        ({"expires_at": "2026-07-01T02:00:00+02:00"}, {"expires_at": datetime(2026, 7, 1, tzinfo=UTC)}),
+    ],
+)
+def test_what_a_listed_key_may_hold(api, openrouter, fields, expected):
+    api.misbehave(Fault.body(keys_body(**fields)), path="/keys")
+    (key,) = openrouter.ask_each([ACCOUNT], Client.keys)[0]["default"].keys
+    assert {name: getattr(key, name) for name in expected} == expected
+    assert key.workspace == "Default"
+
+
+@pytest.mark.parametrize("fields", [{"hash": KEY}, {"limit": "lots"}, {"disabled": None}, {"created_at": "soon"}])
+def test_a_list_of_keys_that_cannot_be_believed_is_refused(api, openrouter, fields):
+    api.misbehave(Fault.body(keys_body(**fields)), path="/keys")
+    error = failure(lambda: openrouter.only(ACCOUNT, Client.keys))
+    assert "nothing of it is used" in str(error)
+    assert KEY not in str(error)
+
+
+def test_keys_of_the_default_workspace_are_listed_where_workspaces_are_not(api, openrouter):
+    api.misbehave(Fault.status(404), path="/workspaces")
+    (key,) = openrouter.only(ACCOUNT, Client.keys).keys
+    assert (key.name, key.workspace) == ("app", None)
 
 
 # --- many accounts ---

@@ -214,6 +214,13 @@ def test_every_reply_satisfies_the_vendors_own_schemas(client):
     check(client.get("/key"), "/key")
     check(client.post("/analytics/query", json=query(ANCHOR, ANCHOR)), "/analytics/query", "post")
     check(client.post("/analytics/query", json={}), "/analytics/query", "post")
+    by_user = query(ANCHOR, ANCHOR, dimensions=["model", "user"])
+    check(client.post("/analytics/query", json=by_user), "/analytics/query", "post")
+    check(client.get("/workspaces"), "/workspaces")
+    listed = client.get("/keys?include_disabled=true")
+    whole = {**listed.json(), "data": [key for key in listed.json()["data"] if "usage_daily" in key]}
+    assert len(whole["data"]) < len(listed.json()["data"]), "as was seen: counters may be missing"
+    check(httpx.Response(200, json=whole), "/keys")
     client.headers["Authorization"] = "Bearer unknown"
     check(client.get("/credits"), "/credits")
 
@@ -276,6 +283,20 @@ def test_a_range_ends_where_it_says_also_within_a_day(api, client):
     body = query(ANCHOR, ANCHOR, time_range=span, metrics=["credits_usage"])
     rows = exact(client.post("/analytics/query", json=body))["data"]
     assert sum(row["credits_usage"] for row in rows) == account.spend(noon.date(), at=noon)
+
+
+@pytest.mark.parametrize("dimension", ["api_key_id", "workspace", "user"])
+def test_the_parts_of_a_breakdown_sum_to_the_bill_of_every_model_to_the_last_digit(api, client, dimension):
+    first = ANCHOR - timedelta(days=20)
+    whole = exact(client.post("/analytics/query", json=query(first, ANCHOR)))["data"]
+    parts = exact(client.post("/analytics/query", json=query(first, ANCHOR, dimensions=["model", dimension])))["data"]
+    summed: dict[tuple[str, str], Any] = {}
+    for row in parts:
+        part = row["date__day"], row["model"]
+        figures = (Decimal(row[name]) for name in METRICS)
+        summed[part] = tuple(map(sum, zip(summed.get(part, [0] * len(METRICS)), figures, strict=True)))
+    assert summed == {(row["date__day"], row["model"]): tuple(Decimal(row[name]) for name in METRICS) for row in whole}
+    assert len({row[dimension] for row in parts}) > 1
 
 
 def test_no_more_rows_come_than_the_limit(client):

@@ -7,7 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from itertools import zip_longest
@@ -16,9 +16,12 @@ from typing import Any
 
 import duckdb
 
-from credits_pipeline.config import PROJECT_ROOT
+from credits_pipeline.config import BREAKDOWNS, PROJECT_ROOT
+from credits_pipeline.plans import AccountPlan
 from credits_pipeline.sql_project import Model, SqlProject
+from credits_pipeline.teams import Team
 from credits_pipeline.warehouse import Reading, Warehouse
+from credits_pipeline.warehouse.tables import replace_rows
 
 ROOT = PROJECT_ROOT / "dbt_like_sql"
 FIRST_DAY = date(2026, 1, 5)
@@ -39,6 +42,7 @@ class Billed:
     usage_date: date
     model: str
     credits_usd: Decimal
+    member: str = "bot"
     byok_usd: Decimal = Decimal("0.25")
     requests: int = 3
     prompt_tokens: int = 1_000
@@ -85,6 +89,13 @@ def write_raw_rows(path: Path) -> None:
         begin, end = (FIRST_DAY + timedelta(days=n) for n in (first - 5, last))
         fetched_at = datetime.combine(end, time(0, 6), UTC)
         warehouse.replace_usage(account, begin, end, billed, fetched_at=fetched_at, run_id="run")
+        halves = [replace(row, credits_usd=row.credits_usd / 2) for row in billed]
+        for dimension in BREAKDOWNS:
+            days = {"fetched_at": fetched_at, "run_id": "run", "dimension": dimension}
+            warehouse.replace_usage(account, begin, end, halves, **days)
+    with warehouse.writing("settings") as con:
+        replace_rows(con, "raw.teams", [Team(1, "d*", "user", "b*t", "Bots", "CC 7")])
+        replace_rows(con, "raw.account_plans", [AccountPlan("default", Decimal(60), Decimal(5), Decimal(20))])
 
 
 def dbt_build(copy: Path, folder: Path) -> dict[str, str]:
