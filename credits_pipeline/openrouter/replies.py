@@ -81,7 +81,12 @@ def _utc_day(value: str) -> date:
     return date.fromisoformat(value[:10])
 
 
-@lru_cache(maxsize=4_000)  # a year of usage names the same few models thousands of times
+@lru_cache(maxsize=4_000)  # a year of usage names the same few models and members thousands of times
+def _member(value: str) -> str:
+    return shown(value, LONGEST_NAME)
+
+
+@lru_cache(maxsize=4_000)
 def _name(value: str) -> str:
     return shown(value, LONGEST_NAME) or "unknown"
 
@@ -178,9 +183,7 @@ class UsageRow(Reply):
 
     usage_date: date
     # The key, workspace, user or app of a breakdown. Without a name (chatroom, organization keys) it stays so.
-    member: Annotated[str, AfterValidator(lambda name: shown(name, LONGEST_NAME))] = Field(
-        "", coerce_numbers_to_str=True
-    )
+    member: Annotated[str, AfterValidator(_member)] = Field("", coerce_numbers_to_str=True)
     # Money without a model is money all the same: it keeps its row, under a name that says so.
     model: Annotated[str, AfterValidator(_name)] = "unknown"
     credits_usd: Billed = Field(validation_alias="credits_usage")
