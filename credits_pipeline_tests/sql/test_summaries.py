@@ -57,6 +57,17 @@ def test_the_dearest_models_come_first_and_all_after_the_twelfth_share_a_row(wor
 # -- unusual_spend -------------------------------------------------------------------------------------
 
 
+def break_down(world: World, day: date, members: Mapping[tuple[str, str], Any]) -> None:
+    """What the keys of account `a` spent, by key and model."""
+    fetched = midnight(day + DAY)
+    if not world.con.execute("from raw.usage_breakdown_days where usage_date = ?", [day]).fetchall():
+        row = ["a", day, sum(members.values()), fetched]
+        world.con.execute("insert into raw.usage_breakdown_days values (?, ?, 'api_key', ?, ?, 'r')", row)
+    for (member, model), amount in members.items():
+        row = ["a", day, member, model, amount]
+        world.con.execute("insert into raw.usage_breakdown values (?, ?, 'api_key', ?, ?, ?, 0, 1, 10, 5, 0, 0)", row)
+
+
 def bill_each(world: World, spend: Sequence[Any], models: Mapping[int, Mapping[str, Any]] | None = None) -> None:
     for number, amount in enumerate(spend):
         world.bill(START + number * DAY, amount, models=(models or {}).get(number))
@@ -77,6 +88,25 @@ def test_a_day_beyond_what_was_possible_is_there_with_the_models_that_cost_more_
     assert (first["unusual_usd"], first["method"], first["usual_usd"]) == (usd(60), "billed", usd(5))
     night = world.days("runway_history", "as_of_date")[f"{START + 39 * DAY:%m-%d}"]
     assert usd(5) < first["possible_usd"] == night["next_day_p99_usd"] < usd(60)
+
+
+def test_the_key_whose_spend_rose_most_is_named_with_its_share_and_its_model_and_moved_the_date(world: World):
+    spend = [5] * 40 + [60]
+    read_nightly(world, spend, credits=700)
+    bill_each(world, spend, {40: {"vendor/model": 6, "v/new": 54}})
+    for number, amount in enumerate(spend):
+        break_down(world, START + number * DAY, {("steady", "vendor/model"): min(amount, 5)})
+    day = START + 40 * DAY
+    break_down(world, day, {("batch-7", "v/new"): 47, ("batch-7", "vendor/model"): 1})  # 7 are unattributed
+    [first, *_] = unusual(world)
+    assert (first["key_name"], first["key_usd"], first["key_usual_usd"]) == ("batch-7", usd(48), usd(0))
+    assert first["key_share"] == pytest.approx(48 / 55)
+    assert (first["key_model"], first["key_model_share"]) == ("v/new", pytest.approx(47 / 48))
+    [row] = world.table("credits_runway")
+    assert "days, mostly v/new; key batch-7)" in row["explanation"]
+    world.con.execute("delete from raw.usage_breakdown_days where usage_date < ?", [day])
+    assert unusual(world)[0]["key_name"] is None, "nothing is known of what is usual"
+    assert "days, mostly v/new)" in world.table("credits_runway")[0]["explanation"]
 
 
 def test_a_day_without_a_bill_is_judged_by_its_readings_and_has_one_row_without_a_cause(world: World):

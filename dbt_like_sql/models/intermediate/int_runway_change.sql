@@ -166,6 +166,43 @@ drivers as (
         first(model order by change_usd, model) filter (where change_usd < 0) as most_fallen_model
     from model_changes
     group by account
+),
+
+-- And by whom: the same of API keys, if all eight days are broken down by key.
+key_days as (
+    select pairs.account
+    from pairs
+    inner join {{ source('raw', 'usage_breakdown_days') }} as fetched
+        on pairs.account = fetched.account
+        and fetched.dimension = 'api_key'
+        and fetched.usage_date between pairs.last_complete_date - 7 and pairs.last_complete_date
+    group by pairs.account
+    having count(*) = 8
+),
+
+key_changes as (
+    select
+        pairs.account,
+        keys.member,
+        sum(if(keys.spend_date = pairs.last_complete_date, keys.spend_usd, cast(0 as decimal(18, 9))))
+        - sum(if(keys.spend_date < pairs.last_complete_date, keys.spend_usd, cast(0 as decimal(18, 9)))) / 7
+            as change_usd
+    from pairs
+    inner join key_days using (account)
+    inner join {{ ref('daily_spend_by_key') }} as keys
+        on pairs.account = keys.account
+        and keys.spend_date between pairs.last_complete_date - 7 and pairs.last_complete_date
+    where keys.member <> '(unattributed)'
+    group by pairs.account, keys.member
+),
+
+key_drivers as (
+    select
+        account,
+        first(member order by change_usd desc, member) filter (where change_usd > 0) as most_risen_key,
+        first(member order by change_usd, member) filter (where change_usd < 0) as most_fallen_key
+    from key_changes
+    group by account
 )
 
 select
@@ -178,8 +215,11 @@ select
     {{ usd(spend_median('1', 'pairs.forecast_before.')) }} as expected_spend_usd,
     pairs.credit_change_usd,
     drivers.most_risen_model,
-    drivers.most_fallen_model
+    drivers.most_fallen_model,
+    key_drivers.most_risen_key,
+    key_drivers.most_fallen_key
 from pairs
 inner join steps using (account)
 left join drivers using (account)
+left join key_drivers using (account)
 where today is not null and night_before is not null and after_spend is not null and after_credits is not null

@@ -79,7 +79,9 @@ causes as (
                 || format('{:+d} day{}', spend_days, if(abs(spend_days) = 1, '', 's'))
                 || coalesce(
                     ', mostly ' || if(spend_usd > expected_spend_usd, most_risen_model, most_fallen_model), ''
-                ) || ')'
+                )
+                || coalesce('; key ' || if(spend_usd > expected_spend_usd, most_risen_key, most_fallen_key), '')
+                || ')'
         end as spend_cause,
         case
             when credit_days <> 0 then

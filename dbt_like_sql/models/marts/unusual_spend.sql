@@ -1,5 +1,5 @@
 -- One row per account, UTC day and cause: the days of the last 90 that cost more than the forecast of the night before was
--- 99 % sure of, and the models that cost more than usual on them.
+-- 99 % sure of, the models that cost more than usual on them, and the API key whose spend rose most.
 -- Guarantee: a day is judged by its whole bill where that is known, because minutes around a midnight can move a batch
 -- job to the day before; else by what the readings show. Days estimated across a gap and days under a cent are never here.
 
@@ -96,6 +96,64 @@ causes as (
     from model_days
     where model_usd > usual_usd
     qualify cause_rank <= {{ var('unusual_spend_causes') }}
+),
+
+-- Days whose breakdown by key was fetched, if that of the unusual day is among them, and of a day before it.
+key_days as (
+    select
+        days.account,
+        days.spend_date,
+        fetched.usage_date,
+        count(*) over unusual_day - 1 as days_before
+    from unusual_days as days
+    inner join {{ source('raw', 'usage_breakdown_days') }} as fetched
+        on days.account = fetched.account
+        and fetched.dimension = 'api_key'
+        and fetched.usage_date between days.spend_date - {{ usual_days }} and days.spend_date
+    window unusual_day as (partition by days.account, days.spend_date)
+    qualify days_before > 0 and max(fetched.usage_date) over unusual_day = days.spend_date
+),
+
+key_models as (
+    select
+        days.account,
+        days.spend_date,
+        used.member,
+        used.model,
+        coalesce(sum(used.spend_usd) filter (where used.spend_date = days.spend_date), 0) as model_usd,
+        coalesce(sum(used.spend_usd) filter (where used.spend_date < days.spend_date), 0) / any_value(days.days_before)
+            as usual_usd
+    from key_days as days
+    inner join {{ ref('daily_spend_by_key') }} as used
+        on days.account = used.account
+        and days.usage_date = used.spend_date
+    group by days.account, days.spend_date, used.member, used.model
+),
+
+risen_keys as (
+    select
+        account,
+        spend_date,
+        member,
+        sum(model_usd) as key_usd,
+        sum(usual_usd) as usual_usd,
+        sum(model_usd) - sum(usual_usd) as excess_usd,
+        first(model order by model_usd - usual_usd desc, model) as key_model,
+        max(model_usd - usual_usd) / sum(greatest(model_usd - usual_usd, 0)) as key_model_share
+    from key_models
+    group by account, spend_date, member
+    having excess_usd > 0
+),
+
+key_causes as (
+    select
+        *,
+        excess_usd / sum(excess_usd) over (partition by account, spend_date) as key_share
+    from risen_keys
+    qualify member <> '(unattributed)'
+        and row_number() over (
+            partition by account, spend_date order by member = '(unattributed)', excess_usd desc, member
+        ) = 1
 )
 
 select
@@ -110,7 +168,14 @@ select
     coalesce(causes.cause_rank, 1) as cause_rank,
     causes.model,
     causes.model_usd,
-    causes.model_usual_usd
+    causes.model_usual_usd,
+    key_causes.member as key_name,
+    cast(key_causes.key_usd as decimal(18, 9)) as key_usd,
+    cast(key_causes.usual_usd as decimal(18, 9)) as key_usual_usd,
+    key_causes.key_share,
+    key_causes.key_model,
+    key_causes.key_model_share
 from unusual_days
 left join causes using (account, spend_date)
+left join key_causes using (account, spend_date)
 order by unusual_days.account, unusual_days.spend_date, cause_rank
