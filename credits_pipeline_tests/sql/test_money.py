@@ -143,6 +143,21 @@ def test_a_plan_reaches_the_ends_of_this_month_and_the_next_and_the_day_that_is_
         assert 0 <= credits - fan[date(2026, 4, 30)][column] < Decimal("0.01")
 
 
+@pytest.mark.parametrize(
+    ("days", "until", "advised"),
+    [
+        pytest.param(44, None, "this month", id="16 days to its end"),
+        pytest.param(47, None, "next month", id="13 days to its end"),
+        pytest.param(44, date(2026, 4, 20), "CREDITS_TOPUP_UNTIL", id="a day that is set, however near"),
+    ],
+)
+def test_one_plan_of_an_account_is_advised(world: World, days: int, until: date | None, advised: str):
+    plan(world, topup_until=until)
+    spend_nightly(world, [10] * days, 1000)
+    [row] = [row for row in built(world, "topup_plan") if row["is_advised"]]
+    assert (row["reason"], row["confidence"]) == (advised, 0.9)
+
+
 def test_the_least_purchase_is_bought_and_charged_with_the_least_fee(world: World):
     spend_nightly(world, [0.01] * 40, "0.4")
     row = next(row for row in built(world, "topup_plan") if row["reason"] == "7 days")

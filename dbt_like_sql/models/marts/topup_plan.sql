@@ -70,6 +70,7 @@ needs as (
     {{ 'union all' if not loop.first }}
     select
         account,
+        close_date,
         until_date,
         reason,
         cast({{ confidence }} as double) as confidence,
@@ -93,6 +94,15 @@ select
     confidence,
     credits_usd,
     {{ charged_by_card('credits_usd') }} as charged_usd,
-    {{ usd('round(cast(credits_usd as decimal(38, 9)) * %s, 2)' % (1 + var('purchase_fee_crypto'))) }} as charged_in_crypto_usd
+    {{ usd('round(cast(credits_usd as decimal(38, 9)) * %s, 2)' % (1 + var('purchase_fee_crypto'))) }} as charged_in_crypto_usd,
+    confidence = {{ var('topup_advised_confidence') }}
+    and row_number() over (
+        partition by account, confidence
+        order by
+            reason = 'CREDITS_TOPUP_UNTIL' desc,
+            reason in ('this month', 'next month')
+            and until_date - close_date >= {{ var('topup_advised_min_days') }} desc,
+            until_date
+    ) = 1 as is_advised
 from purchases
 order by account, until_date, reason, confidence
