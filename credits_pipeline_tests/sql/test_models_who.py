@@ -1,6 +1,7 @@
 """Who spent what: breakdowns against bills, and teams against breakdowns, row by row."""
 
 from collections.abc import Sequence
+from datetime import date, timedelta
 from decimal import Decimal
 
 import pytest
@@ -152,3 +153,27 @@ def test_a_month_is_final_when_each_of_its_days_and_who_spent_it_is_settled(worl
     world.con.execute("delete from raw.model_usage_days where usage_date = '2026-01-20'")
     build(world)
     assert rows(world, final)[0][1] is False, "a day is missing"
+
+
+def test_members_are_summed_beside_the_period_before_where_all_of_it_was_fetched(world: World) -> None:
+    """`old` stopped, `new` began, `k` went on; a workspace that is not asked for any more is not said."""
+    for number in range(1, 60):
+        day = f"{date(2026, 1, 1) + timedelta(number)}"
+        bill(world, day, "3", fetched="2026-03-04")
+        if number > 1:
+            break_down(world, day, {("k", "m"): "1", ("old" if number < 50 else "new", "m"): "2"})
+    break_down(world, "2026-01-05", {("w", "m"): "1"}, dimension="workspace")
+    world.build(list(world.project.models))
+    assert rows(
+        world,
+        """
+        select dimension, dimension_rank, place, member, spend_1d_usd::int, before_1d_usd::int, spend_7d_usd::int,
+            before_7d_usd::int, spend_30d_usd::int, before_30d_usd, round(share, 4)
+        from marts.spend_summary_by_member where account = 'a'
+        """,
+    ) == [
+        ("api_key", 1, 1, "old", 0, 0, 0, 8, 40, None, 0.4444),
+        ("api_key", 1, 2, "k", 1, 1, 7, 7, 30, None, 0.3333),
+        ("api_key", 1, 3, "new", 2, 2, 14, 6, 20, None, 0.2222),
+        ("api_key", 1, 4, "(unattributed)", 0, 0, 0, 0, 0, None, 0),
+    ]
