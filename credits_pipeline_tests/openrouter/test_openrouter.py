@@ -118,38 +118,15 @@ def test_credits_are_the_counters_to_the_last_digit(api, openrouter):
 
 
 @pytest.mark.parametrize(
-    ("text", "amount"),
-    [
-        ("5", "5"),
-        ("1.68911914", "1.68911914"),
-        ("990000000", "990000000"),
-        ("0.1000000000000000055511151231257827", "0.1"),  # a double, printed in full
-        ("1e2", "100"),
-        ("1e-999999999999", "0"),
-        ("0.0000000005", "0"),  # half-even
-        ("0.0000000015", "0.000000002"),
-        ("-0.0000000001", "0"),
-    ],
-)
-def test_money_is_decimal_with_nine_digits_after_the_point(api, openrouter, text, amount):
-    api.misbehave(Fault.body(credits_body(total_usage=text)))
-    found = openrouter.get_credits(account=ACCOUNT).total_usage
-    assert str(found) == str(Decimal(amount).quantize(Decimal("1e-9")))
-
-
-@pytest.mark.parametrize(
     ("body", "why"),
     [
         (b'{"data":{"total_usage":4}}', "total_credits: Field required"),
-        (b'{"data":{"total_credits":10}}', "total_usage: Field required"),
-        *[
-            (credits_body(total_usage=text), "total_usage: Value error, not ")
-            for text in ("null", '"4"', "true", "[4]", "{}", "1e9", "1e400", "-1e9", "9" * 400)
-        ],
+        (credits_body(total_usage="null"), "total_usage: Value error, not "),
         (credits_body("990000000.01"), "total_credits: Value error, not from 0 to 990,000,000 dollars"),
         (credits_body(total_usage="-0.01"), "total_usage: Value error, not from 0"),
         (b'{"data":{},"x":"' + b"x" * 100_000 + b'"}', "larger than 100000 bytes"),
     ],
+    ids=range(5),
 )
 def test_a_reply_that_is_not_two_finite_decimals_is_refused(api, openrouter, body, why):
     api.misbehave(Fault.body(body))
@@ -159,67 +136,40 @@ def test_a_reply_that_is_not_two_finite_decimals_is_refused(api, openrouter, bod
     assert len(api.requests) == 1
 
 
-@pytest.mark.parametrize("times", [1, None], ids=["once", "always"])
 @pytest.mark.parametrize(
     "body",
     [
         b"",
-        b"{}",
-        b"[]",
-        b"10",
-        b'{"data":null}',
         b'{"data":[10,4]}',
-        b'{"status":"ok"}',
-        b'{"data":{"total_credits":10,"total_us',
         b'{"data":{"total_credits":NaN,"total_usage":1}}',
-        b'{"data":{"total_credits":1e99999999999999999999,"total_usage":1}}',
-        b"\xff\xfe" + credits_body(),
         b'{"data":' + b"[" * 40_000 + b"]" * 40_000 + b"}",
-        b"<!DOCTYPE html><html>Just a moment</html>",
         b"\n <html>{}</html>",
-        b'{"error":{"code":500,"message":"Internal"}}',
-        b'{"error":{"code":429,"message":"Slow down"},"data":null}',
-        b'{"error":{"message":"no code"}}',
-        b'{"error":{"code":"rate_limit","message":null}}',
         b'{"error":"upstream timed out"}',
         b'{"data":{"total_credits":10,"total_usage":4},"error":{"code":502,"message":"x"}}',
     ],
+    ids=range(7),
 )
-def test_status_200_with_something_else_than_an_answer_is_asked_again_like_a_5xx(api, openrouter, body, times):
-    api.misbehave(Fault.body(body), times=times)
-    if times:
-        assert openrouter.get_credits(account=ACCOUNT).total_usage == _YEAR.usage_at(clock.now())
-    else:
-        assert failure(lambda: openrouter.get_credits(account=ACCOUNT)).attempts == 5
-    assert len(api.requests) == (2 if times else 5)
+def test_status_200_with_something_else_than_an_answer_is_asked_again_like_a_5xx(api, openrouter, body):
+    api.misbehave(Fault.body(body), times=4)
+    assert openrouter.get_credits(account=ACCOUNT).total_usage == _YEAR.usage_at(clock.now())
+    assert timedelta(seconds=1 + 2 + 4 + 8) <= clock.now() - NOW <= timedelta(seconds=15 + 4)  # doubled, with jitter
 
 
-@pytest.mark.parametrize("path", ["/credits", "/key", "/analytics/query"])
 @pytest.mark.parametrize(
     ("code", "kind", "says"),
     [
         (401, OpenRouterError, "does not know the key in OPENROUTER_API_KEY"),
         (403, Forbidden, 'is not a management key (403: "Only management keys")'),
-        (400, OpenRouterError, "failed at"),
         (408, TookTooLong, "run again later"),
-        (429, OpenRouterError, "fewer requests"),
     ],
 )
-def test_an_error_inside_status_200_is_that_error_by_its_code(api, openrouter, path, code, kind, says):
+def test_an_error_inside_status_200_is_that_error_by_its_code(api, openrouter, code, kind, says):
     body = json.dumps({"error": {"code": code, "message": "Only management keys"}}).encode()
-    api.misbehave(Fault.body(body), times=None, path=path)
-    if path == "/key":
-        api.misbehave(Fault.zeros(), times=None, path="/credits")
-
-    def ask() -> object:
-        if path == "/analytics/query":
-            return openrouter.get_usage(account=ACCOUNT, first=YESTERDAY, last=YESTERDAY)
-        return openrouter.get_credits(account=ACCOUNT)
-
-    error = failure(ask)
+    api.misbehave(Fault.body(body), times=None)
+    error = failure(lambda: openrouter.get_credits(account=ACCOUNT))
     assert type(error) is kind
     assert says in str(error)
-    assert error.retryable == (code in (408, 429))
+    assert error.retryable == (code == 408)
 
 
 def test_two_zeros_are_believed_of_a_management_key_that_never_bought_or_spent_anything(simulate, openrouter):
@@ -240,14 +190,7 @@ def test_two_zeros_from_an_ordinary_key_are_refused(simulate, openrouter):
 
 
 @pytest.mark.parametrize(
-    "fault",
-    [
-        Fault.status(500),
-        Fault.status(401),
-        Fault.replace(is_management_key='"true"'),
-        Fault.without("is_management_key"),
-    ],
-    ids=str,
+    "fault", [Fault.status(500), Fault.status(401), Fault.replace(is_management_key='"true"')], ids=str
 )
 def test_two_zeros_are_refused_when_the_key_cannot_be_looked_up(api, openrouter, fault):
     api.misbehave(Fault.zeros(), path="/credits")
@@ -263,19 +206,13 @@ def test_two_zeros_are_refused_when_the_key_cannot_be_looked_up(api, openrouter,
     [
         (Fault.status(400, message="bad range"), OpenRouterError, 1, '(400: "bad range")'),
         (Fault.status(401, message="User not found."), OpenRouterError, 1, "does not know the key in OPEN"),
-        (Fault.status(402), OpenRouterError, 1, "402"),
         (Fault.status(404), OpenRouterError, 1, "check OPENROUTER_BASE_URL"),
         (Fault.status(403, message="Only management keys can"), Forbidden, 1, "is not a management key"),
         (Fault.status(403, message="IP 192.0.2.1 not allowed"), Forbidden, 1, '(403: "IP 192.0.2.1 not'),
         (Fault.status(408), TookTooLong, 5, "(asked 5 times)"),
-        (Fault.status(425), OpenRouterError, 5, "425"),
         (Fault.status(429), OpenRouterError, 5, "fewer requests"),
-        (Fault.status(500), OpenRouterError, 5, "run again later"),
         (Fault.status(503), OpenRouterError, 5, "503"),
-        (Fault.status(504), TookTooLong, 5, "504"),
         (Fault.status(524), TookTooLong, 5, "524"),
-        (Fault.status(529), OpenRouterError, 5, "529"),
-        (Fault.status(204), OpenRouterError, 5, "204"),
         (Fault.redirect("https://elsewhere.example/", 302), OpenRouterError, 5, "redirects are not followed"),
         (Fault.reset(), OpenRouterError, 5, "no complete reply"),
         (Fault.truncated_body(), OpenRouterError, 5, "no complete reply"),
@@ -294,29 +231,13 @@ def test_each_failure_is_one_kind_and_only_passing_ones_are_asked_again(api, ope
 
 
 @pytest.mark.parametrize(
-    "fault",
-    [Fault.status(503), Fault.status(429), Fault.reset(), Fault.truncated_body(), Fault.html()],
-    ids=str,
-)
-def test_a_failure_that_passes_costs_nothing_but_time(api, openrouter, fault):
-    api.misbehave(fault, times=4)
-    assert openrouter.get_credits(account=ACCOUNT).total_usage == _YEAR.usage_at(clock.now())
-    waited = clock.now() - NOW
-    assert timedelta(seconds=1 + 2 + 4 + 8) <= waited <= timedelta(seconds=15 + 4)  # doubled, with jitter
-
-
-@pytest.mark.parametrize(
     ("header", "at_least", "at_most"),
     [
         (30, 30, 30),
         (datetime(2026, 6, 17, 0, 5, 40, tzinfo=UTC), 40, 40),
         (86_400, 120, 120),
-        ("9" * 500, 1, 2),
-        (datetime(2027, 1, 1, tzinfo=UTC), 120, 120),
         (datetime(2020, 1, 1, tzinfo=UTC), 1, 2),
-        ("soon", 1, 2),
         ("-5", 1, 2),
-        ("", 1, 2),
         ("Wed, 99 Jun 99999 00:05:40 GMT", 1, 2),
     ],
 )
@@ -338,16 +259,6 @@ def test_words_of_the_server_are_shown_on_one_line_without_escapes_and_shortened
     api.misbehave(Fault.status(403, message="\x1b]0;owned\x07 a\r\nb \u202e " + "x" * 5000))
     message = str(failure(lambda: openrouter.get_credits(account=ACCOUNT)))
     assert '403: "\ufffd]0;owned\ufffd a b \ufffd xxx' in message
-
-
-@pytest.mark.parametrize(
-    "body",
-    [b'{"error":{"message":{"a":1}}}', b'{"error":{"message":"\\ud800"}}', b'{"error":' + b"[" * 50_000, b"\xff", b""],
-    ids=range(5),
-)  # fmt: skip
-def test_an_error_body_of_any_kind_does_not_hide_the_status(api, openrouter, body):
-    api.misbehave(Fault.body(body, status=401))
-    assert "does not know the key" in str(failure(lambda: openrouter.get_credits(account=ACCOUNT)))
 
 
 # --- usage ---
@@ -398,12 +309,9 @@ VARIATIONS = [
     Fault.money_as_strings(),
     Fault.iso_days(),
     Fault.days_with_time(),
-    Fault.created_at_day(),
     Fault.more_rows(usage_row(date__day=str(TODAY)), {"date__day": "2020-01-01T00:00:00.000Z"}),
     Fault.truncate(50),
-    Fault.truncate(9),
     Fault.status(408),
-    Fault.html(),
 ]
 
 
@@ -446,22 +354,6 @@ def test_a_query_that_times_out_twice_is_halved(api, openrouter):
     assert asked == ["2026-06-17", "2026-06-17", "2026-06-14", "2026-06-17"]
 
 
-def test_a_query_that_exceeds_our_own_time_is_halved_as_well(monkeypatch):
-    asked = []
-
-    def slow_for_more_than_a_day(server: RawServer, connection: socket.socket) -> None:
-        span = json.loads(server.received[-1].partition(b"\r\n\r\n")[2])["time_range"]
-        asked.append((span["start"][8:10], span["end"][8:10]))
-        if int(asked[-1][1]) - int(asked[-1][0]) > 1:
-            server.pause(5)
-        connection.sendall(response(usage_body()))
-
-    with serving(monkeypatch, slow_for_more_than_a_day, read_timeout_s=0.3) as (_, resource):
-        usage = resource.get_usage(account=ACCOUNT, first=YESTERDAY - timedelta(days=1), last=YESTERDAY)
-    assert asked == [("15", "17"), ("15", "16"), ("16", "17")]
-    assert usage.requests_made == 3
-
-
 def test_a_day_that_always_times_out_ends_with_the_reason(api, openrouter):
     api.misbehave(Fault.status(408), times=None)
     error = failure(lambda: openrouter.get_usage(account=ACCOUNT, first=WEEK_AGO, last=YESTERDAY))
@@ -493,18 +385,10 @@ def test_any_other_refusal_of_a_range_is_not_asked_day_by_day(api, openrouter):
         ([usage_row(credits_usage=-0.5)], {"credits_usd": Decimal("-0.5")}),  # a correction
         ([usage_row(credits_usage=1.5), usage_row(credits_usage=2)], {"credits_usd": Decimal("3.5")}),
         ([usage_row(request_count="7"), usage_row(request_count=3)], {"requests": 10}),
-        ([usage_row(request_count=7.0)], {"requests": 7}),
         ([usage_row(byok_usage=None, request_count=None)], {"requests": 0, "byok_usd": 0}),
         ([usage_row(model=None)], {"model": "unknown"}),
-        ([usage_row(model="")], {"model": "unknown"}),
         ([usage_row(model="a\x1b[2J\n\u202e/b")], {"model": "a\ufffd[2J \ufffd/b"}),
-        ([usage_row(model="x" * 9999)], {"model": "x" * 199 + "…"}),
         ([usage_row(model=f"a/{KEY}")], {"model": "a/[key]"}),
-        (
-            [usage_row(date__day=None, created_at__day=f"{YESTERDAY}T00:00:00+00:00")],
-            {"usage_date": YESTERDAY},
-        ),
-        ([usage_row(tokens_prompt=str(LARGEST_COUNT))], {"prompt_tokens": LARGEST_COUNT}),
     ],
 )
 def test_what_a_row_may_hold(api, openrouter, rows, expected):
@@ -517,25 +401,13 @@ def test_what_a_row_may_hold(api, openrouter, rows, expected):
     "rows",
     [
         [usage_row(credits_usage=None)],  # the bill is never made up
-        [usage_row(credits_usage=True)],
         [usage_row(credits_usage="NaN")],
-        [usage_row(credits_usage="Infinity")],
-        [usage_row(credits_usage="1e40")],
         [usage_row(credits_usage=LARGEST_DAY_USD)],  # with the other row's dollar
         [usage_row(model="a", credits_usage=6e8), usage_row(model="b", credits_usage=-6e8)],
-        [usage_row(byok_usage=LARGEST_DAY_USD + 1)],
-        [usage_row(byok_usage="much")],
-        [usage_row(request_count=-1)],
-        [usage_row(request_count="1.5")],
         [usage_row(model="a", cached_tokens=LARGEST_COUNT), usage_row(model="b", cached_tokens=1)],
-        [usage_row(request_count=[1])],
-        [usage_row(model=["a"])],
-        [usage_row(date__day=None)],
-        [usage_row(date__day="2026-06-31")],
+        [usage_row(request_count="1.5")],
         [usage_row(date__day="2026-06-16T05:00:00Z")],
-        [usage_row(date__day="2026-06-16T00:00:00+02:00")],
         ["row"],
-        [None],
     ],
 )
 def test_a_row_that_cannot_be_believed_refuses_the_whole_reply(api, openrouter, rows):
@@ -543,14 +415,6 @@ def test_a_row_that_cannot_be_believed_refuses_the_whole_reply(api, openrouter, 
     error = failure(lambda: of_yesterday(openrouter))
     assert "nothing of it is used" in str(error)
     assert not error.retryable
-
-
-@pytest.mark.parametrize(
-    "data", [{"data": None}, {"metadata": None}, {"metadata": {}}, {"metadata": {"truncated": "false"}}]
-)
-def test_a_usage_reply_without_rows_or_without_truncated_is_refused(api, openrouter, data):
-    api.misbehave(Fault.body(usage_body(**data)))
-    assert "nothing of it is used" in str(failure(lambda: of_yesterday(openrouter)))
 
 
 @pytest.mark.parametrize(
@@ -820,24 +684,15 @@ def test_a_host_that_does_not_answer_or_exist_is_one_sentence_and_asked_again(mo
     assert "Name or service not known" in str(error)
 
 
-GZIPPED = bytes.fromhex("1f8b08000000000002ff") + b"\0" * 20
-
-
 @pytest.mark.parametrize(
     "data",
     [
-        b"",
         b"not http\r\n\r\n",
-        b"HTTP/1.1 999999 X\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{}",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{}",
         b"HTTP/1.1 200 OK\r\nX: " + b"x" * 200_000 + b"\r\n\r\n",
-        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
-        response(GZIPPED, "Content-Encoding: gzip"),
-        response(b"", status="304 Not Modified"),
-        response(b"{}", status="600 Beyond"),
+        response(b"\x1f\x8b" + b"\0" * 20, "Content-Encoding: gzip"),
     ],
+    ids=range(4),
 )
 def test_bytes_that_are_no_honest_http_are_refused_and_asked_again(monkeypatch, data):
     with serving(monkeypatch, send(data)) as (_, resource):
@@ -848,12 +703,9 @@ def test_bytes_that_are_no_honest_http_are_refused_and_asked_again(monkeypatch, 
     ("start", "again"),
     [
         (b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n", b"x" * 65536),
-        (b"HTTP/1.1 200 OK\r\n", b"X-More: and more\r\n"),
-        (b"HTTP/1.1 200 OK\r\nX-Long: ", b"x" * 4096),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"X-More: and more\r\n"),
         (b"HTTP/1.1 403 No\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n" * 1000),
     ],
-    ids=["a body", "headers", "a header", "trailers", "chunks of a refusal"],
+    ids=["a body", "chunks of a refusal"],
 )
 def test_what_never_ends_is_cut_off_after_a_small_part_of_it(monkeypatch, start, again):
     sent = []
@@ -882,7 +734,7 @@ def test_the_key_is_sent_in_one_header_and_nowhere_else(monkeypatch):
     assert b"\r\nAccept-Encoding: identity\r\n" in request
 
 
-@pytest.mark.parametrize("location", ["javascript:alert(1)", "https://xn--/", "http://[", "the other server"])
+@pytest.mark.parametrize("location", ["javascript:alert(1)", "the other server"])
 def test_a_redirect_is_neither_followed_nor_looked_at(api, openrouter, location):
     with RawServer(lambda connection: connection.sendall(GOOD)) as evil:
         elsewhere = location.replace("the other server", f"http://127.0.0.1:{evil.port}/api/v1/credits")
@@ -925,8 +777,8 @@ def test_a_host_that_is_not_allowed_gets_no_connection(monkeypatch):
 OTHER_KEY = "sk-or-v1-" + "5ecre7" * 10  # of another process: it is hidden for what it looks like
 
 
-@pytest.mark.parametrize("echo", [KEY, OTHER_KEY, "deadbeef" * 8])
-@pytest.mark.parametrize("status", ["200 OK", "401 Unauthorized", "403 Forbidden", "503 Unavailable", "307 Go"])
+@pytest.mark.parametrize("echo", [KEY, OTHER_KEY])
+@pytest.mark.parametrize("status", ["200 OK", "401 Unauthorized", "307 Go"])
 def test_a_server_that_repeats_the_key_does_not_get_it_into_logs_errors_or_payloads(monkeypatch, caplog, echo, status):
     caplog.set_level(logging.DEBUG)
     for name in ("httpx", "httpcore", "httpcore.http11", "httpcore.connection"):
@@ -945,12 +797,6 @@ def test_a_server_that_repeats_the_key_does_not_get_it_into_logs_errors_or_paylo
     assert "X-Echo" in caplog.text  # the lines are there, without the key
     assert "[key]" in caplog.text
     assert echo not in caplog.text
-
-
-def test_a_short_made_up_key_garbles_no_message(api, openrouter):
-    api.misbehave(Fault.status(503, message="a rather ordinary message"), times=None)
-    said = str(failure(lambda: openrouter.get_credits(account=Account("default", "a", "OPENROUTER_API_KEY"))))
-    assert "a rather ordinary message" in said
 
 
 # --- TLS ---
@@ -1004,13 +850,6 @@ def test_a_certificate_for_another_name_is_refused_also_when_trusted(monkeypatch
     assert server.received == []
 
 
-def test_a_company_certificate_is_trusted_by_the_usual_variable(monkeypatch, tmp_path):
-    context, path = certificate(tmp_path, "127.0.0.1")
-    monkeypatch.setenv("SSL_CERT_FILE", str(path))
-    with serving(monkeypatch, send(GOOD), context) as (_, resource):
-        assert resource.get_credits(account=ACCOUNT).total_credits == 10
-
-
 def test_the_secrets_of_a_session_are_written_nowhere(monkeypatch, tmp_path):
     """With SSLKEYLOGFILE, which developers set to look into a browser's traffic, recorded traffic tells the key."""
     context, path = certificate(tmp_path, "127.0.0.1")
@@ -1020,12 +859,6 @@ def test_the_secrets_of_a_session_are_written_nowhere(monkeypatch, tmp_path):
     with serving(monkeypatch, send(GOOD), context) as (_, resource):
         assert resource.get_credits(account=ACCOUNT).total_credits == 10
     assert "SECRET" not in (tmp_path / "keys.log").read_text(encoding="ascii")
-
-
-def test_a_certificate_file_that_is_not_there_is_named(monkeypatch, tmp_path):
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "missing.pem"))
-    with pytest.raises(config.ConfigError, match=r"^SSL_CERT_FILE"):
-        Asked().get_credits(account=ACCOUNT)
 
 
 # --- anything at all ---
