@@ -1,6 +1,7 @@
 """`make bench-forecast`: how accurate the forecast is, and what it costs, from the product's own tables.
 
     python benchmarks/forecast.py FOLDER [--libraries] [--curves FILE] [--picture FILE] [--no-scale]
+    python benchmarks/forecast.py --keys
 
 FOLDER holds tasks: `tasks.parquet` (task_id, dataset, series_id, origin, history_days, balance, known_days,
 run_out_day), `history.parquet` (task_id, spend_date, spend) and, for rivals, `curves_<name>.parquet` (task_id,
@@ -16,6 +17,9 @@ point.
 
 --libraries runs statsforecast's AutoETS on the same tasks, in an environment of its own that is made on first use.
 Every build runs in a process of its own, so that its peak memory is its own.
+
+--keys makes up 200 API keys that spend as people do on language models, lists them each night for 150 days and prints
+how often their spend fell inside the 80 % interval, from marts.key_limits_accuracy.
 """
 
 import argparse
@@ -45,6 +49,10 @@ AGES = {"<= 5": (0, 5), "6-10": (6, 10), "11-30": (11, 30), "31-90": (31, 90), "
 BINS = (0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.001)
 STATSFORECAST = "statsforecast==2.1.1"
 LIBRARIES = ROOT / ".venv" / "bench-libraries"
+PREPARED = (
+    "int_midnights", "stg_credits_snapshots", "stg_model_usage_days", "credits_readings", "daily_spend",
+    "int_key_spend",
+)  # fmt: skip
 FORECAST_STEPS = (
     "int_series", "int_spend_history", "int_weekday_profile", "int_spend_levels", "int_forecast_backtest",
     "int_spend_forecast", "int_runway_position", "runway_curve",
@@ -104,6 +112,44 @@ from totals
 """
 
 
+KEYS, KEY_DAYS = 200, 150
+
+
+def load_keys(con: "duckdb.DuckDBPyConnection") -> None:
+    """Keys with monthly limits that nothing reaches, so that their spend is what they would have spent.
+
+    As people's use of language models is (medians): active on two days of three with idle spells, coefficient of
+    variation 1.4, lag-1 rank correlation 0.44, a quarter of the second halves more than double and as many under half.
+    """
+    dice = np.random.default_rng(0)
+    shape = (KEYS, KEY_DAYS)
+    jumps = (dice.random(shape) < 1 / 30) * dice.normal(0, 1, shape)
+    level = dice.normal(0, 1.5, (KEYS, 1)) + (dice.normal(0, 0.1, shape) + jumps).cumsum(1)
+    spend = np.exp(level + dice.normal(0, 1, shape) * dice.uniform(0.4, 1.2, (KEYS, 1)))
+    luck, is_active = dice.random(shape), np.ones(shape, dtype=bool)
+    for day in range(1, KEY_DAYS):
+        is_active[:, day] = luck[:, day] < np.where(is_active[:, day - 1], 0.88, 0.25)
+    usage = np.concatenate([np.zeros((KEYS, 1)), (spend * is_active).cumsum(1)], axis=1)
+    con.execute(
+        """
+        insert into raw.credits_snapshots by name
+        select 'bench' as account, date '2025-06-01' as snapshot_date, timestamp '2025-06-01' as observed_at,
+            1e6 as total_credits, 0 as total_usage, 'bench' as run_id, 'import' as source
+        """
+    )
+    con.execute(
+        """
+        insert into raw.api_keys by name
+        select 'bench' as account, timestamp '2025-01-01 00:05' + number % $lists * interval 1 day as observed_at,
+            'key-' || number // $lists as key_hash, key_hash as name, '' as label, 9e8 as limit_usd,
+            9e8 - usage_usd as limit_remaining_usd, 'monthly' as limit_reset, false as has_byok_in_limit,
+            usage_usd, false as is_disabled, 'bench' as run_id
+        from (select unnest(range($keys * $lists)) as number, unnest($usage::decimal(18, 9)[]) as usage_usd)
+        """,
+        {"lists": KEY_DAYS + 1, "keys": KEYS, "usage": usage.round(9).ravel().tolist()},
+    )
+
+
 # ---------------------------------------------------------------- building, in a process of its own
 
 
@@ -122,14 +168,7 @@ def build(job: dict[str, Any]) -> None:
         return
     if job["step"] == "prepare":  # everything that runway_curve is built from
         with warehouse.writing("the benchmark") as con:
-            needed = [
-                "int_midnights",
-                "stg_credits_snapshots",
-                "stg_model_usage_days",
-                "credits_readings",
-                "daily_spend",
-            ]
-            project.build(con, needed)
+            project.build(con, PREPARED)
         print("{}")
         return
     with warehouse.writing("the benchmark") as con:
@@ -151,6 +190,9 @@ def build(job: dict[str, Any]) -> None:
 
 
 def load(con: "duckdb.DuckDBPyConnection", job: dict[str, Any]) -> None:
+    if job.get("keys"):
+        load_keys(con)
+        return
     if "accounts" in job:
         con.execute(LOAD_MADE_UP, {"accounts": job["accounts"], "days": job["days"]})
         return
@@ -455,6 +497,29 @@ def scale() -> None:
             )
 
 
+def keys() -> None:
+    """Coverage of the 80 % interval of made-up keys' spend, and said against seen for limits worth the horizon."""
+    import duckdb
+
+    with tempfile.TemporaryDirectory() as name:
+        measured(Path(name), "load", keys=True)
+        measured(Path(name), "all")
+        con = duckdb.connect(str(Path(name) / "warehouse.duckdb"), read_only=True)
+        for horizon, replays, coverage in con.execute(
+            "select horizon_days, sum(replays), sum(coverage_80 * replays) / sum(replays)"
+            " from marts.key_limits_accuracy group by horizon_days order by horizon_days"
+        ).fetchall():
+            print(f"{KEYS} keys, {horizon} days ahead: 80 % interval covers {coverage:.3f} of {replays} replays")
+        for _, said, seen, replays in con.execute(
+            "select least(floor(probability * 5), 4) as bin, avg(probability),"
+            " avg(if(spent_usd >= virtual_balance_usd, 1, 0)), count(*)"
+            " from intermediate.int_forecast_replays inner join intermediate.int_series using (series)"
+            " where key_hash is not null group by bin order by bin"
+        ).fetchall():
+            print(f"limit reached within the horizon: said {said:.2f}, seen {seen:.2f} ({replays} replays)")
+        con.close()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", default="", help="the tasks; without it only time and memory are measured")
@@ -462,8 +527,12 @@ def main() -> None:
     parser.add_argument("--libraries", action="store_true", help="run AutoETS on the same tasks as well")
     parser.add_argument("--no-scale", action="store_true", help="leave time and memory of made-up accounts out")
     parser.add_argument("--picture", type=Path, help="where to draw said against seen (PNG)")
+    parser.add_argument("--keys", action="store_true", help="only how sure the forecast of made-up keys is")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.keys:
+        keys()
+        return
     if args.job:
         build(json.loads(args.job))
         return
