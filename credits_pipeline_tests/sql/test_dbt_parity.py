@@ -93,7 +93,17 @@ def write_raw_rows(path: Path) -> None:
         for dimension in BREAKDOWNS:
             days = {"fetched_at": fetched_at, "run_id": "run", "dimension": dimension}
             warehouse.replace_usage(account, begin, end, halves, **days)
-    with warehouse.writing("settings") as con:
+    with warehouse.writing("keys and settings") as con:
+        con.execute(  # a key that spends what its account does
+            """
+            insert into raw.api_keys by name
+            select account, observed_at, 'k1' as key_hash, 'bot' as name, '' as label, 900 as limit_usd,
+                900 - total_usage as limit_remaining_usd, 'monthly' as limit_reset, false as has_byok_in_limit,
+                total_usage as usage_usd, false as is_disabled, run_id
+            from raw.credits_snapshots
+            qualify row_number() over (partition by account, snapshot_date order by observed_at desc) = 1
+            """
+        )
         replace_rows(con, "raw.teams", [Team(1, "d*", "user", "b*t", "Bots", "CC 7")])
         replace_rows(con, "raw.account_plans", [AccountPlan("default", Decimal(60), Decimal(5), Decimal(20))])
 
