@@ -95,6 +95,10 @@ class Settings:
         return self.data_dir / "credits.duckdb"
 
     @property
+    def metrics_path(self) -> Path:
+        return self.data_dir / "metrics.prom"
+
+    @property
     def report_path(self) -> Path:
         return self.data_dir / "report.html"
 

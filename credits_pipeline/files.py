@@ -43,8 +43,9 @@ def write(path: Path, content: str, *, mode: int = 0o600) -> None:
     fresh = path.with_name(f".{path.name}.new")
     try:
         fresh.unlink(missing_ok=True)
-        fresh.touch(mode)
+        fresh.touch(0o600)
         fresh.write_text(content, encoding="utf-8")
+        fresh.chmod(mode)
         move_into_place(fresh, path)
     finally:
         fresh.unlink(missing_ok=True)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from credits_pipeline import files
-from credits_pipeline.text import literal, quoted
 from credits_pipeline.warehouse import connection
 from credits_pipeline.warehouse.connection import WarehouseBusy, WarehouseCorrupt, WarehouseError, tables_of
 from credits_pipeline.warehouse.file import WarehouseFile, stamp, temporary
@@ -33,10 +32,7 @@ class Backups(WarehouseFile):
                     fresh.mkdir(mode=0o700)
                     connection.copy_database(con, fresh / "warehouse.duckdb")
                     for schema in ("raw", "marts"):
-                        (fresh / schema).mkdir()
-                        for table in tables_of(con, schema):
-                            file = fresh / schema / f"{table}.parquet"
-                            con.execute(f"copy {schema}.{quoted(table)} to {literal(str(file))} (format parquet)")
+                        connection.write_parquet(con, schema, fresh / schema)
                 for file in fresh.rglob("*.*"):
                     files.sync(file)
                 made = files.unused(finished)

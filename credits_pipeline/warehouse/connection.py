@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from credits_pipeline import clock, files
 from credits_pipeline.errors import CreditsError
-from credits_pipeline.text import literal
+from credits_pipeline.text import literal, quoted
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
@@ -78,6 +78,14 @@ def copy_database(con: "Connection", target: Path) -> None:
     """Copy the whole warehouse into a new file; every block is read, so that a damaged one is found."""
     attach(con, target, "target")
     con.execute("copy from database warehouse to target; checkpoint target; detach target")
+
+
+def write_parquet(con: "Connection", schema: str, folder: Path, database: str = "warehouse") -> None:
+    """Make `folder`, with each table of a schema as a Parquet file in it."""
+    folder.mkdir()
+    for table in tables_of(con, schema, database):
+        file = folder / f"{table}.parquet"
+        con.execute(f"copy {quoted(database, schema, table)} to {literal(str(file))} (format parquet)")
 
 
 def tables_of(con: "Connection", schema: str, database: str = "warehouse") -> list[str]:

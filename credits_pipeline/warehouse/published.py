@@ -1,5 +1,6 @@
-"""The published copy (`credits.duckdb`), which BI tools open: the marts, replaced as a whole, read-only."""
+"""The published copy (`credits.duckdb`), which BI tools open, and the same marts as Parquet: replaced as a whole."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -28,12 +29,14 @@ class Publisher(WarehouseFile):
 
         Whoever has the old file open goes on reading it; whoever opens it next gets the new one, mode 0444.
         A crash at any point leaves the old file or the new one. `marts.published` says what is in it.
+        `parquet`, beside it, becomes a link to a folder with the same tables as Parquet; the folder before is kept.
         """
         target = files.absolute(target)
         with self._held("publishing") as deadline:
             files.make_directory(target.parent)
             files.refuse_what_is_no_file(target)
-            fresh = temporary(target)
+            fresh, parquet = temporary(target), target.with_name("parquet")
+            folder, before = temporary(parquet), parquet.resolve()
             try:
                 with self._open(deadline, read_only=True) as con:
                     connection.attach(con, fresh, "published")
@@ -42,11 +45,17 @@ class Publisher(WarehouseFile):
                     _write_published(con, run_id, published_at, version, is_simulated)
                     con.execute("commit")
                     con.execute("checkpoint published")
+                    connection.write_parquet(con, "marts", folder, "published")
                     con.execute("detach published")
                 # DuckDB has released both files by now, so opening them here cannot drop its locks.
                 _replace(fresh, target)
+                _replace_folder(folder, parquet)
             finally:
                 remove_leftovers(target)
+                kept = {before.name, parquet.resolve().name}
+                for leftover in target.parent.glob(".parquet.*"):
+                    if leftover.name not in kept:
+                        shutil.rmtree(leftover)
 
 
 @contextmanager
@@ -93,6 +102,19 @@ def _replace(fresh: Path, target: Path) -> None:
     files.move_into_place(fresh, target)
     # A log that a tool left beside the old file would be replayed onto this one.
     files.beside(target, ".wal").unlink(missing_ok=True)
+
+
+def _replace_folder(fresh: Path, link: Path) -> None:
+    for file in fresh.iterdir():
+        file.chmod(0o444)
+        files.sync(file)
+    fresh.chmod(0o755)
+    if not link.is_symlink():
+        shutil.rmtree(link, ignore_errors=True)  # what `scp -r` makes of a link
+    pointer = fresh / "link"
+    pointer.symlink_to(fresh.name)
+    pointer.replace(link)
+    files.sync(link.parent)
 
 
 def _copy_marts(con: "Connection") -> None:

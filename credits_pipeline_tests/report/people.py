@@ -6,6 +6,7 @@ Deterministic; the newest readings are of NOW.
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -83,6 +84,9 @@ def everybody() -> World:
     spending(world, "gaps", [3, 3], 60, used=500)
     for number in range(12):
         world.read(NOW - (30 - number) * DAY, 100, 5 * number, "former")
+    world.con.execute(
+        "insert into raw.account_plans values ('steady', 140, 10, 50, null), ('soon', null, 10, 50, null)"
+    )
     world.con.execute("commit")
     world.build([model for model in world.project.models])
     world.con.execute(
@@ -90,3 +94,13 @@ def everybody() -> World:
         "timestamp '2026-11-22 00:05' as as_of, '0.1.0' as version, false as is_simulated"
     )
     return world
+
+
+def publish(world: World, path: Path) -> None:
+    """Their tables as a published copy at `path`."""
+    world.con.execute(f"attach '{path}' as copy")
+    world.con.execute("create schema copy.marts")
+    tables = "select table_name from duckdb_tables() where schema_name = 'marts' and database_name = 'memory'"
+    for (table,) in world.con.execute(tables).fetchall():
+        world.con.execute(f"create table copy.marts.{table} as from memory.marts.{table}")
+    world.con.execute("detach copy")

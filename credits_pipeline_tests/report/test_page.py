@@ -18,7 +18,7 @@ from credits_pipeline.report import accounts, charts, drawing, page
 from credits_pipeline.report.templates import template
 from credits_pipeline.warehouse import WarehouseError
 from credits_pipeline_tests.models import World
-from credits_pipeline_tests.report.people import KEYED, NOW, WRITTEN, everybody, settings, spending
+from credits_pipeline_tests.report.people import KEYED, NOW, WRITTEN, publish, settings, spending
 
 HOSTILE = (
     "</svg><script>alert(1)</script>",
@@ -71,11 +71,6 @@ class Page(HTMLParser):
 
 def rendered(world: World, *names: str, at: datetime = WRITTEN) -> Page:
     return Page(page.render(world.con, settings(*names), generated_at=at))
-
-
-@pytest.fixture(scope="module")
-def people() -> World:
-    return everybody()
 
 
 @pytest.fixture(scope="module")
@@ -395,13 +390,7 @@ def test_without_any_reading_the_page_says_what_to_do() -> None:
 def files(people: World, tmp_path: Path) -> Any:
     """Settings whose published copy holds everybody's tables."""
     published = tmp_path / "credits.duckdb"
-    people.con.execute(f"attach '{published}' as copy")
-    people.con.execute("create schema copy.marts")
-    for (table,) in people.con.execute(
-        "select table_name from duckdb_tables() where schema_name = 'marts' and database_name = 'memory'"
-    ).fetchall():
-        people.con.execute(f"create table copy.marts.{table} as from memory.marts.{table}")
-    people.con.execute("detach copy")
+    publish(people, published)
     return settings("young", published_path=published, report_path=tmp_path / "out" / "report.html")
 
 

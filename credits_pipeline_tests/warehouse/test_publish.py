@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -69,6 +70,16 @@ def generation(path: Path) -> tuple[object, ...]:
         ).fetchall()[0]
 
 
+def parquet(target: Path) -> int:
+    """The generation of the Parquet files beside it, which must be one."""
+    columns = (
+        "(select any_value(generation) from '{0}/daily_spend.parquet'), (select run_id from '{0}/published.parquet')"
+    )
+    ((one, run_id),) = duckdb.sql(f"select {columns.format(target.with_name('parquet').resolve())}").fetchall()
+    assert run_id in {f"run {one}", "afterwards"}
+    return one
+
+
 # -- what is in it -------------------------------------------------------------------------
 
 
@@ -125,6 +136,10 @@ def test_comments_types_and_the_order_of_rows_survive(warehouse: Warehouse, targ
         ]
         days = con.execute("select spend_date from marts.daily_spend").fetchall()
         assert days == [(date(2026, 6, 3),), (date(2026, 6, 2),), (date(2026, 6, 1),)]
+        as_parquet = duckdb.sql(f"from '{target.with_name('parquet')}/daily_spend.parquet'")
+        table = con.sql("from marts.daily_spend")
+        assert (as_parquet.columns, as_parquet.types) == (table.columns, table.types)
+        assert as_parquet.fetchall() == table.fetchall()
 
 
 def test_before_the_first_build_it_says_only_who_published(warehouse: Warehouse, target: Path) -> None:
@@ -155,7 +170,10 @@ def test_it_can_be_read_by_all_and_written_by_nobody(tmp_path: Path, umask: int)
     finally:
         os.umask(before)
     assert (mode(target), mode(target.parent)) == ("444", "700")
-    assert names(target.parent) == ["credits.duckdb"]
+    *folders, one, link = names(target.parent)
+    assert (one, link) == ("credits.duckdb", "parquet")
+    assert [mode(target.parent / folder) for folder in folders] == ["755", "755"]
+    assert mode(target.parent / "parquet" / "published.parquet") == "444"
 
 
 def test_a_log_left_beside_the_old_file_does_not_leak_into_the_new_one(warehouse: Warehouse, target: Path) -> None:
@@ -171,6 +189,30 @@ def test_a_log_left_beside_the_old_file_does_not_leak_into_the_new_one(warehouse
     assert not target.with_name("credits.duckdb.wal").exists()
 
 
+def test_parquet_is_of_one_run_also_for_who_began_to_read_before_the_next(warehouse: Warehouse, target: Path) -> None:
+    build(warehouse, 1)
+    publish(warehouse, target, "run 1")
+    reader = target.with_name("parquet").resolve()
+    build(warehouse, 2)
+    publish(warehouse, target, "run 2")
+    assert parquet(target) == 2
+    assert duckdb.sql(f"select any_value(generation) from '{reader}/daily_spend.parquet'").fetchall() == [(1,)]
+    publish(warehouse, target, "run 2")
+    assert not reader.exists()
+
+
+def test_a_folder_that_came_with_a_copy_of_the_data_gives_way_to_the_link(warehouse: Warehouse, target: Path) -> None:
+    """`scp -r` copies what a link leads to."""
+    build(warehouse, 1)
+    publish(warehouse, target, "run 1")
+    copy = shutil.copytree(target.with_name("parquet"), target.with_name("copied"))
+    target.with_name("parquet").unlink()
+    copy.rename(target.with_name("parquet"))
+    build(warehouse, 2)
+    publish(warehouse, target, "run 2")
+    assert parquet(target) == 2
+
+
 def test_no_room_to_publish_leaves_the_old_file_and_no_litter(warehouse: Warehouse, target: Path) -> None:
     build(warehouse, 1)
     publish(warehouse, target)
@@ -180,7 +222,7 @@ def test_no_room_to_publish_leaves_the_old_file_and_no_litter(warehouse: Warehou
         out, errors = process.communicate(timeout=60)
     assert out.startswith("No room to write"), out + errors
     assert generation(target) == ("run 1", 1, 1)
-    assert list(target.parent.glob(".*")) == []
+    assert list(target.parent.glob(".*")) == [(target.parent / "parquet").resolve()]
     publish(warehouse, target, "run 2")
     assert generation(target) == ("run 2", 2, 2)
 
@@ -217,7 +259,9 @@ def test_a_publisher_killed_at_any_moment_leaves_the_old_file_or_the_new_one(
         assert isinstance(one, int)
         assert one >= newest
         newest = one
+        assert parquet(target) <= one  # the folder comes after the file
     publish(warehouse, target, "afterwards")
+    assert parquet(target) == generation(target)[1]
     assert list(target.parent.glob(".credits.duckdb.*")) == []
 
 

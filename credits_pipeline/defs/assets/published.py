@@ -3,6 +3,9 @@
 It is replaced atomically after the SQL has been committed, so a reader sees yesterday's file or today's and never
 half of one, and neither side ever waits for the other. `marts.published` in it says which run wrote it, when, as of
 which reading and with which version of this program, and whether the figures are simulated.
+
+The same tables are beside it as Parquet, `parquet/<mart>.parquet`, and in `metrics.prom` the figures that Prometheus
+watches.
 """
 
 from importlib.metadata import version
@@ -11,6 +14,7 @@ import dagster as dg
 
 from credits_pipeline import clock, config
 from credits_pipeline.defs.metadata import exists
+from credits_pipeline.report import metrics
 from credits_pipeline.sql_project import SqlProject
 from credits_pipeline.warehouse import Warehouse
 
@@ -48,6 +52,7 @@ def published(project: SqlProject) -> dg.AssetsDefinition:
             version=version("credits-pipeline"),
             is_simulated=settings.is_simulated,
         )
+        metrics.write(settings)
         return dg.MaterializeResult(
             metadata={"dagster/uri": str(target), "tables": len(marts), "size_bytes": target.stat().st_size}
         )
