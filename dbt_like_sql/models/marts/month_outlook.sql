@@ -32,93 +32,75 @@ days as (
 ),
 
 recent_days as (
-    select places.*, days.spend_date, days.spend_usd, days.is_complete
-    from places
-    inner join days
-        on places.account = days.account
-        and days.spend_date >= places.month - interval 1 month
-),
-
-sums as (
     select
-        account,
-        coalesce(sum(spend_usd) filter (where spend_date >= month), 0) as spent_usd,
-        coalesce(sum(spend_usd) filter (where spend_date between month and close_date), 0) as spent_at_close_usd,
-        any_value(close_date) - any_value(month) + 1
-        - count(*) filter (where is_complete and spend_date between month and close_date) as unknown_days,
-        sum(spend_usd) filter (where spend_date < month) as last_month_usd,
-        day(any_value(month) - 1)
-        - count(*) filter (where is_complete and spend_date < month) as last_month_unknown_days
-    from recent_days
-    group by account
+        places.*,
+        days.spend_date,
+        days.spend_usd,
+        days.is_complete,
+        sum(days.spend_usd) over (
+            partition by account, days.spend_date >= places.month order by days.spend_date rows unbounded preceding
+        ) as total_usd
+    from places
+    inner join days using (account)
+    where days.spend_date >= places.month - interval 1 month
 ),
 
 months as (
-    select places.*, sums.* exclude (account)
-    from places
-    inner join sums using (account)
-),
-
-forecasts as (
-    select
-        months.account,
-        fan.spend_p10 + spent_at_close_usd as month_p10,
-        fan.spend_p50 + spent_at_close_usd as month_p50,
-        fan.spend_p90 + spent_at_close_usd as month_p90
-    from months
-    inner join {{ ref('int_spend_forecast') }} as forecast
-        on months.series = forecast.series
-        and months.last_complete_date = forecast.origin_date
-        and forecast.is_dated
-    inner join {{ ref('balance_forecast') }} as fan
-        on months.account = fan.account
-        and months.last_date = fan.forecast_date
-),
-
--- What is left of the budget is used up as a balance is.
-budget_days as (
-    select
-        months.account,
-        cast(months.budget_usd - months.spent_at_close_usd as double) as budget_left,
-        {{ spend_median('day_ahead', 'forecast.') }} as median,
-        {{ spend_log_scale('day_ahead', forecast='forecast.') }} as log_scale
-    from months
-    inner join {{ ref('int_spend_forecast') }} as forecast
-        on months.series = forecast.series
-        and months.last_complete_date = forecast.origin_date
-        and forecast.is_dated
-    cross join range(1, 32) as horizon (day_ahead)
-    where months.budget_usd > months.spent_usd and day_ahead <= months.last_date - months.close_date
-),
-
-budget_probabilities as (
-    select account, max({{ probability_spent('budget_left', 'median', 'log_scale') }}) as probability
-    from budget_days
-    group by account
-),
-
-totals as (
     select
         account,
-        spend_date as total_date,
+        month,
+        last_date,
+        close_date,
+        as_of,
+        series,
+        last_complete_date,
         budget_usd,
-        sum(spend_usd) over (partition by account order by spend_date rows unbounded preceding) as total_usd
+        coalesce(sum(spend_usd) filter (where spend_date >= month), 0) as spent_usd,
+        coalesce(sum(spend_usd) filter (where spend_date between month and close_date), 0) as spent_at_close_usd,
+        close_date - month + 1 - count(*) filter (where is_complete and spend_date between month and close_date)
+            as unknown_days,
+        sum(spend_usd) filter (where spend_date < month) as last_month_usd,
+        day(month - 1) - count(*) filter (where is_complete and spend_date < month) as last_month_unknown_days,
+        min(spend_date) filter (where spend_date >= month and total_usd >= budget_usd) as budget_passed_date
     from recent_days
-    where spend_date >= month and budget_usd is not null
-    union all
-    select months.account, fan.forecast_date, months.budget_usd, fan.spend_p50 + months.spent_at_close_usd
+    group by account, month, last_date, close_date, as_of, series, last_complete_date, budget_usd
+),
+
+days_ahead as (
+    select
+        months.account,
+        fan.forecast_date,
+        fan.spend_p10,
+        fan.spend_p50,
+        fan.spend_p90,
+        fan.spend_p50 + months.spent_at_close_usd >= months.budget_usd as is_over_budget,
+        -- What is left of the budget is used up as a balance is.
+        fan.forecast_date - months.close_date as day_ahead,
+        cast(months.budget_usd - months.spent_at_close_usd as double) as budget_left,
+        case
+            when budget_left > 0 then
+                {{ probability_spent('budget_left', spend_median('day_ahead', 'forecast.'), spend_log_scale('day_ahead', forecast='forecast.')) }}
+        end as probability_over_budget
     from months
-    inner join forecasts using (account)
+    inner join {{ ref('int_spend_forecast') }} as forecast
+        on months.series = forecast.series
+        and months.last_complete_date = forecast.origin_date
+        and forecast.is_dated
     inner join {{ ref('balance_forecast') }} as fan
         on months.account = fan.account
         and fan.forecast_date <= months.last_date
-    where months.budget_usd is not null
 ),
 
-budget_dates as (
-    select account, min(total_date) as budget_reached_p50
-    from totals
-    where total_usd >= budget_usd
+-- Quantiles never fall with the horizon.
+forecasts as (
+    select
+        account,
+        max(spend_p10) as spend_p10,
+        max(spend_p50) as spend_p50,
+        max(spend_p90) as spend_p90,
+        max(probability_over_budget) as probability_over_budget,
+        min(forecast_date) filter (where is_over_budget) as over_budget_date
+    from days_ahead
     group by account
 )
 
@@ -129,19 +111,14 @@ select
     {{ usd('months.spent_usd') }} as spent_usd,
     cast(months.unknown_days as bigint) as unknown_days
     {%- for quantile in ['p10', 'p50', 'p90'] %},
-    {{ usd('if(forecasts.month_%s < months.spent_usd, months.spent_usd, forecasts.month_%s)' % (quantile, quantile)) }}
+    {{ usd('if(forecasts.spend_%s is null, null, greatest(spent_at_close_usd + forecasts.spend_%s, spent_usd))' % (quantile, quantile)) }}
         as month_{{ quantile }}_usd
     {%- endfor %},
     {{ usd('months.last_month_usd') }} as last_month_usd,
     cast(months.last_month_unknown_days as bigint) as last_month_unknown_days,
     months.budget_usd,
-    case
-        when months.spent_usd >= months.budget_usd then 1
-        else budget_probabilities.probability
-    end as probability_over_budget,
-    budget_dates.budget_reached_p50
+    if(months.budget_passed_date is null, forecasts.probability_over_budget, 1) as probability_over_budget,
+    coalesce(months.budget_passed_date, forecasts.over_budget_date) as budget_reached_p50
 from months
 left join forecasts using (account)
-left join budget_probabilities using (account)
-left join budget_dates using (account)
 order by account

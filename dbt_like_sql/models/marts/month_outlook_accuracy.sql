@@ -11,9 +11,9 @@ with months as (
     select
         account,
         cast(date_trunc('month', spend_date) as date) as month,
-        cast(sum(spend_usd) as decimal(28, 9)) as month_usd
+        cast(sum(spend_usd) as double) as month_usd
         {%- for day in origin_days %},
-        cast(sum(spend_usd) filter (where day(spend_date) <= {{ day }}) as decimal(28, 9)) as spent_{{ day }}
+        cast(sum(spend_usd) filter (where day(spend_date) <= {{ day }}) as double) as spent_{{ day }}
         {%- endfor %}
     from {{ ref('daily_spend') }}
     where is_complete
@@ -21,18 +21,28 @@ with months as (
     having count(*) = day(last_day(any_value(spend_date)))
 ),
 
-origins as (
-    {%- for day in origin_days %}
-    {{ 'union all' if not loop.first }}
+nights as (
     select
         account,
-        month + {{ day - 1 }} as origin_date,
-        cast({{ day }} as bigint) as origin_day,
-        day(last_day(month)) - {{ day }} as days_left,
-        spent_{{ day }} as spent_usd,
-        month_usd
+        month,
+        month_usd,
+        unnest([
+            {%- for day in origin_days %}
+            {'origin_day': {{ day }}, 'spent_usd': spent_{{ day }}}{{ ',' if not loop.last }}
+            {%- endfor %}
+        ], recursive := true)
     from months
-    {%- endfor %}
+),
+
+origins as (
+    select
+        account,
+        cast(origin_day as bigint) as origin_day,
+        month + origin_day - 1 as origin_date,
+        day(last_day(month)) - origin_day as days_left,
+        spent_usd,
+        month_usd
+    from nights
 ),
 
 used_up_nights as (
@@ -58,29 +68,39 @@ predictions as (
     select
         *
         {%- for quantile, (logit, level, complement) in quantiles.items() %},
-        spent_usd + {{ usd('median * exp(%s * log_scale)' % logit) }} as month_{{ quantile }}
+        spent_usd + median * exp({{ logit }} * log_scale) as month_{{ quantile }}
         {%- endfor %},
         spent_usd * (origin_day + days_left) / origin_day as run_rate_usd
     from replays
+),
+
+losses as (
+    select
+        account,
+        origin_day,
+        month_usd between month_p10 and month_p90 as is_inside_80,
+        -- Decimals give the same mean in any order.
+        cast(
+            (
+                {%- for quantile, (logit, level, complement) in quantiles.items() %}
+                {{ '+ ' if not loop.first }}greatest(
+                    {{ level }} * (month_usd - month_{{ quantile }}), {{ complement }} * (month_{{ quantile }} - month_usd)
+                )
+                {%- endfor %}
+            ) / 3 as decimal(28, 9)
+        ) as pinball,
+        -- One figure for all quantiles: its losses at P10, P50 and P90 average to half its absolute error.
+        cast(abs(month_usd - run_rate_usd) / 2 as decimal(28, 9)) as run_rate_pinball
+    from predictions
 )
 
 select
     account,
     origin_day,
     count(*) as replays,
-    count(*) filter (where month_usd between month_p10 and month_p90) / count(*) as coverage_80,
-    -- Decimals give the same sum in any order.
-    cast(avg(
-        (
-            {%- for quantile, (logit, level, complement) in quantiles.items() %}
-            {{ '+ ' if not loop.first }}greatest(
-                {{ level }} * (month_usd - month_{{ quantile }}), {{ complement }} * (month_{{ quantile }} - month_usd)
-            )
-            {%- endfor %}
-        ) / 3
-    ) as decimal(18, 9)) as pinball_loss_usd,
-    -- One figure for all quantiles: its losses at P10, P50 and P90 average to half its absolute error.
-    {{ usd('avg(cast(abs(month_usd - run_rate_usd) * 0.5 as decimal(28, 9)))') }} as run_rate_pinball_loss_usd
-from predictions
+    count(*) filter (where is_inside_80) / count(*) as coverage_80,
+    {{ usd('avg(pinball)') }} as pinball_loss_usd,
+    {{ usd('avg(run_rate_pinball)') }} as run_rate_pinball_loss_usd
+from losses
 group by account, origin_day
 order by account, origin_day

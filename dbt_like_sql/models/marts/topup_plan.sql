@@ -65,19 +65,25 @@ spends as (
     window so_far as (partition by account order by day_ahead rows unbounded preceding)
 ),
 
-needs as (
-    {%- for confidence in confidences %}
-    {{ 'union all' if not loop.first }}
+quantiles as (
     select
         account,
         close_date,
+        balance,
         until_date,
         reason,
-        cast({{ confidence }} as double) as confidence,
-        spend_{{ loop.index }} + {{ var('topup_reserve_usd') }} - balance as need
+        unnest([
+            {%- for confidence in confidences %}
+            {'confidence': cast({{ confidence }} as double), 'spend': spend_{{ loop.index }}}{{ ',' if not loop.last }}
+            {%- endfor %}
+        ], recursive := true)
     from targets
     inner join spends using (account, day_ahead)
-    {%- endfor %}
+),
+
+needs as (
+    select *, spend + {{ var('topup_reserve_usd') }} - balance as need
+    from quantiles
 ),
 
 purchases as (
