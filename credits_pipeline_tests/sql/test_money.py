@@ -125,7 +125,10 @@ def test_buying_what_the_plan_says_lasts_until_that_day_and_more_certainty_or_ti
 def test_a_plan_reaches_the_ends_of_this_month_and_the_next_and_the_day_that_is_set(world: World):
     plan(world, topup_until=date(2026, 12, 31))
     assert spend_nightly(world, [10] * 44, 440) == at("2026-04-15")
-    rows = {(row["reason"], row["confidence"]): row for row in built(world, "topup_plan", "balance_forecast")}
+    rows = {
+        (row["reason"], row["confidence"]): row
+        for row in built(world, "topup_plan", "month_outlook", "balance_forecast")
+    }
     assert {reason: row["until_date"] for (reason, confidence), row in rows.items() if confidence == 0.5} == {
         "7 days": date(2026, 4, 21),
         "14 days": date(2026, 4, 28),
@@ -136,11 +139,11 @@ def test_a_plan_reaches_the_ends_of_this_month_and_the_next_and_the_day_that_is_
         "next month": date(2026, 5, 31),
         "CREDITS_TOPUP_UNTIL": date(2026, 12, 31),
     }
-    # Nothing is left, so all that will be spent is to be bought: what the fan shows, in whole cents.
-    fan = fan_of(world)
-    for confidence, column in ((0.5, "spend_p50"), (0.9, "spend_p90")):
-        credits = rows["this month", confidence]["credits_usd"]
-        assert 0 <= credits - fan[date(2026, 4, 30)][column] < Decimal("0.01")
+    # Nothing is left, so all that will be spent is to be bought, in whole cents: what fan and month_outlook say.
+    for day, reason in ((date(2026, 4, 30), "this month"), (date(2026, 12, 31), "CREDITS_TOPUP_UNTIL")):
+        assert 0 <= rows[reason, 0.5]["credits_usd"] - fan_of(world)[day]["spend_p50"] < Decimal("0.01")
+    [month] = world.table("month_outlook")
+    assert 0 <= rows["this month", 0.9]["credits_usd"] - (month["month_p90_usd"] - 140) < Decimal("0.01")
 
 
 @pytest.mark.parametrize(
@@ -182,8 +185,9 @@ def test_the_month_is_what_was_spent_and_what_the_fan_adds_until_its_end(world: 
     assert (row["spent_usd"], row["unknown_days"]) == (usd(287), 0)
     assert (row["last_month_usd"], row["last_month_unknown_days"]) == (usd(300), 1)  # 1 March was before all readings
     fan = fan_of(world)
-    for quantile in ("p10", "p50", "p90"):
-        assert row[f"month_{quantile}_usd"] == 280 + fan[date(2026, 4, 30)][f"spend_{quantile}"]
+    assert row["month_p50_usd"] == 280 + fan[date(2026, 4, 30)]["spend_p50"]
+    assert row["month_p10_usd"] < 280 + fan[date(2026, 4, 30)]["spend_p10"]  # money's interval is the wider one
+    assert row["month_p90_usd"] > 280 + fan[date(2026, 4, 30)]["spend_p90"]
     reached = next(day for day, figures in fan.items() if figures["spend_p50"] >= 500 - 280)
     assert row["budget_reached_p50"] == reached <= date(2026, 4, 30)
 

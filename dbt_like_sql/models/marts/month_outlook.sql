@@ -1,6 +1,6 @@
 -- One row per account that was ever read: what the running UTC month will have cost, beside last month and the budget.
 -- The month is that of the first day that is forecast. What is spent from the close at which the forecast begins until
--- the month's end is that of balance_forecast.
+-- the month's end has the median of balance_forecast, and the wider interval of topup_plan.
 -- Guarantee: no quantile is below `spent_usd`, which counts to the newest reading. Days of the month that are not known
 -- add nothing, and `unknown_days` counts them. Quantiles are null where no dates are given.
 
@@ -69,37 +69,29 @@ months as (
 days_ahead as (
     select
         months.account,
-        fan.forecast_date,
-        fan.spend_p10,
-        fan.spend_p50,
-        fan.spend_p90,
-        fan.spend_p50 + months.spent_at_close_usd >= months.budget_usd as is_over_budget,
-        -- What is left of the budget is used up as a balance is.
-        fan.forecast_date - months.close_date as day_ahead,
-        cast(months.budget_usd - months.spent_at_close_usd as double) as budget_left,
-        case
-            when budget_left > 0 then
-                {{ probability_spent('budget_left', spend_median('day_ahead', 'forecast.'), spend_log_scale('day_ahead', forecast='forecast.')) }}
-        end as probability_over_budget
+        months.close_date + cast(day_ahead as integer) as forecast_date,
+        months.budget_usd - months.spent_at_close_usd as budget_left,
+        {{ spend_median('day_ahead', 'forecast.') }} as median,
+        {{ spend_log_scale('day_ahead', forecast='forecast.') }} * {{ var('money_width') }} as log_scale
     from months
     inner join {{ ref('int_spend_forecast') }} as forecast
         on months.series = forecast.series
         and months.last_complete_date = forecast.origin_date
         and forecast.is_dated
-    inner join {{ ref('balance_forecast') }} as fan
-        on months.account = fan.account
-        and fan.forecast_date <= months.last_date
+    cross join range(1, 32) as horizon (day_ahead)
+    where day_ahead <= months.last_date - months.close_date
 ),
 
--- Quantiles never fall with the horizon.
+-- More days never cost less. What is left of the budget is used up as a balance is.
 forecasts as (
     select
         account,
-        max(spend_p10) as spend_p10,
-        max(spend_p50) as spend_p50,
-        max(spend_p90) as spend_p90,
-        max(probability_over_budget) as probability_over_budget,
-        min(forecast_date) filter (where is_over_budget) as over_budget_date
+        max(median * exp(-ln(9.0) * log_scale)) as spend_p10,
+        max(median) as spend_p50,
+        max(median * exp(ln(9.0) * log_scale)) as spend_p90,
+        max({{ probability_spent('cast(budget_left as double)', 'median', 'log_scale') }}) filter (where budget_left > 0)
+            as probability_over_budget,
+        min(forecast_date) filter (where median >= budget_left) as over_budget_date
     from days_ahead
     group by account
 )
@@ -111,7 +103,7 @@ select
     {{ usd('months.spent_usd') }} as spent_usd,
     cast(months.unknown_days as bigint) as unknown_days
     {%- for quantile in ['p10', 'p50', 'p90'] %},
-    {{ usd('if(forecasts.spend_%s is null, null, greatest(spent_at_close_usd + forecasts.spend_%s, spent_usd))' % (quantile, quantile)) }}
+    {{ usd('if(spend_%s is null, null, greatest(spent_at_close_usd + %s, spent_usd))' % (quantile, usd('spend_' ~ quantile))) }}
         as month_{{ quantile }}_usd
     {%- endfor %},
     {{ usd('months.last_month_usd') }} as last_month_usd,

@@ -55,7 +55,7 @@ replays as (
     select
         origins.*,
         {{ spend_median('days_left', 'forecast.') }} as median,
-        {{ spend_log_scale('days_left', forecast='forecast.') }} as log_scale
+        {{ spend_log_scale('days_left', forecast='forecast.') }} * {{ var('money_width') }} as log_scale
     from origins
     inner join {{ ref('int_series') }} as series on origins.account = series.account and series.key_hash is null
     inner join {{ ref('int_spend_forecast') }} as forecast using (series, origin_date)

@@ -1,6 +1,7 @@
 -- One row per account, day until which credits shall last, and confidence: how much to buy now so that they last until the
--- end of that day. It is the quantile of what is spent from the close at which the forecast begins, plus the reserve, less
--- the balance then; in whole cents, and at least what can be bought at once.
+-- end of that day. It is the quantile of what is spent from the close at which the forecast begins, in a somewhat wider
+-- interval than that of balance_forecast, plus the reserve, less the balance then; in whole cents, and at least what can be
+-- bought at once.
 -- Guarantee: for every account whose newest night gives dates, also where its credits are used up. More confidence or a
 -- later day never needs less. Bought exactly so, runway_curve reaches 1 - confidence on `until_date` or later.
 
@@ -47,7 +48,7 @@ days as (
         account,
         day_ahead,
         {{ spend_median('day_ahead') }} as median,
-        {{ spend_log_scale('day_ahead') }} as log_scale
+        {{ spend_log_scale('day_ahead') }} * {{ var('money_width') }} as log_scale
     from starts
     cross join range(1, (select max(day_ahead) from targets) + 1) as horizon (day_ahead)
 ),
