@@ -13,6 +13,7 @@ Shares are means over the nights of a series, then over the series of a data set
 """
 
 import argparse
+import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -104,8 +105,11 @@ def mean(con: "Connection", table: str, figure: str, where: str = "true", weight
 
 
 def measure(folders: list[Path]) -> None:
-    project = SqlProject.load(ROOT / "dbt_like_sql")
     with TemporaryDirectory() as scratch, Warehouse(Path(scratch) / "warehouse.duckdb").writing("measuring") as con:
+        # As a test of the project, the query is rendered with its macros.
+        copy = Path(shutil.copytree(ROOT / "dbt_like_sql", Path(scratch) / "dbt_like_sql"))
+        (copy / "tests" / "plans.sql").write_text(PLANS, encoding="utf-8")
+        project = SqlProject.load(copy, REPLAYED_DAYS)
         con.execute(
             "create temp table series"
             " (dataset varchar, series_id varchar, account varchar, spend_date date, spend decimal(18, 9))"
@@ -117,10 +121,10 @@ def measure(folders: list[Path]) -> None:
             " select account, spend_date, spend, spend_date + interval 1 day, 'bench' from series"
         )
         con.execute("create temp table names as select distinct dataset, series_id, account from series")
-        project.build(con, variables=REPLAYED_DAYS)
+        project.build(con)
         con.execute(f"create temp table months as {MONTHS}")
-        plans = project.compile(project.models["topup_plan"].model_copy(update={"sql": PLANS}))
-        con.execute(f"create temp table plans as {plans}")
+        [plans] = [test for model in project.models.values() for test in model.tests if test.name == "plans"]
+        con.execute(f"create temp table plans as {plans.compiled}")
         report(con)
 
 
