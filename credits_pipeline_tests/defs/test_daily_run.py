@@ -160,7 +160,7 @@ def test_the_bill_failing_does_not_cost_the_readings(simulate: Simulate, run_job
     api = simulate(spender())
     api.misbehave(Fault.status(500), times=None, path="/analytics/query")
     result = run_job("daily_credits")
-    assert set(failures(result)) == {"every_account_was_fetched"}
+    assert set(failures(result)) == {"every_account_was_fetched", "every_breakdown_was_fetched"}
     assert published("select account, balance_usd is not null from marts.credits_runway") == [("default", True)]
 
 
