@@ -57,6 +57,11 @@ def days(first: datetime, last: datetime) -> str:
     return f"{day(first, year=first.year != last.year)} – {day(last)}"
 
 
+def month(value: date) -> str:
+    """A UTC month, by one of its days, as "Mar 2026"."""
+    return f"{_MONTHS[value.month - 1]} {value.year}"
+
+
 def instant(value: datetime | None) -> str:
     """An instant in UTC (naive values are UTC already) as "12 Mar 2026 00:05 UTC"."""
     return UNKNOWN if value is None else f"{day(value.date())} {value:%H:%M} UTC"

@@ -1,5 +1,6 @@
 """A small world for tests of the SQL: an in-memory DuckDB with the real raw tables and the real models."""
 
+import functools
 from collections.abc import Collection, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -40,9 +41,14 @@ def at(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
+@functools.cache
+def project() -> SqlProject:
+    return SqlProject.load(PROJECT)
+
+
 def create_marts(con: "duckdb.DuckDBPyConnection", *names: str) -> dict[str, dict[str, str]]:
     """Empty marts as their contracts say, for tests of what reads them; the type of each column, by mart."""
-    models = SqlProject.load(PROJECT).models
+    models = project().models
     types = {name: {column.name: column.data_type for column in models[name].columns} for name in names}
     con.execute("create schema if not exists marts")
     for name, columns in types.items():

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FOLDER: Final = Path(__file__).parent
 
-QUERIES: Final = ("exhausted", "spend")
+QUERIES: Final = ("exhausted", "topup_overdue", "key_limit", "budget", "spend", "expiry")
 """Kinds of alerts that are due once for every `key` that their query gives, until it gives it no more; a past event
 once and for all. The macro takes the query's row, and the account's row of `runways.sql`."""
 
@@ -62,11 +62,14 @@ def by_marts(con: "Connection", active: Sequence[Alert], settings: Settings) -> 
 def by_runway(runway: Row, active: Sequence[Alert], thresholds: Collection[int]) -> Changes:
     """What a row of `runways.sql` makes due: at most one alert to send, about the nearest threshold crossed.
 
-    While credits seem to be bought automatically, the first crossing says so, and the others nothing.
+    Where credits are bought automatically nothing is due; where they only seem to be, the first crossing says so, and
+    the others nothing.
     """
     if runway["status"] == "exhausted":
         return Changes()  # an alert of its own
-    account, is_automatic = runway["account"], runway["top_up_usd"] is not None
+    account, is_automatic = runway["account"], runway["is_automatic"]
+    if is_automatic and not runway["is_suggestion"]:
+        return Changes(resolved=frozenset(a.key for a in active if a.kind == "run_out"))
     automatic = f"run_out/{account}/automatic"
     is_broken = not is_automatic and any(a.key == automatic for a in active)
     resolved = {

@@ -15,11 +15,24 @@ from credits_pipeline import clock
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
 
-URGENCY: Final = ("exhausted", "run_out", "run_failed", "stale", "spend")
+URGENCY: Final = (
+    *(
+        "exhausted",
+        "topup_overdue",
+        "run_out",
+        "key_limit",
+        "budget",
+        "run_failed",
+        "stale",
+        "spend",
+        "expiry",
+        "digest",
+    ),
+)
 """Kinds of alerts, the most urgent first."""
 
-PAST_EVENTS: Final = ("run_failed", "spend")
-"""Kinds whose cause is over when they are told; that of the others stands until it is gone."""
+PAST_EVENTS: Final = ("run_failed", "spend", "key_limit", "budget", "expiry", "digest")
+"""Kinds that are told once for all, for the day, month or window in their key; the others stand until they are gone."""
 
 RETRY_FOR: Final = timedelta(days=3)
 """How long to keep trying to deliver news of a past event; an active cause is tried until it is gone."""

@@ -81,7 +81,7 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
     )
     env.filters |= {f.__name__: f for f in (shown, sentence, when, wording.usd, wording.day, wording.percent)}
-    env.filters["instant"] = wording.instant
+    env.filters |= {"instant": wording.instant, "month": wording.month}
     env.globals |= {"TOP_UP_PAGE": TOP_UP_PAGE, "KEYS_PAGE": KEYS_PAGE}
     env.globals |= {"answer": wording.answer, "of_days": wording.of_days}
     return env.get_template("messages.txt.j2")

@@ -20,7 +20,10 @@ DAY = date(2026, 6, 17)
 NOW = datetime(2026, 6, 17, 0, 5, tzinfo=UTC)
 LOG = logging.getLogger("credits_pipeline_tests.alerts")
 
-MARTS = ("credits_runway", "spend_summary", "credit_events", "credits_readings", "unusual_spend")
+MARTS = (
+    *("credits_runway", "spend_summary", "credit_events", "credits_readings", "unusual_spend", "key_limits"),
+    *("month_outlook", "daily_spend_by_model", "daily_spend_by_key", "topup_plan", "topup_outlook", "credit_lots"),
+)
 
 
 class World:
@@ -69,23 +72,10 @@ class World:
         self.insert("credits_runway", row)
 
     def reading(self, credits_usd: str, usage_usd: str, account: str = "default") -> None:
-        """At the present instant; credits that rose since the one before were bought."""
-        at, bought, used = clock.now().replace(tzinfo=None), Decimal(credits_usd), Decimal(usage_usd)
-        self.execute(
-            """
-            insert into marts.credit_events
-            with earlier as (
-                from marts.credits_readings where account = $account order by observed_at desc limit 1
-            )
-            select account, observed_at, $at, 'top_up', $credits - total_credits from earlier
-            where total_credits < $credits
-            """,
-            at=at,
-            credits=bought,
-            account=account,
-        )
-        row = {"account": account, "observed_at": at, "total_credits": bought, "total_usage": used}
-        self.insert("credits_readings", row | {"balance_usd": bought - used})
+        """At the present instant."""
+        row = {"account": account, "observed_at": clock.now().replace(tzinfo=None), "total_credits": credits_usd}
+        balance = Decimal(credits_usd) - Decimal(usage_usd)
+        self.insert("credits_readings", row | {"total_usage": usage_usd, "balance_usd": balance})
 
     def top_up(self, account: str = "default") -> None:
         """Seen by the reading of the present instant."""
@@ -100,6 +90,19 @@ class World:
             "model_usd": "30", "model_usual_usd": "0", **columns,
         }  # fmt: skip
         self.insert("unusual_spend", row)
+
+    def topup_plan(self, until: date, usd: str, charged: str, account: str = "default") -> None:
+        row = {"account": account, "until_date": until, "confidence": 0.9, "is_advised": True}
+        self.insert("topup_plan", row | {"credits_usd": usd, "charged_usd": charged})
+
+    def topup_rule(self, *, below_since: datetime | None = None, **columns: Any) -> None:
+        """The automatic top-up 10:50 of the account `default`, by default as its last top-ups suggest it."""
+        row = {
+            "account": "default", "as_of": clock.now().replace(tzinfo=None), "below_usd": 10, "buys_usd": 50,
+            "is_suggestion": True, "below_since": below_since, "is_overdue": False, **columns,
+        }  # fmt: skip
+        self.execute("delete from marts.topup_outlook")
+        self.insert("topup_outlook", row)
 
     def insert(self, mart: str, row: dict[str, Any]) -> None:
         names, marks = ", ".join(row), ", ".join(f"${name}" for name in row)

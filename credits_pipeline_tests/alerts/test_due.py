@@ -1,13 +1,14 @@
 """What is due: once per crossing, for every account with a key, in sentences that the tables do not contradict."""
 
-from datetime import timedelta
+from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from credits_pipeline import clock
-from credits_pipeline_tests.alerts.conftest import DAY, World
+from credits_pipeline.alerts.memory import Alert
+from credits_pipeline_tests.alerts.conftest import DAY, NOW, World
 from credits_pipeline_tests.receiver import Receiver
 
 YESTERDAY = DAY - timedelta(days=1)
@@ -123,6 +124,7 @@ def test_other_thresholds_are_taken_from_the_settings_and_a_new_one_repeats_noth
 
 def test_the_message_says_what_happened_how_sure_what_to_do_and_the_numbers(world: World) -> None:
     world.runway(6)
+    world.topup_plan(date(2026, 7, 31), "420", "443.10")
     (alert,) = world.send().due
     assert alert.title == "default: credits run out around 23 Jun 2026, 7 days left"
     assert alert.body.replace("\u00a0", " ").splitlines() == [
@@ -131,8 +133,8 @@ def test_the_message_says_what_happened_how_sure_what_to_do_and_the_numbers(worl
         "How sure: 80 % sure: between 22 Jun and 26 Jun 2026. So far, such intervals have been right 78 % of the time "
         "on this account. Gone within 7 days: 63 %; within 30 days: >99 %.",
         "Why: The date moved 2 days nearer: spend was above expectation.",
-        "What to do: Top up before 22 Jun 2026 at https://openrouter.ai/settings/credits, or spend less. $192.00 would "
-        "last about 30 days at the expected rate.",
+        "What to do: Top up before 22 Jun 2026 at https://openrouter.ai/settings/credits, or spend less. $420.00 "
+        "(charged $443.10) would last until 31 Jul 2026 with 90 %.",
         "As of: the reading of 17 Jun 2026 00:05 UTC.",
     ]
 
@@ -145,23 +147,10 @@ def test_an_early_estimate_says_so(world: World) -> None:
     assert "What to do: Top up now at" in alert.body
 
 
-@pytest.mark.parametrize(
-    ("balance", "rate", "said"),
-    [
-        ("-944.20", "38.0203333", "$2,084.81, of which $944.20 settle the debt, would last about 30 days"),
-        ("-944.20", None, "$944.20 would settle the debt."),
-        ("0", "2", "$60.00 would last about 30 days at the expected rate."),
-        ("-0.00035", "0.00007", "$0.0024, of which $0.00035 settle the debt, would last"),
-        ("-999999999", "999999999", "$30,999,999,969.00, of which $999,999,999.00 settle"),
-    ],
-)
-def test_what_to_buy_settles_the_debt_and_lasts_30_days(
-    world: World, balance: str, rate: str | None, said: str
-) -> None:
-    columns = {"balance_usd": Decimal(balance), "expected_daily_spend_usd": rate and Decimal(rate)}
-    world.runway(0, status="exhausted", **columns)
+def test_where_nothing_can_be_planned_at_least_the_debt_is_named(world: World) -> None:
+    world.runway(0, status="exhausted", balance_usd=Decimal("-944.20"), expected_daily_spend_usd=None)
     (alert,) = world.send().due
-    assert f"https://openrouter.ai/settings/credits. {said}" in alert.body
+    assert "https://openrouter.ai/settings/credits. $944.20 would settle the debt." in alert.body
     assert "unknown a day" not in alert.body
 
 
@@ -187,44 +176,162 @@ def test_days_that_are_not_known_are_said_beside_the_sums(world: World) -> None:
 # -- credits that are bought automatically -----------------------------------------------------------------------
 
 
-def nights(world: World, now: clock.FrozenClock, balances: list[int]) -> list[str]:
-    """$10 a day, one reading a night; a balance that rises was bought: what is told, by night."""
-    told, used, bought = [], 1000, 1000 + balances[0]
-    for balance in balances:
-        used += 10
-        bought = max(bought, used + balance)
-        world.reading(str(bought), str(used))
-        world.runway(balance // 10, balance_usd=Decimal(balance))
-        told += [f"{balance}: {alert.key.removeprefix('run_out/default/')}" for alert in world.send().due]
-        now.advance(timedelta(days=1))
-    return told
-
-
-CYCLE = [15, 55, 45, 35, 25]
-
-
-def test_automatic_top_ups_are_told_once_and_their_every_cycle_is_no_alert(
-    world: World, receiver: Receiver, now: clock.FrozenClock
+def test_a_suggested_automatic_top_up_is_told_once_and_its_every_cycle_is_no_alert_until_one_does_not_arrive(
+    world: World, now: clock.FrozenClock
 ) -> None:
-    world.channels(receiver.url("/a"))
-    assert nights(world, now, CYCLE * 6) == ["15: 3", "25: 3", "55: 7", "25: 3", "55: automatic"]
-    (message,) = [m["message"] for m in receiver.taken("/a") if "Automatic top-up:" in m["message"]]
+    world.topup_rule()
+    told = []
+    for left in (4, 1, 5, 2):
+        world.runway(left)
+        told += world.send().due
+        now.advance(timedelta(days=1))
+    (alert,) = told
+    assert alert.key == "run_out/default/automatic"
     assert (
-        "The last 3 top-ups were $50.00 each, always at about the same balance, at most $15.00: OpenRouter seems to "
-        "buy credits by itself. If so, nothing needs doing, and while this goes on no such alert is sent again unless "
-        "the balance falls below $5.00. Used-up credits are always an alert."
-    ) in message
-    assert "If you buy by hand: top up before 2 Jul 2026 at https://openrouter.ai" in message
+        "Automatic top-up: OpenRouter seems to buy $50.00 by itself whenever the balance falls below $10.00, as the "
+        "last top-ups suggest. If so, nothing needs doing, and no such alert is sent again while they arrive. With "
+        "CREDITS_AUTO_TOPUP=10:50 only one that does not arrive is an alert. Used-up credits always are."
+    ) in alert.body
+    assert "If you buy by hand: top up before 20 Jun 2026 at https://openrouter.ai" in alert.body
+    since = clock.now().replace(tzinfo=None)
+    world.topup_rule(below_since=since)  # the first reading below it
+    world.runway(1)
+    assert world.due() == []
+    now.advance(timedelta(days=1))
+    world.topup_rule(below_since=since)
+    world.runway(1)
+    assert world.due() == ["run_out/default/3"]
 
 
-def test_an_automatic_top_up_that_does_not_come_is_an_alert(world: World, now: clock.FrozenClock) -> None:
-    told = nights(world, now, [*CYCLE * 4, 15, 5, 4, 4])
-    assert told[-2:] == ["55: automatic", "4: 3"]
+def test_with_a_configured_automatic_top_up_only_one_that_does_not_arrive_is_an_alert_once(
+    world: World, now: clock.FrozenClock
+) -> None:
+    world.runway(1)
+    assert world.due() == ["run_out/default/3"]
+    world.topup_rule(is_suggestion=False)
+    assert world.due() == []
+    since = clock.now().replace(tzinfo=None)
+    now.advance(timedelta(hours=3))
+    world.runway(1, balance_usd=Decimal("4.20"))
+    world.topup_plan(date(2026, 7, 31), "420", "443.10")
+    world.topup_rule(is_suggestion=False, below_since=since, is_overdue=True)
+    (alert,) = world.send().due
+    assert alert.title == "default: the automatic top-up did not arrive, balance $4.20"
+    assert alert.body.replace("\u00a0", " ").splitlines() == [
+        "What happened: The balance has been below $10.00 since 17 Jun 2026 00:05 UTC, and the $50.00 that OpenRouter "
+        "buys then have not arrived: the card may have failed. Balance $4.20; expected spend $6.40 a day; spent in the "
+        "last 7 days $45.10, in the last 30 $180.00.",
+        "How sure: The balance is what OpenRouter reported. A card top-up can take an hour to appear.",
+        "If nothing arrives: Credits last until about 18 Jun 2026. 80 % sure: between 17 Jun and 21 Jun 2026. So far, "
+        "such intervals have been right 78 % of the time on this account.",
+        "What to do: Check the card and the automatic top-up at https://openrouter.ai/settings/credits, or top up by "
+        "hand. $420.00 (charged $443.10) would last until 31 Jul 2026 with 90 %.",
+        "As of: the reading of 17 Jun 2026 03:05 UTC.",
+    ]
+    assert world.due() == []
+    world.topup_rule(is_suggestion=False)  # it arrived
+    assert world.due() == []
+    world.topup_rule(is_suggestion=False, below_since=since, is_overdue=True)
+    assert world.due() == ["topup_overdue/default"]
 
 
-def test_equal_top_ups_at_any_balance_are_not_called_automatic(world: World, now: clock.FrozenClock) -> None:
-    told = nights(world, now, [15, 55, 45, 85, 75, 115, 105, 95, 85, 75, 65, 55, 45, 35, 25])
-    assert told == ["15: 3", "115: 14", "65: 7", "25: 3"]
+# -- keys, budgets, credits that expire --------------------------------------------------------------------------
+
+
+def test_a_key_that_will_probably_reach_its_limit_is_an_alert_once_in_each_window(
+    world: World, now: clock.FrozenClock
+) -> None:
+    def key(probability: float, resets_on: date, remaining: str = "12") -> None:
+        world.execute("delete from marts.key_limits")
+        row = {
+            "account": "default", "key_hash": "h1", "name": "batch-7", "limit_usd": "50", "remaining_usd": remaining,
+            "used_usd": Decimal(50) - Decimal(remaining), "resets_at": resets_on, "expected_daily_spend_usd": "4",
+            "probability_before_reset": probability, "limit_reached_p50": date(2026, 6, 19),
+        }  # fmt: skip
+        world.insert("key_limits", row)
+
+    world.runway(100)
+    key(0.49, date(2026, 6, 22))
+    assert world.due() == []
+    key(0.5, date(2026, 6, 22))
+    (alert,) = world.send().due
+    assert alert.title == "default: key batch-7 will probably reach its limit of $50.00"
+    assert alert.body.replace("\u00a0", " ").splitlines() == [
+        "What happened: $38.00 of $50.00 are used, and the limit begins anew at 22 Jun 2026 00:00 UTC. It will "
+        "probably be reached around 19 Jun 2026, and requests with this key are refused from then on.",
+        "How sure: The probability is 50 %. Expected spend $4.00 a day.",
+        "What to do: Raise the limit of batch-7 at https://openrouter.ai/settings/keys if the use is intended; else "
+        "find out what uses it.",
+    ]
+    for probability in (0.4, 0.6):
+        key(probability, date(2026, 6, 22))
+        assert world.due() == []
+    key(1, date(2026, 6, 29), remaining="0")
+    (alert,) = world.send().due
+    assert alert.title == "default: key batch-7 has reached its limit of $50.00"
+    assert "Until then requests with this key are refused." in alert.body
+
+
+def test_a_budget_is_an_alert_once_when_it_will_probably_be_passed_and_once_when_it_is_in_each_month(
+    world: World, now: clock.FrozenClock
+) -> None:
+    def month(spent: str, probability: float | None, first: date = date(2026, 6, 1), **columns: Any) -> list[str]:
+        world.execute("delete from marts.month_outlook")
+        row = {
+            "account": "acme", "month": first, "as_of": clock.now().replace(tzinfo=None), "spent_usd": spent,
+            "budget_usd": "500", "probability_over_budget": probability, "month_p10_usd": "480",
+            "month_p50_usd": "520", "month_p90_usd": "570", **columns,
+        }  # fmt: skip
+        world.insert("month_outlook", row)
+        told.extend(due := world.send().due)
+        return [alert.key for alert in due]
+
+    told: list[Alert] = []
+    world.runway(100, "acme")
+    spent = {"account": "acme", "spend_date": YESTERDAY, "model": "openai/gpt-5", "spend_usd": "240"}
+    world.insert("daily_spend_by_model", spent)
+    world.insert("daily_spend_by_key", spent | {"member": "batch-7"})
+    world.insert("daily_spend_by_key", spent | {"member": "(unattributed)", "spend_usd": "250"})
+    assert month("310", 0.5) == []
+    assert month("320", 0.62) == ["budget/acme/2026-06/likely"]
+    assert month("320", 0.4) == month("320", 0.7) == []
+    assert month("501.5", 1) == ["budget/acme/2026-06/passed"]
+    assert month("510", 1) == []
+    now.advance(timedelta(days=14))
+    assert month("20", 0.55, date(2026, 7, 1), last_month_usd="530") == ["budget/acme/2026-07/likely"]
+    now.advance(timedelta(days=31))  # the last hours of July took it over the budget
+    assert month("1", 0.1, date(2026, 8, 1), last_month_usd="501") == ["budget/acme/2026-07/passed"]
+    likely, passed, *_ = told
+    assert likely.title == "acme: the budget of Jun 2026 will probably be passed: $320.00 of $500.00 spent"
+    assert likely.body.replace("\u00a0", " ").splitlines() == [
+        "What happened: In Jun 2026 $320.00 of the budget of $500.00 were spent. The whole month will cost about "
+        "$520.00.",
+        "Most of it: model openai/gpt-5 $240.00; key batch-7 $240.00.",
+        "How sure: The probability is 62 %. 80 % sure: the month costs between $480.00 and $570.00.",
+        "What to do: Limit the keys at https://openrouter.ai/settings/keys, or raise CREDITS_BUDGET_ACME. Nothing is "
+        "stopped by itself.",
+    ]
+    assert passed.title == "acme: the budget of Jun 2026 is passed: $501.50 of $500.00 spent"
+
+
+def test_credits_that_will_probably_expire_are_a_notice_30_and_7_days_ahead(
+    world: World, now: clock.FrozenClock
+) -> None:
+    world.insert("credit_lots", {"account": "default", "remaining_usd": "90", "at_risk_usd": None})
+    for expires_on, at_risk in ((date(2026, 7, 17), "40"), (date(2026, 7, 17), "1.5"), (date(2026, 7, 1), "0")):
+        lot = {"account": "default", "expires_on": expires_on, "remaining_usd": "50", "at_risk_usd": at_risk}
+        world.insert("credit_lots", lot)
+    told = []
+    for days in (0, 1, 22, 23, 24, 31):
+        now.set(NOW + timedelta(days=days))
+        world.runway(100)
+        told += world.send().due
+    assert [(alert.key, alert.as_of.date() - DAY) for alert in told if alert.as_of] == [
+        ("expiry/default/2026-07-17/30", timedelta()),
+        ("expiry/default/2026-07-17/7", timedelta(days=23)),
+    ]
+    assert told[0].title == "default: $41.50 of credits may expire on 17 Jul 2026"
+    assert "$100.00 are left of what was bought a year before" in told[0].body
 
 
 # -- a day that costs too much -----------------------------------------------------------------------------------
@@ -250,6 +357,26 @@ def test_a_day_above_what_seemed_possible_is_an_alert_once_with_the_models_that_
     ]
     now.advance(timedelta(hours=12))
     assert world.due() == []
+
+
+@pytest.mark.parametrize(
+    ("key_share", "model_share", "title", "said"),
+    [
+        (0.94, 1, "$41.20, mostly by key batch-7", "94 % of all that was above usual, all openai/gpt-5."),
+        (0.4, 0.7, "$41.20", "40 % of all that was above usual, mostly openai/gpt-5."),
+    ],
+)
+def test_the_key_that_caused_it_is_named_with_what_to_do(
+    world: World, key_share: float, model_share: float, title: str, said: str
+) -> None:
+    key = {"key_name": "batch-7", "key_usd": "36", "key_usual_usd": "2", "key_model": "openai/gpt-5"}
+    world.runway(100)
+    world.spend(YESTERDAY, "41.2", **key, key_share=key_share, key_model_share=model_share)
+    (alert,) = world.send().due
+    assert alert.title == f"default: unusually high spend on 16 Jun 2026: {title}"
+    text = alert.body.replace("\u00a0", " ")
+    assert f"Key: batch-7 $36.00 (usually $2.00): {said}" in text
+    assert "disable or limit batch-7 at https://openrouter.ai/settings/keys." in text
 
 
 def test_a_day_that_is_old_news_as_after_a_backfill_is_no_alert(world: World) -> None:
