@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from credits_pipeline import config
+from credits_pipeline.accounts import DEFAULT_ACCOUNT
 from credits_pipeline.environment import as_path, export_others
 from credits_pipeline.errors import CreditsError
 from credits_pipeline.text import one_line
@@ -75,7 +76,7 @@ port = Option(["--port"], type=int, default=3000)
 command("dev", "Open the Dagster UI, with schedules running, on http://127.0.0.1:3000.", demo_, port)
 days = Day(["--from", "first"]), Day(["--to", "last"])
 command("backfill", "Fetch what was billed on a range of past UTC days.", *days)
-account = Option(["--account"], default=config.DEFAULT_ACCOUNT)
+account = Option(["--account"], default=DEFAULT_ACCOUNT)
 tz = Option(["--tz"], help="Time zone of times that name none, such as Europe/Zurich.")
 logged = "Append readings that were logged earlier (CSV or Parquet: time, total_credits, total_usage)."
 command("import", logged, Argument(["file"]), account, tz)

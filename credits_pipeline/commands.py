@@ -10,6 +10,7 @@ from pathlib import Path
 import dagster as dg
 
 from credits_pipeline import clock, config, launch
+from credits_pipeline.accounts import DEFAULT_ACCOUNT, account_name
 from credits_pipeline.defs import schedules
 from credits_pipeline.defs.assets import model_usage
 from credits_pipeline.warehouse import Warehouse
@@ -90,7 +91,7 @@ def import_(file: Path, account: str, tz: str | None) -> int:
 def import_readings_of(file: Path, account: str, tz: str | None) -> None:
     settings = config.current().valid()
     warehouse = Warehouse(settings.warehouse_path)
-    known = {config.DEFAULT_ACCOUNT, *(configured.name for configured in settings.accounts)}
+    known = {DEFAULT_ACCOUNT, *(configured.name for configured in settings.accounts)}
     # Readings cannot be taken out again one by one, so a typo must not create an account.
     if account not in known and warehouse.newest_reading(account) is None:
         raise config.ConfigError(
@@ -124,7 +125,7 @@ def restore(source: Path) -> int:
 def rename(old: str, new: str) -> int:
     """Another name for an account, whose rows it takes along; what was derived is built anew."""
     settings = config.current().valid()
-    old, new = old.lower(), config.account_name(f"{config.KEY_VARIABLE}_{new}")
+    old, new = old.lower(), account_name(f"{config.KEY_VARIABLE}_{new}")
     rows = Warehouse(settings.warehouse_path).rename_account(old, new)
     tell(f"{rows} rows of {old} are now those of {new}.")
     warn(

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from credits_pipeline import clock
-from credits_pipeline.environment import KEY_VARIABLE, PROJECT_ROOT, ConfigError, Environment, as_path, fingerprint
+from credits_pipeline.accounts import Account, read_accounts, shared_keys
+from credits_pipeline.environment import KEY_VARIABLE, PROJECT_ROOT, ConfigError, Environment, as_path
 from credits_pipeline.plans import AccountPlan, account_plans
 from credits_pipeline.teams import Team, read_teams
 
@@ -33,35 +34,18 @@ DEFAULT_ALERT_DAYS = (14, 7, 3)
 DEFAULT_BREAKDOWNS: tuple[str, ...] = ("api_key",)
 BREAKDOWNS = ("api_key", "workspace", "user", "app")  # by whom the bill can be broken down
 
-DEFAULT_ACCOUNT = "default"
 MANAGEMENT_KEYS_PAGE = "https://openrouter.ai/settings/management-keys"
 
 # Another file in place of `.env`; empty: none, as in the demo, which must not see the user's keys.
 DOTENV_VARIABLE = "CREDITS_ENV_FILE"
 # The forecast's horizon: no run-out date lies further ahead, so a longer threshold could never be crossed.
 LONGEST_ALERT_DAYS = 365
-# Account names end up in tables and chat messages: long enough for any team, short enough to read.
-LONGEST_ACCOUNT_NAME = 64
 # Believed, more than this would stop the figures of all accounts: sums of two would not fit DECIMAL(18,9).
 LARGEST_TOTAL_USD = 990_000_000
 # Readings are late by half a day before anybody is alarmed; never sooner than one missed night.
 STALE_AFTER_AT_LEAST, LATE_BY = timedelta(hours=36), timedelta(hours=12)
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Account:
-    """One management key and the name people gave it."""
-
-    name: str
-    key: str = field(repr=False)
-    variable: str
-
-    @property
-    def fingerprint(self) -> str:
-        """12 hex digits of the key's SHA-256: stands for the key wherever it must not be shown."""
-        return fingerprint(self.key)
 
 
 @dataclass(frozen=True)
@@ -158,7 +142,7 @@ def load(environ: Mapping[str, str], dotenv: Path | None = None) -> Settings:
 
     if clock.today() < DEFAULT_START_DATE:
         problems.append(f"this machine's clock says {clock.today()}: set it right, then run this again")
-    accounts = _accounts(env, problems)
+    accounts = read_accounts(env, problems)
     allow_custom_host = read("OPENROUTER_ALLOW_CUSTOM_HOST", _is_allowed, default=False)
     url = read("OPENROUTER_BASE_URL", partial(check_base_url, allow_custom_host=allow_custom_host), DEFAULT_BASE_URL)
     # The simulated API answers on this machine only; another host, if allowed, is somebody's real gateway.
@@ -191,7 +175,7 @@ def load(environ: Mapping[str, str], dotenv: Path | None = None) -> Settings:
         teams=teams,
         problems=tuple(problems),
         alert_problems=tuple(alert_problems),
-        warnings=(*env.warnings, *_shared_keys(accounts), *warnings),
+        warnings=(*env.warnings, *shared_keys(accounts), *warnings),
     )
 
 
@@ -214,48 +198,6 @@ def check_base_url(url: str, allow_custom_host: bool) -> str:
             " and is allowed for 127.0.0.0/8, ::1 and localhost only"
         )
     return url.rstrip("/")
-
-
-def _accounts(env: Environment, problems: list[str]) -> tuple[Account, ...]:
-    found: dict[str, Account] = {}
-    # Sorted, with the plain variable first: the order of rows and messages never depends on the shell.
-    for variable in sorted(name for name in env if f"{name}_".startswith(f"{KEY_VARIABLE}_")):
-        try:
-            account = Account(account_name(variable), env.secret(variable), variable)
-            if not account.key:
-                raise ConfigError(f"{variable} is empty: give it a value, or unset it")
-            if not re.fullmatch(r"""[!#-&(-~]+""", account.key):
-                raise ConfigError(f"{variable} holds a space or a character that no key has: copy the key again")
-            if account.name in found:
-                other = found[account.name].variable
-                raise ConfigError(f"{variable} and {other} both name the account {account.name}: unset one of them")
-            found[account.name] = account
-        except ConfigError as problem:
-            problems.append(str(problem))
-    return tuple(found.values())
-
-
-def account_name(variable: str) -> str:
-    """The name in `OPENROUTER_API_KEY_<NAME>` and `OPENROUTER_API_KEY_<NAME>_FILE`. Raises ConfigError."""
-    rest = variable.removeprefix(KEY_VARIABLE).lower().removesuffix("_file")
-    name = rest[1:] if rest else DEFAULT_ACCOUNT
-    if not re.fullmatch(rf"[a-z0-9_]{{1,{LONGEST_ACCOUNT_NAME}}}", name):
-        raise ConfigError(
-            f"{ascii(variable)[1:-1][:120]} does not name an account: after {KEY_VARIABLE}_ use 1 to"
-            f" {LONGEST_ACCOUNT_NAME} letters a-z, digits and underscores"
-        )
-    return name
-
-
-def _shared_keys(accounts: tuple[Account, ...]) -> Iterator[str]:
-    """A warning for each key that stands under a second name: allowed, and what it spends counts twice in totals."""
-    first: dict[str, Account] = {}
-    for account in accounts:
-        if (other := first.setdefault(account.key, account)) is not account:
-            yield (
-                f"{other.variable} and {account.variable} hold the same key, so its account is counted twice:"
-                " unset one of them"
-            )
 
 
 def _is_allowed(text: str) -> bool:

@@ -24,8 +24,8 @@ CONCURRENT_ACCOUNTS = 16
 class OpenRouter(dg.ConfigurableResource):  # type: ignore[type-arg]
     """The OpenRouter API.
 
-    Keys come from OPENROUTER_API_KEY and OPENROUTER_API_KEY_<NAME> in the environment, the host from
-    OPENROUTER_BASE_URL, both at run time: this configuration holds time limits only.
+    Keys come from OPENROUTER_API_KEY, OPENROUTER_API_KEY_<NAME> and OPENROUTER_API_KEYS_FILE, the host from
+    OPENROUTER_BASE_URL, all at run time: this configuration holds time limits only.
     """
 
     connect_timeout_s: float = Field(default=10, gt=0, description="Seconds to reach the API.")

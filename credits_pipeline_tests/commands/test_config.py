@@ -1,6 +1,7 @@
 """What the environment may say, what a wrong value costs, and where a key may never be sent."""
 
 import os
+import time
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def test_the_default_account_may_be_named_once_only():
     alone = config.load({"OPENROUTER_API_KEY_DEFAULT": KEY})
     assert [a.name for a in alone.require().accounts] == ["default"]
     assert one_problem(OPENROUTER_API_KEY_DEFAULT=KEY) == (
-        "OPENROUTER_API_KEY_DEFAULT and OPENROUTER_API_KEY both name the account default: unset one of them"
+        "OPENROUTER_API_KEY_DEFAULT and OPENROUTER_API_KEY both name the account default: remove one of them"
     )
 
 
@@ -370,6 +371,60 @@ def test_a_secrets_file_that_gives_none_is_one_sentence(tmp_path):
         problem = one_problem(OPENROUTER_API_KEY_ACME_FILE=str(tmp_path / name))
         assert "OPENROUTER_API_KEY_ACME_FILE" in problem
     assert KEY not in one_problem(OPENROUTER_API_KEY_ACME_FILE=KEY), "a key where a path belongs"
+
+
+# --- a file of many keys ---
+
+
+@pytest.fixture
+def keys_file(tmp_path) -> Path:
+    path = tmp_path / "keys"
+    path.touch(mode=0o600)
+    return path
+
+
+def test_the_accounts_of_a_file_and_of_the_environment_are_read_together(keys_file):
+    keys_file.write_text(f"\ufeff# ours\n\nacme = {KEY}a\r\n  B2={KEY}==\n", encoding="utf-8")
+    env = {"OPENROUTER_API_KEY": KEY, "OPENROUTER_API_KEYS_FILE": str(keys_file)}
+    accounts = config.load(env).require().accounts
+    assert [(a.name, a.key, a.variable) for a in accounts] == [
+        ("default", KEY, "OPENROUTER_API_KEY"),
+        ("acme", f"{KEY}a", "line 3 of OPENROUTER_API_KEYS_FILE"),
+        ("b2", f"{KEY}==", "line 4 of OPENROUTER_API_KEYS_FILE"),
+    ]
+    assert config.load({"OPENROUTER_API_KEYS_FILE": str(keys_file)}).require().accounts == accounts[1:]
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        (KEY, "line 2 of OPENROUTER_API_KEYS_FILE must be name=key"),
+        ("acme=", "line 2 of OPENROUTER_API_KEYS_FILE must be name=key"),
+        (f"{KEY}=acme", "line 2 of OPENROUTER_API_KEYS_FILE must be name=key"),
+        (f"acme={KEY} # ours", "line 2 of OPENROUTER_API_KEYS_FILE holds a space"),
+        (f"A={KEY}", "line 2 of OPENROUTER_API_KEYS_FILE and line 1 of OPENROUTER_API_KEYS_FILE both name the account"),
+        (f"default={KEY}", "line 2 of OPENROUTER_API_KEYS_FILE and OPENROUTER_API_KEY both name the account default"),
+    ],
+)
+def test_a_wrong_line_in_the_file_of_keys_is_one_sentence_with_its_number(keys_file, line, problem):
+    keys_file.write_text(f"a={KEY}a\n{line}\n", encoding="utf-8")
+    assert one_problem(OPENROUTER_API_KEYS_FILE=str(keys_file)).startswith(problem)
+
+
+def test_a_file_of_keys_that_others_may_use_is_refused(keys_file):
+    keys_file.write_text(f"acme={KEY}\n", encoding="utf-8")
+    for mode in (0o640, 0o604, 0o602):
+        keys_file.chmod(mode)
+        assert one_problem(OPENROUTER_API_KEYS_FILE=str(keys_file)).endswith(f"run chmod 600 {keys_file}")
+    assert "must name a file" in one_problem(OPENROUTER_API_KEYS_FILE=str(keys_file.parent))
+
+
+def test_twenty_thousand_accounts_in_a_file_are_read_in_a_moment(keys_file):
+    keys_file.write_text("".join(f"account_{n}=sk-or-v1-{n:064x}\n" for n in range(20_000)), encoding="utf-8")
+    began = time.process_time()
+    settings = config.load({"OPENROUTER_API_KEYS_FILE": str(keys_file)}).require()
+    assert time.process_time() - began < 1
+    assert (len(settings.accounts), len(settings.plans), settings.warnings) == (20_000, 20_000, ())
 
 
 @pytest.mark.parametrize(
