@@ -8,7 +8,7 @@ RUN := $(PY) -m credits_pipeline
 # Port of the Dagster UI.
 PORT ?= 3000
 
-.PHONY: help demo demo-ui test test-slow test-duckdb test-browser test-all run dev answer backfill import backup restore \
+.PHONY: help demo demo-ui test test-slow test-duckdb test-browser test-all run dev answer what-if backfill import backup restore \
 	rename alert-test chaos lint types check bench bench-forecast pictures lock clean
 
 help: ## list these targets
@@ -26,8 +26,11 @@ run: $(VENV)/installed ## the real thing with your key: readings, history, forec
 dev: $(VENV)/installed ## start the Dagster UI and the schedules on http://127.0.0.1:3000 [PORT=3001]
 	@$(RUN) dev --port $(PORT)
 
-answer: $(VENV)/installed ## print the answer again
-	@$(RUN) answer
+answer: $(VENV)/installed ## print the answer again [ARGS=--json]
+	@$(RUN) answer $(ARGS)
+
+what-if: $(VENV)/installed ## move tokens to another model: make what-if MODEL=vendor/a TO=vendor/b SHARE=0.5 [ACCOUNT=default]
+	@$(RUN) what-if --model "$$MODEL" --to "$$TO" $(if $(SHARE),--share "$$SHARE") $(if $(ACCOUNT),--account "$$ACCOUNT")
 
 backfill: $(VENV)/installed ## fetch past days' bills: make backfill FROM=2026-01-01 TO=2026-01-31
 	@$(RUN) backfill $(if $(FROM),--from "$$FROM") $(if $(TO),--to "$$TO")

@@ -69,7 +69,16 @@ def command(name: str, text: str, *parameters: click.Parameter) -> None:
 
 command("run", "Take today's readings, fill what is missing of the past, and print the answer.")
 command("demo", "The whole pipeline against a simulated API, in data/demo.")
-command("answer", "Print the answer again: balance, spend, run-out date.")
+answer = "Print the answer again: balance, spend, run-out date. Exit code 3: credits are gone too soon."
+as_json = Option(["--json", "as_json"], is_flag=True, help="As JSON, see docs/machines.md.")
+within = Option(["--fail-if-gone-within", "days"], type=click.IntRange(1, 365), metavar="DAYS")
+chance = click.FloatRange(0, 1, min_open=True)
+probability = Option(["--probability"], type=chance, default=0.5, help="How likely that must be; 0.5 by default.")
+command("answer", answer, as_json, within, probability)
+moved = "Spend and run-out date if part of a model's tokens went to another, at the prices of your own bills."
+models = (Option([name, to], required=True) for name, to in (("--model", "model"), ("--to", "other")))
+share = Option(["--share"], type=chance, default=1.0, help="Part of the tokens, such as 0.5; all by default.")
+command("what-if", moved, *models, share, Option(["--account"]))
 command("alert-test", "Send a test alert to every channel of CREDITS_ALERT_URLS.")
 demo_ = Option(["--demo"], is_flag=True, help="On the demo's data, with the simulated API.")
 port = Option(["--port"], type=int, default=3000)

@@ -16,6 +16,8 @@ from credits_pipeline.defs.assets import model_usage
 from credits_pipeline.warehouse import Warehouse
 from credits_pipeline.warehouse.importing import import_readings
 
+SOON_GONE = 3  # exit code; 1 is an error, 2 a wrong command line
+
 
 def run() -> int:
     """Today's readings, after whatever is missing of the past; then the answer."""
@@ -136,9 +138,25 @@ def rename(old: str, new: str) -> int:
     return rebuild(settings)
 
 
-def answer() -> int:
-    """The answer as of the newest reading."""
-    print_answer(config.current().valid())
+def answer(as_json: bool, days: int | None, probability: float) -> int:
+    """The answer as of the newest reading; 3 where credits are gone within `days` with at least this probability."""
+    from credits_pipeline.report import machine_answer
+
+    settings = config.current().valid()
+    if as_json:
+        tell(machine_answer.text(settings))
+    else:
+        print_answer(settings)
+    gone = machine_answer.gone_within(settings, days, probability) if days else []
+    warn(f"{account}: at least {probability:.0%} likely to be without credits within {days} days" for account in gone)
+    return SOON_GONE if gone else 0
+
+
+def what_if(model: str, other: str, share: float, account: str | None) -> int:
+    """Spend and run-out if `share` of the tokens of one model went to another."""
+    from credits_pipeline.report import what_if
+
+    tell(what_if.text(config.current().valid(), model=model, other=other, share=share, account=account))
     return 0
 
 

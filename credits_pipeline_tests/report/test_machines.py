@@ -1,19 +1,25 @@
-"""What programs read: metrics.prom, the answer as JSON and as an exit code, the Grafana dashboard."""
+"""What programs read: metrics.prom, the answer as JSON and as an exit code, the Grafana dashboard; and what if."""
 
+import json
 import re
 import shutil
 import stat
 import subprocess
 from collections.abc import Iterator
-from datetime import UTC, datetime, time
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
 from credits_pipeline import clock, config
+from credits_pipeline.__main__ import main
 from credits_pipeline.report import metrics
+from credits_pipeline.report import what_if as what_if_module
+from credits_pipeline.report.accounts import accounts
+from credits_pipeline.warehouse import fetch_dicts
 from credits_pipeline_tests.models import World
-from credits_pipeline_tests.report.people import KEYED, NOW, WRITTEN, publish
+from credits_pipeline_tests.report.people import KEYED, MODELS, NOW, WRITTEN, publish
 
 DOCS = (config.PROJECT_ROOT / "docs" / "machines.md").read_text(encoding="utf-8")
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -107,6 +113,147 @@ def test_prometheus_itself_takes_the_file_and_the_rules_of_the_docs(
 
 
 def test_the_docs_name_every_metric_and_no_other() -> None:
-    table = "".join(line.split("|")[1] for line in DOCS.splitlines() if line.startswith("| `"))
-    assert {f"openrouter_credits_{name}" for name in re.findall(r"`(\w+)`", table)} == set(metrics.HELP)
+    table = re.findall(r"\| metric \(.*?\n\n", DOCS, re.DOTALL)[0]
+    named = re.findall(r"`(\w+)`", "".join(line.split("|")[1] for line in table.splitlines()[2:] if line))
+    assert {f"openrouter_credits_{name}" for name in named} == set(metrics.HELP)
     assert set(re.findall(r"openrouter_credits_\w+", DOCS)) <= set(metrics.HELP)
+
+
+def test_the_grafana_dashboard_asks_for_metrics_that_there_are() -> None:
+    dashboard = json.loads((config.PROJECT_ROOT / "tools" / "grafana.json").read_text(encoding="utf-8"))
+    asked = " ".join(target["expr"] for panel in dashboard["panels"] for target in panel["targets"])
+    assert set(re.findall(r"openrouter_credits_\w+", asked)) <= set(metrics.HELP)
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+    assert "openrouter_credits_balance_usd" in dashboard["templating"]["list"][1]["query"]
+
+
+# -- JSON and exit codes -------------------------------------------------------------------
+
+
+def test_the_answer_as_json_is_that_of_the_terminal_and_the_tables(
+    settings: config.Settings, people: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["answer"]) == 0
+    terminal = capsys.readouterr().out
+    assert main(["answer", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["version"] == 1
+    assert told["published"]["as_of"] == "2026-11-22T00:05:00Z"
+    names = [account["account"] for account in told["accounts"]]
+    assert names == [account["account"] for account in accounts(people.con, settings)]
+    for account in told["accounts"]:
+        assert account["headline"] in terminal
+        for mart in ("credits_runway", "spend_summary", "month_outlook", "topup_outlook"):
+            rows = people.table(mart, account["account"])
+            assert [account[mart]] == (as_json(rows) or [None])
+        for mart in ("topup_plan", "credit_lots", "key_limits"):
+            assert account[mart] == as_json(people.table(mart, account["account"]))
+    steady = next(account for account in told["accounts"] if account["account"] == "steady")
+    assert steady["month_outlook"]["budget_usd"] == 140
+    assert steady["topup_plan"][0]["until_date"] > "2026-11-22"
+    assert next(a for a in told["accounts"] if a["account"] == "unread")["credits_runway"] is None
+
+
+def as_json(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Rows of a mart as its programs get them: numbers, and days and instants in ISO 8601."""
+
+    def plain(value: object) -> object:
+        if isinstance(value, datetime):
+            return f"{value:%Y-%m-%dT%H:%M:%S}" + (f".{value:%f}" if value.microsecond else "") + "Z"
+        return float(value) if isinstance(value, Decimal) else value.isoformat() if isinstance(value, date) else value
+
+    return [{name: plain(value) for name, value in row.items() if name != "account"} for row in rows]
+
+
+def test_an_exit_code_says_whether_credits_are_gone_too_soon(
+    settings: config.Settings, people: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def code(*arguments: str, of: str) -> int:
+        for name in KEYED:
+            monkeypatch.delenv(f"OPENROUTER_API_KEY_{name.upper()}", raising=False)
+        monkeypatch.setenv(f"OPENROUTER_API_KEY_{of.upper()}", "sk-or-v1-x")
+        return main(["answer", "--fail-if-gone-within", *arguments])
+
+    [runway] = people.table("credits_runway", "soon")
+    early, middle, late = (str(runway[f"days_left_p{p}"]) for p in (10, 50, 90))
+    assert code(middle, of="soon") == 3
+    assert "soon: at least 50% likely" in capsys.readouterr().err
+    assert code(str(int(middle) - 1), of="soon") == 0
+    assert code(early, "--probability", "0.1", of="soon") == 3
+    assert code(str(int(late) - 1), "--probability", "0.9", of="soon") == 0
+    assert code("1", of="debt") == 3
+    assert code("365", of="free") == 0
+    # Green must mean that it is known.
+    assert code("7", of="unread") == 1
+    clock_of_next_week = WRITTEN.replace(day=29)
+    with clock.frozen(clock_of_next_week):
+        assert code("1", of="calm") == 1
+    assert "not known" in capsys.readouterr().err
+    assert code("0", of="soon") == code("7", "--probability", "2", of="soon") == 2
+
+
+# -- what if -------------------------------------------------------------------------------
+
+
+def what_if(capsys: pytest.CaptureFixture[str], model: str, other: str, *more: str) -> str:
+    code = main(["what-if", "--model", model, "--to", other, *more])
+    captured = capsys.readouterr()
+    return captured.out if code == 0 else captured.err
+
+
+def rows(people: World, **asked: object) -> list[dict[str, object]]:
+    return fetch_dicts(people.con, what_if_module.SQL, {"account": "steady", **asked})
+
+
+def test_moving_nothing_or_to_the_same_price_changes_no_date(people: World) -> None:
+    [runway] = people.table("credits_runway", "steady")
+    dates = {name: runway[name] for name in ("run_out_p10", "run_out_p50", "run_out_p90")}
+    for share, other in ((0, MODELS[1]), (0.5, MODELS[0])):
+        [row] = rows(people, model=MODELS[0], other=other, share=share)
+        assert row["now"] == row["then"] == dates
+        assert row["new_daily"] == pytest.approx(float(row["daily"]))
+
+
+def test_a_model_at_half_the_price_saves_what_the_bill_says(people: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every use has 30 tokens: what differs is what they cost."""
+    con = people.con
+    price = {}
+    for model in MODELS[:2]:
+        spend, uses = con.execute(
+            "select sum(spend_usd)::double, count(*) from marts.daily_spend_by_model"
+            " where account = 'steady' and model = ? and spend_date > date '2026-11-21' - 30",
+            [model],
+        ).fetchall()[0]
+        price[model] = spend, 1e6 * spend / (30 * uses)
+    total = con.execute(
+        "select sum(spend_usd)::double from marts.daily_spend_by_model where account = 'steady' and"
+        " spend_date > date '2026-11-21' - 30"
+    ).fetchall()[0][0]
+    (from_spend, from_price), (_, to_price) = price[MODELS[0]], price[MODELS[1]]
+    [row] = rows(people, model=MODELS[0], other=MODELS[1], share=0.5)
+    assert (row["price"], row["other_price"]) == pytest.approx((from_price, to_price))
+    factor = 1 + 0.5 * from_spend / total * (to_price / from_price - 1)
+    assert row["new_daily"] == pytest.approx(float(row["daily"]) * factor)
+    assert factor < 1
+    assert row["then"]["run_out_p50"] >= row["now"]["run_out_p50"]
+    assert row["run_out_p50_more"] <= row["then"]["run_out_p50"] <= row["run_out_p50_fewer"]
+    assert row["then"]["run_out_p10"] <= row["then"]["run_out_p50"] <= row["then"]["run_out_p90"]
+
+
+def test_what_if_is_told_in_a_few_lines_and_refused_in_one(
+    settings: config.Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = what_if(capsys, MODELS[0], MODELS[1], "--share", "0.5")
+    assert "steady, as of 22 Nov 2026 00:05 UTC" in told
+    assert "50\u00a0% of the tokens" in told
+    assert told.count("80\u00a0% sure") == 2
+    assert "Assumed: the same tokens" in told
+    refused = {
+        "was never billed for a token of vendor/never: its price is unknown": (MODELS[0], "vendor/never"),
+        "vendor/never was billed for no token in the last 30 days": ("vendor/never", MODELS[0]),
+        "in the last 30 days of soon": (MODELS[0], MODELS[1], "--account", "soon"),
+    }
+    for sentence, asked in refused.items():
+        said = what_if(capsys, *asked)
+        assert sentence in said
+        assert len(said.splitlines()) == 1
