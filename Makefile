@@ -30,6 +30,7 @@ answer: $(VENV)/installed ## print the answer again [ARGS=--json]
 	@$(RUN) answer $(ARGS)
 
 what-if: $(VENV)/installed ## move tokens to another model: make what-if MODEL=vendor/a TO=vendor/b SHARE=0.5 [ACCOUNT=default]
+	@[ -n "$$MODEL" ] && [ -n "$$TO" ] || { echo "which models? make what-if MODEL=vendor/a TO=vendor/b SHARE=0.5"; exit 1; }
 	@$(RUN) what-if --model "$$MODEL" --to "$$TO" $(if $(SHARE),--share "$$SHARE") $(if $(ACCOUNT),--account "$$ACCOUNT")
 
 backfill: $(VENV)/installed ## fetch past days' bills: make backfill FROM=2026-01-01 TO=2026-01-31
