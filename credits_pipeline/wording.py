@@ -259,3 +259,109 @@ def dated(runway: Row) -> Answer:
         sure, span = f"between {first} and {last}", f"{first} – {last}"
     headline = f"Credits last until about {day(middle)}."
     return Answer(headline, f"80\u00a0% sure: {sure}.", tone, day(middle), span)
+
+
+# ---------------------------------------------------------------- who spends, and what to do
+
+# What a member of a dimension is called.
+_DIMENSIONS = {"api_key": "key", "workspace": "workspace", "user": "user", "app": "app"}
+
+
+def member(dimension: str) -> str:
+    """What a member of a dimension is called: a key, a workspace, a user, an app."""
+    return _DIMENSIONS[dimension]
+
+
+def limit_reached(key: Row) -> str:
+    """A row of `key_limits`, whether its limit will be reached: "94 %, about 28 Nov 2026", "reached"."""
+    if key["remaining_usd"] <= 0:
+        return "reached"
+    chance, about = key["probability_before_reset"], key["limit_reached_p50"]
+    return ", ".join([percent(chance)] * (chance is not None) + [f"about {day(about)}"] * (about is not None))
+
+
+def moved(now: Decimal | None, before: Decimal | None) -> str:
+    """A change in a cell of a table: "▲ 50 %", "▼ 20 %", "▲ 6 times", "new"; nothing where it cannot be told."""
+    if now is None or before is None or now == before:
+        return ""
+    if before <= 0 or now <= 0:
+        return "new" if before == 0 and now > 0 else "stopped" if now == 0 else ""
+    ratio = float(now / before)
+    if ratio >= TIMES_FROM:
+        return f"▲ {ratio:,.0f} times"
+    return f"{'▲' if ratio > 1 else '▼'} {percent(abs(ratio - 1))}"
+
+
+def span(early: date | None, late: date | None) -> str:
+    """The 80 % interval of a day: "26 Nov – 1 Dec 2026", "not before 26 Nov 2026"."""
+    if early is None:
+        return "beyond a year"
+    if late is None:
+        return f"not before {day(early)}"
+    return day(early) if early == late else f"{day(early, year=early.year != late.year)} – {day(late)}"
+
+
+def spent_most(account: Row) -> str:
+    """Who spent most, on the last day and in 7: "key batch-7: $3.20 on 21 Nov 2026, $21.00 in 7 days"."""
+    spenders, last = account["spenders"], day(account["close_date"])
+    dimension, week, newest = (spenders[key] for key in ("dimension", "most_7d", "most_1d"))
+    found = f"{member(dimension)} {name(week['member'])}: {usd(week['usd'])} in 7 days"
+    return found + (f"; {name(newest['member'])}: {usd(newest['usd'])} on {last}" if newest else "")
+
+
+def to_buy(plan: Row) -> str:
+    """A row of `topup_plan` as advice: "buy $420.00 (charged $443.10) to reach 31 Dec 2026 with 90 %"."""
+    reach = f"to reach {day(plan['until_date'])} with {percent(plan['confidence'])}"
+    if plan["credits_usd"] == 0:
+        return f"nothing to buy {reach}"
+    return f"buy {usd(plan['credits_usd'])} (charged {usd(plan['charged_usd'])}) {reach}"
+
+
+def month_so_far(outlook: Row) -> str:
+    """A row of `month_outlook`: "$312.00 of $500.00 in Nov 2026, 22 % likely to pass it"."""
+    spent, budget = usd(outlook["spent_usd"]), outlook["budget_usd"]
+    if budget is None:
+        return f"{spent} so far in {month(outlook['month'])}{_in_all(outlook)}"
+    return f"{spent} of {usd(budget)} in {month(outlook['month'])}, {over_budget(outlook) or 'too early to say more'}"
+
+
+def _in_all(outlook: Row) -> str:
+    if outlook["month_p50_usd"] is None:
+        return ""
+    return f", about {usd(outlook['month_p50_usd'])} in all (80\u00a0% sure: {between(outlook, 'month_')})"
+
+
+def between(row: Row, start: str) -> str:
+    """The 80 % interval of an amount, of the columns `{start}p10_usd` and `{start}p90_usd`: "$390.00 – $480.00"."""
+    return " – ".join(dict.fromkeys((usd(row[f"{start}p10_usd"]), usd(row[f"{start}p90_usd"]))))
+
+
+def over_budget(outlook: Row) -> str:
+    """Whether the month of `month_outlook` passes its budget; nothing where that cannot be told."""
+    chance, reached = outlook["probability_over_budget"], outlook["budget_reached_p50"]
+    if chance is None:
+        return ""
+    if chance == 1 and outlook["spent_usd"] >= outlook["budget_usd"]:
+        return f"passed on {day(reached)}" if reached else "passed"
+    return f"{percent(chance)} likely to pass it" + (f", on about {day(reached)}" if reached else "")
+
+
+def outlooks_were_right(outlook: Row) -> str:
+    """How often the 80 % interval of past months held: `right_replays` of `replays`, both null if none was checked."""
+    if not outlook["replays"]:
+        return "It is too early to say how often this is right: no past month can be checked yet."
+    few = ": too few to rely on" if outlook["replays"] < FEW_CHECKS else " (target: 80\u00a0%)"
+    held = f"{outlook['right_replays']:.0f} of {outlook['replays']:.0f} such intervals were right"
+    return f"Tested on this account’s past months, {held}{few}."
+
+
+def times(number: int | None, one: str) -> str:
+    """A count and what it counts: "1 purchase", "3 purchases"."""
+    return f"{count(number)} {one}{'' if number == 1 else 's'}"
+
+
+def untidy(key: Row) -> str:
+    """Why somebody should look at a key: "no limit, unused for 45 days"."""
+    reasons = ["no limit"] * key["has_no_limit"]
+    reasons += [f"unused for {times(key['unused_days'], 'day')}"] * bool(key["unused_days"])
+    return ", ".join(reasons + [f"expires on {day(key['expires_on'])}"] * bool(key["expires_on"]))

@@ -1,8 +1,9 @@
 """What a table shows of itself on its page in the UI: the answer as a sentence, a picture, its newest rows, figures.
 
-The drawing code is the report's. Only three tables have a picture: it is kept with every run's history, 10 to 50 kB.
+The drawing code is the report's. Only some tables have a picture: it is kept with every run's history, 10 to 50 kB.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -21,8 +22,18 @@ Row = dict[str, Any]
 # A week: enough to see the rhythm of a daily table.
 PREVIEW_ROWS = 7
 
+# What `accounts.sql` reads.
+ACCOUNT_MARTS = (
+    "credits_runway", "credits_readings", "month_outlook", "spend_summary", "spend_summary_by_member", "topup_plan",
+)  # fmt: skip
+
 # Table → chart of the report.
-PICTURES = {"credits_runway": "balance", "daily_spend": "daily_spend", "daily_spend_by_model": "spend_by_model"}
+PICTURES = {
+    "credits_runway": "balance",
+    "daily_spend": "daily_spend",
+    "daily_spend_by_model": "spend_by_model",
+    "spend_summary_by_member": "spend_by_member",
+}
 
 
 def of_model(con: "Connection", model: Model, built: ModelResult) -> Metadata:
@@ -39,18 +50,27 @@ def of_model(con: "Connection", model: Model, built: ModelResult) -> Metadata:
 
 def answers(con: "Connection", model: Model) -> Metadata:
     """One sentence per account, the most urgent first; at the end, those that have no key any more."""
-    if model.name != "credits_runway":
-        return {}
-    lines = [f"**{markdown(wording.name(row['account']))}**: {markdown(sentences(row))}" for row in by_urgency(con)]
+    say = ANSWERS.get(model.name)
+    said = [(row["account"], say(row)) for row in by_urgency(con)] if say else []
+    lines = [f"**{markdown(wording.name(account))}**: {markdown(words)}" for account, words in said if words]
     return {"answer": dg.MetadataValue.md("\n\n".join(lines))} if lines else {}
 
 
-def sentences(row: Row) -> str:
+def run_out(row: Row) -> str:
     if not row["has_key"]:
         return wording.no_key(row)
     answer = wording.answer(row)
     balance = f" Balance {wording.usd(row['balance_usd'])}." if row["status"] == "ok" else ""
     return f"{answer.headline} {answer.detail}{balance}"
+
+
+# Table → what it says of an account, a row of `accounts.sql`; nothing where there is nothing to say.
+ANSWERS: dict[str, Callable[[Row], str]] = {
+    "credits_runway": run_out,
+    "month_outlook": lambda row: wording.month_so_far(row["outlook"]) if row["outlook"]["month_p50_usd"] else "",
+    "spend_summary_by_member": lambda row: wording.spent_most(row) if row["spenders"]["most_7d"] else "",
+    "topup_plan": lambda row: wording.to_buy(row["purchase"]) if row["purchase"]["until_date"] else "",
+}
 
 
 def picture(con: "Connection", model: Model) -> Metadata:
@@ -69,8 +89,7 @@ def by_urgency(con: "Connection") -> list[Row]:
     from credits_pipeline.report.accounts import accounts
 
     # A build of some models may come before the others were ever built.
-    built = all(exists(con, mart) for mart in ("credits_runway", "spend_summary", "credits_readings"))
-    return accounts(con, config.current()) if built else []
+    return accounts(con, config.current()) if all(exists(con, mart) for mart in ACCOUNT_MARTS) else []
 
 
 def plots(con: "Connection", model: Model) -> Metadata:

@@ -1,5 +1,6 @@
 -- One row per account that was ever read or billed, or has a key: its row of credits_runway (null if never read), its
--- periods of spend, since when it has been read, and whether nothing was ever bought or spent.
+-- periods of spend, since when it has been read, and whether nothing was ever bought or spent; the purchase to advise, the
+-- running month, and who spent most on the last day and in 7 days (each a struct, of nulls where nothing is known).
 -- The most urgent first: used up, then by run-out date, then those without a date; at the end those without a key.
 -- $accounts: who has a key. Where nobody has, as in a copy of the tables on another machine, nothing is known of keys.
 
@@ -14,6 +15,17 @@ readings as (
     group by account
 ),
 
+spenders as (
+    select
+        account,
+        any_value(dimension) as dimension,
+        max_by({'member': member, 'usd': spend_1d_usd}, spend_1d_usd) filter (where spend_1d_usd > 0) as most_1d,
+        max_by({'member': member, 'usd': spend_7d_usd}, spend_7d_usd) filter (where spend_7d_usd > 0) as most_7d
+    from marts.spend_summary_by_member
+    where dimension_rank = 1
+    group by account
+),
+
 accounts as (
     select
         account,
@@ -21,11 +33,17 @@ accounts as (
         runway.* exclude (account, spend_7d_usd, spend_30d_usd),
         readings.* exclude (account),
         spend.* exclude (account),
+        spenders,
+        purchase,
+        outlook,
         if(readings.is_unused, 'unused', coalesce(runway.status, 'unread')) as state
     from marts.credits_runway as runway
     full join marts.spend_summary as spend using (account)
     full join keys using (account)
     left join readings using (account)
+    left join spenders using (account)
+    left join (from marts.topup_plan where is_advised) as purchase using (account)
+    left join marts.month_outlook as outlook using (account)
 )
 
 select * exclude (state)

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-OTHER = "other models"
-MODEL_COLOURS = ("m0", "m1", "m2", "m3", "billed", "m5")
+STACK_COLOURS = ("m0", "m1", "m2", "m3", "billed", "m5")
 QUANTILES = ("run_out_p10", "run_out_p50", "run_out_p90")
 # In the order of the legend.
 KINDS = (
@@ -83,16 +82,25 @@ def balance(found: Row) -> Chart:
 
 
 def spend_by_model(found: Row) -> Chart:
-    """A model keeps its colour as long as no other model on the chart has the same one."""
+    return _stacked(found, "model")
+
+
+def spend_by_member(found: Row) -> Chart:
+    return _stacked(found, wording.member(found["dimension"] or "api_key"))
+
+
+def _stacked(found: Row, of: str) -> Chart:
+    """Who or what spent; a name keeps its colour as long as no other on the chart has the same one."""
     parts, largest, rest, unit = found["parts"], found["largest"], found["others"], found["unit"]
     if not parts:
-        return Chart("No spend by model is known yet.")
-    names, colours = _names(largest), _model_colours(largest)
-    kinds = [*names.values(), *[OTHER] * bool(rest)]
+        return Chart(f"No spend by {of} is known yet.")
+    other = f"other {of}s"
+    names, colours = _names(largest, other), _colours(largest)
+    kinds = [*names.values(), *[other] * bool(rest)]
     share = f" with {wording.percent(found['share'])} of it" if found["share"] else ""
     words = (
-        f"Spend in USD per UTC {unit}, by model, from {wording.day(found['first'])} to {wording.day(found['last'])}. "
-        f"The largest is {kinds[0]}{share}.{_counted(rest, 'smaller model', 'grouped together')}"
+        f"Spend in USD per UTC {unit}, by {of}, from {wording.day(found['first'])} to {wording.day(found['last'])}. "
+        f"The largest is {kinds[0]}{share}.{_counted(rest, f'smaller {of}', 'grouped together')}"
     )
     end = parts[-1]["to"]
     params = {
@@ -100,7 +108,7 @@ def spend_by_model(found: Row) -> Chart:
         "colours": [f"var(--c-{colour})" for colour in (*colours.values(), *["other"] * bool(rest))],
     }
     params |= {**day_axis(parts[0]["from"], end), **legend(kinds)}
-    return Chart(words, "spend_by_model", {"parts": [part | {"kind": kinds[part["place"]]} for part in parts]}, params)
+    return Chart(words, "stacked", {"parts": [part | {"kind": kinds[part["place"]]} for part in parts]}, params)
 
 
 def run_out_history(found: Row) -> Chart:
@@ -153,7 +161,15 @@ def forecast_loss(found: Row) -> Chart:
 
 CHARTS: Mapping[str, Callable[[Row], Chart]] = {
     chart.__name__: chart
-    for chart in (balance, daily_spend, spend_by_model, run_out_history, interval_coverage, forecast_loss)
+    for chart in (
+        balance,
+        daily_spend,
+        spend_by_model,
+        spend_by_member,
+        run_out_history,
+        interval_coverage,
+        forecast_loss,
+    )
 }
 
 
@@ -185,23 +201,23 @@ def _interval(runway: Row) -> list[Row]:
     return [{key: runway[key] for key in QUANTILES} | {"label": wording.day(late) if early == late else label}]
 
 
-def _model_colours(models: Iterable[str]) -> dict[str, str]:
-    """A colour per model from its name alone; where two collide, the later name takes the next free one."""
+def _colours(stacked: Iterable[str]) -> dict[str, str]:
+    """A colour per name from that name alone; where two collide, the later name takes the next free one."""
     taken: dict[str, str] = {}
-    for model in sorted(models):
-        wanted = hashlib.sha256(model.encode("utf-8", "replace")).digest()[0] % len(MODEL_COLOURS)
-        colours = (*MODEL_COLOURS[wanted:], *MODEL_COLOURS[:wanted])
-        taken[model] = next(colour for colour in colours if colour not in taken.values())
-    return {model: taken[model] for model in models}
+    for name in sorted(stacked):
+        wanted = hashlib.sha256(name.encode("utf-8", "replace")).digest()[0] % len(STACK_COLOURS)
+        colours = (*STACK_COLOURS[wanted:], *STACK_COLOURS[:wanted])
+        taken[name] = next(colour for colour in colours if colour not in taken.values())
+    return {name: taken[name] for name in stacked}
 
 
-def _names(models: Iterable[str]) -> dict[str, str]:
+def _names(stacked: Iterable[str], other: str) -> dict[str, str]:
     """Names to show; two that look the same after cleaning get a number."""
     shown: dict[str, str] = {}
-    for model in models:
-        name = wording.name(model, longest=36)
+    for one in stacked:
+        name = wording.name(one, longest=36)
         numbered = (name, *(f"{name} ({number})" for number in range(2, 9)))
-        shown[model] = next(one for one in numbered if one not in (*shown.values(), OTHER))
+        shown[one] = next(free for free in numbered if free not in (*shown.values(), other))
     return shown
 
 

@@ -31,6 +31,7 @@ LOCK_TIMEOUT_S = 30
 FIGURES = {
     "balance": "Balance and forecast",
     "daily_spend": "Spend per day",
+    "spend_by_member": "Who spent, day by day",
     "spend_by_model": "Spend by model",
     "run_out_history": "Predicted run-out date, day by day",
     "interval_coverage": "How often the 80\u00a0% interval was right",
@@ -79,7 +80,7 @@ def render(con: "Connection", settings: Settings, *, generated_at: datetime) -> 
             "answer": wording.answer(row, seen_at=generated_at, after=settings.stale_after),
             "is_stale": wording.is_stale(row["as_of"], generated_at, settings.stale_after),
             "is_full": is_full,
-            "figures": figures(con, row["account"], anchor) if is_full else [],
+            "figures": figures(con, row["account"], anchor) if is_full else {},
             "tables": tables(con, row["account"]) if is_full else {},
         }
 
@@ -107,14 +108,14 @@ def tables(con: "Connection", account: str) -> dict[str, list[Row]]:
     }
 
 
-def figures(con: "Connection", account: str, anchor: str) -> list[dict[str, Any]]:
-    """The charts of an account in words, and drawn where there is something to draw and drawing works."""
-    found = []
+def figures(con: "Connection", account: str, anchor: str) -> dict[str, dict[str, Any]]:
+    """The charts of an account by name, in words, and drawn where there is something to draw and drawing works."""
+    found = {}
     for number, (name, title) in enumerate(FIGURES.items(), start=1):
         chart = charts.of_account(con, name, account)
         try:
             svg = drawing.svg(chart, name=f"{anchor}-{number}") if chart.name else ""
         except drawing.DrawingFailed:
             svg = ""
-        found.append({"title": title, "words": chart.words, "has_picture": bool(chart.name), "svg": svg})
+        found[name] = {"title": title, "words": chart.words, "has_picture": bool(chart.name), "svg": svg}
     return found

@@ -53,6 +53,25 @@ def spending(
         world.read(first + number * DAY, bought, usage, account)
 
 
+def who_spends(world: World, account: str) -> None:
+    """Three keys: one began a week ago and is near its limit, one has no limit and is long unused. A team for one."""
+    days = "select account, usage_date, 'api_key', credits_usd, fetched_at, run_id from raw.model_usage_days"
+    world.con.execute(f"insert into raw.usage_breakdown_days {days} where account = ?", [account])
+    for ago in range(60, 0, -1):
+        for member, usd in {"web": 1, "batch-7": 2 * (ago <= 7), "nightly": 3 * (ago > 40)}.items():
+            world.con.execute(
+                "insert into raw.usage_breakdown values (?, ?, 'api_key', ?, ?, ?, 0, 1, 10, 20, 5, 2)",
+                [account, NOW.date() - ago * DAY, member, MODELS[0], f"{usd / 10}"],
+            )
+    for name, limit, left, reset in (("batch-7", 10, "0.5", "monthly"), ("nightly", None, None, None)):
+        world.con.execute(
+            "insert into raw.api_keys values (?, ?, ?, ?, 'sk-or-v1-…', 'Research', ?, ?, ?, false, 9, null, null,"
+            " null, false, '2026-01-01', '2026-11-30', 'r')",
+            [account, NOW, f"hash of {name}", name, limit, left, reset],
+        )
+    world.con.execute("insert into raw.teams values (1, '*', 'api_key', 'batch*', 'Data', 'CC 7')")
+
+
 def everybody() -> World:
     """All of KEYED but `unread`, which only the settings know, and `former`, whose key was taken away."""
     world = World()
@@ -66,6 +85,7 @@ def everybody() -> World:
         models = {model: Decimal(week[ago % 7]) / (n + 2) for n, model in enumerate(MODELS)}
         world.bill(day - ago * DAY, sum(models.values()), models=models, account="steady")
     spending(world, "steady", [week[ago % 7] for ago in range(60, 0, -1)], 150, top_ups=(20, 40))
+    who_spends(world, "steady")
     spending(world, "soon", [4 + n % 3 for n in range(70)], 400, top_ups=(1,))
     spending(world, "debt", [38 + n % 2 for n in range(30)], 211)
     spending(world, "calm", [3, *[0] * 40], 20)
@@ -85,7 +105,7 @@ def everybody() -> World:
     for number in range(12):
         world.read(NOW - (30 - number) * DAY, 100, 5 * number, "former")
     world.con.execute(
-        "insert into raw.account_plans values ('steady', 140, 10, 50, null), ('soon', null, 10, 50, null)"
+        "insert into raw.account_plans values ('steady', 140, 10, 50, '2026-12-24'), ('soon', null, 10, 50, null)"
     )
     world.con.execute("commit")
     world.build([model for model in world.project.models])

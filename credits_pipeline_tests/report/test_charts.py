@@ -24,7 +24,8 @@ HOSTILE = "</text><script>alert(1)</script>\u202e\x1b[31m onload=x"
 Rows = list[dict[str, Any]]
 MARTS = (
     "credits_runway", "daily_spend", "daily_balance", "balance_forecast", "credit_events", "daily_spend_by_model",
-    "runway_history", "forecast_accuracy",
+    "runway_history", "forecast_accuracy", "spend_summary", "spend_summary_by_member",
+    *(f"daily_spend_by_{of}" for of in ("key", "workspace", "user", "app")),
 )  # fmt: skip
 
 
@@ -53,6 +54,15 @@ def balance_chart(past: Rows, forecast: Rows | None = None, runway: dict[str, An
 
 def model_chart(rows: Rows) -> Chart:
     return chart("spend_by_model", daily_spend_by_model=rows)
+
+
+def member_chart(dimension: str, mart: str, *spent: float) -> Chart:
+    """A member per amount, spent on a day each."""
+    ranked = {"dimension": dimension, "dimension_rank": 1, "share": 0.5}
+    members = [{**ranked, "place": n, "member": f"m{n}", "spend_30d_usd": usd} for n, usd in enumerate(spent, 1)]
+    days = [{"spend_date": day(n % 3), "member": f"m{n}", "spend_usd": usd} for n, usd in enumerate(spent, 1)]
+    summary = [{"close_date": day(3)}]
+    return chart("spend_by_member", spend_summary=summary, spend_summary_by_member=members, **{mart: days})
 
 
 def night_chart(rows: Rows, runway: dict[str, Any] | None = None) -> Chart:
@@ -163,7 +173,7 @@ UNKNOWN = [*spend(3, None, 2), *[row | {"spend_date": day(3)} for row in spend(1
 EVERY_CHART = {
     "daily_spend": spend_chart(spend(1, 2, 3, running=True), [event("top_up", 50)]),
     "balance": balance_chart(closes(20, 15, 10), fan(10, 1, after=2), runway(9, 12, 13)),
-    "spend_by_model": model_chart(billed()),
+    "stacked": model_chart(billed()),
     "run_out_history": night_chart([row | {"used_up_date": day(9)} for row in nights(10, 11, 12)]),
     "interval_coverage": accuracy_chart("interval_coverage", accuracy(0.83, 0.2, 1.0)),
     "forecast_loss": accuracy_chart("forecast_loss", accuracy(0.83, 0.79)),
@@ -267,7 +277,7 @@ def test_one_drawing_serves_light_and_dark_pages_and_a_theme_puts_its_own_colour
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_a_picture_for_markdown_brings_its_background_and_its_colours(theme: Any) -> None:
-    kind, picture = drawing.data_uri(EVERY_CHART["spend_by_model"], theme).split(";base64,")
+    kind, picture = drawing.data_uri(EVERY_CHART["stacked"], theme).split(";base64,")
     root = ET.fromstring(base64.b64decode(picture))
     assert kind == "data:image/svg+xml"
     assert f"background:{drawing.PALETTES[theme]['paper']}" in root.attrib["style"]
@@ -301,15 +311,25 @@ def test_a_model_named_like_a_colour_or_a_clip_or_the_rest_stays_a_name_of_its_o
 def test_the_tail_of_models_is_folded_into_other_and_nothing_is_lost() -> None:
     rows = billed(days=1, models=tuple("abcdefghi"))
     chart = model_chart(rows)
-    assert charts.OTHER in texts(chart)
+    assert "other models" in texts(chart)
     assert sum(part["spend_usd"] for part in chart.rows["parts"]) == sum(row["spend_usd"] for row in rows)
-    assert len(shapes(chart, stroke="var(--c-paper)", stroke_width="0.6")) >= len(charts.MODEL_COLOURS) + 1
+    assert len(shapes(chart, stroke="var(--c-paper)", stroke_width="0.6")) >= len(charts.STACK_COLOURS) + 1
+
+
+def test_who_spent_is_drawn_from_the_breakdown_that_the_account_has() -> None:
+    chart = member_chart("workspace", "daily_spend_by_workspace", *range(9, 1, -1))
+    assert "Spend in USD per UTC day, by workspace, from" in chart.words
+    assert "The largest is m1 with 50 % of it. 2 smaller workspaces are grouped together." in chart.words.replace(
+        "\u00a0", " "
+    )
+    assert sum(part["spend_usd"] for part in chart.rows["parts"]) == sum(range(9, 1, -1))
+    assert member_chart("api_key", "daily_spend_by_key").words == "No spend by key is known yet."
 
 
 def test_a_model_keeps_its_colour_when_others_come_and_go() -> None:
-    alone = charts._model_colours(["openai/gpt-5"])
+    alone = charts._colours(["openai/gpt-5"])
     for others in (["a"], ["anthropic/claude-sonnet-4.5", "b"]):
-        together = charts._model_colours(["openai/gpt-5", *others])
+        together = charts._colours(["openai/gpt-5", *others])
         assert len(set(together.values())) == len(together)
         taken = {colour for name, colour in together.items() if name < "openai/gpt-5"}
         assert together["openai/gpt-5"] == alone["openai/gpt-5"] or alone["openai/gpt-5"] in taken
