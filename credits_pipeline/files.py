@@ -4,7 +4,7 @@ import errno
 import itertools
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import filelock
@@ -45,7 +45,8 @@ def write(path: Path, content: str, *, mode: int = 0o600) -> None:
         fresh.unlink(missing_ok=True)
         fresh.touch(0o600)
         fresh.write_text(content, encoding="utf-8")
-        fresh.chmod(mode)
+        with suppress(PermissionError):  # of a file system without modes
+            fresh.chmod(mode)
         move_into_place(fresh, path)
     finally:
         fresh.unlink(missing_ok=True)

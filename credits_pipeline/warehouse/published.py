@@ -106,9 +106,11 @@ def _replace(fresh: Path, target: Path) -> None:
 
 def _replace_folder(fresh: Path, link: Path) -> None:
     for file in fresh.iterdir():
-        file.chmod(0o444)
         files.sync(file)
-    fresh.chmod(0o755)
+    with suppress(PermissionError):  # of a file system without modes
+        for file in fresh.iterdir():
+            file.chmod(0o444)
+        fresh.chmod(0o755)
     if not link.is_symlink():
         shutil.rmtree(link, ignore_errors=True)  # what `scp -r` makes of a link
     pointer = fresh / "link"
