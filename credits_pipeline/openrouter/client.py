@@ -7,10 +7,10 @@ and cookies have no part in it. Nothing in a reply is believed before it was che
 import asyncio
 import logging
 import random
-import re
 import ssl
 from collections import defaultdict, deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -96,7 +96,6 @@ class Client:
             verify=_trusted_certificates(base_url),
             trust_env=False,  # proxy variables would hand the key to the proxy, or to whoever set them
             follow_redirects=False,
-            event_hooks={"response": [_forget_location]},
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # accounts share no session
             timeout=httpx.Timeout(limits.read_timeout_s, connect=limits.connect_timeout_s),
             # Replies are small, and a compressed one could unfold to any size.
@@ -116,8 +115,14 @@ class Client:
         """
         answer = await self._ask(account, replies.Counters)
         found = answer.data
-        if found.total_credits == found.total_usage == 0:
-            await self._prove_management_key(account)
+        if (
+            found.total_credits == found.total_usage == 0
+            and not (await self._ask(account, replies.KeyInfo)).data.is_management_key
+        ):
+            raise Forbidden(
+                f"the API answered 0 credits and 0 usage to the key in {account.variable}, which is not a"
+                f" management key: create one under {MANAGEMENT_KEYS_PAGE} and put it there"
+            )
         payload = replies.hidden(answer.content.decode())
         return Credits(found.total_credits, found.total_usage, answer.read_at, payload)
 
@@ -201,13 +206,6 @@ class Client:
             if is_last:
                 return list(items.values())
 
-    async def _prove_management_key(self, account: Account) -> None:
-        if not (await self._ask(account, replies.KeyInfo)).data.is_management_key:
-            raise Forbidden(
-                f"the API answered 0 credits and 0 usage to the key in {account.variable}, which is not a"
-                f" management key: create one under {MANAGEMENT_KEYS_PAGE} and put it there"
-            )
-
     async def _ask(
         self, account: Account, kind: type[R], question: Question = None, attempts_if_slow: float = inf
     ) -> Answer[R]:
@@ -244,7 +242,7 @@ class Client:
                 self._http.stream(method, self._base_url + path, headers=headers, **asked) as response,
             ):
                 content = await _read(response, kind.largest)
-        except (httpx.HTTPError, httpx.StreamError, OSError) as error:
+        except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, OSError) as error:
             # The status alone decides a refusal: the key is not sent again just to read the error's text.
             if response is None or response.status_code == 200:
                 return unreachable(self._host, error)
@@ -260,23 +258,22 @@ class Client:
         asked_at: datetime,
     ) -> "Answer[R] | OpenRouterError":
         """The answer that a reply is, or the error."""
-        now, at = clock.now(), _http_date(response.headers.get("Date", ""))
+        now = clock.now()
         document = replies.json_object(content or b"")
         error = failure(self._host, kind.call, variable, response.status_code, content or b"", document)
         if error:
-            retry_after = response.headers.get("Retry-After", "").strip()
-            until = _http_date(retry_after)
-            if re.fullmatch(r"[0-9]{1,9}", retry_after):
-                error.retry_after_s = float(retry_after)
-            elif until:
-                error.retry_after_s = (until - now).total_seconds()
+            with suppress(ValueError):  # the contract says seconds
+                error.retry_after_s = float(response.headers.get("Retry-After", ""))
             return error
         if content is None:
             return unbelievable(kind.call, f"it is larger than {kind.largest} bytes and was cut off")
         data = document.get("data")
         if not isinstance(data, list if issubclass(kind, replies.Page) else dict):
             return unbelievable(kind.call, "it is no JSON with the data that were asked for", retryable=True)
-        if at and abs(at - now) > CLOCK_TOLERANCE:
+        at = now
+        with suppress(ValueError):
+            at = parsedate_to_datetime(response.headers.get("Date", "")).astimezone(UTC)
+        if abs(at - now) > CLOCK_TOLERANCE:
             return OpenRouterError(
                 f"this machine's clock says {now:%Y-%m-%d %H:%M} UTC, but {self._host} says {at:%Y-%m-%d %H:%M},"
                 " so nothing was stored: set the clock, then run again"
@@ -298,19 +295,6 @@ def _usage_query(first: date, last: date, dimension: str) -> dict[str, object]:
     dimensions = ["model", DIMENSIONS[dimension]] if dimension else ["model"]
     question = {"metrics": replies.METRICS, "dimensions": dimensions, "granularity": "day"}
     return {**question, "time_range": span, "limit": ROWS_PER_REPLY}
-
-
-def _http_date(header: str) -> datetime | None:
-    try:
-        at = parsedate_to_datetime(header)
-        return at.replace(tzinfo=at.tzinfo or UTC)
-    except (ValueError, TypeError, OverflowError):
-        return None
-
-
-async def _forget_location(response: "httpx.Response") -> None:
-    """httpx parses where a redirect leads to also when it is not followed, and fails on what is no web address."""
-    response.headers.pop("Location", None)
 
 
 async def _read(response: "httpx.Response", largest: int) -> bytes | None:

@@ -7,6 +7,8 @@ from credits_pipeline.config import MANAGEMENT_KEYS_PAGE
 from credits_pipeline.errors import CreditsError
 from credits_pipeline.openrouter.replies import shown
 
+CHECK_ADDRESS = "check OPENROUTER_BASE_URL"
+
 
 class OpenRouterError(CreditsError):
     """The API gave no answer that can be used. `retryable`: the same request may succeed later by itself."""
@@ -40,34 +42,34 @@ def failure(
         status = code if isinstance(code, int) and 400 <= code < 600 else 500
     words = shown(str(error.get("message") or ""))
     said = f'{status}: "{words}"' if words else f"{status}"
-    create = f"create a management key under {MANAGEMENT_KEYS_PAGE} and put it there"
+    kind, what, advice, retryable = OpenRouterError, f"{host} failed at {call}", "run again later", True
     if content.lstrip()[:1] == b"<":
         # From what stands between us and the API, whatever the status: it says nothing of the key.
-        advice = "check OPENROUTER_BASE_URL, then run again later"
-        return OpenRouterError(f"{host} answered {call} with a web page ({said}): {advice}", retryable=True)
-    if status == 200:
+        what, advice, status = f"{host} answered {call} with a web page", f"{CHECK_ADDRESS}, then run again later", 0
+    elif status == 200:
         return None
-    if status == 401:
-        return OpenRouterError(f"{host} does not know the key in {variable} ({said}): {create}", status=status)
-    if status == 403:
-        allow = f"if that speaks of an address, add this machine's to the key's allow-list under {MANAGEMENT_KEYS_PAGE}"
-        is_ordinary = re.search("management|provisioning", words, re.IGNORECASE)
-        why = f"the key in {variable} is not a management key ({said}): {create}"
-        return Forbidden(
-            why if is_ordinary else f"{host} refuses {call} to the key in {variable} ({said}): {allow}", status=status
-        )
-    if status == 429:
+    elif status in {401, 403}:
+        what, advice = _refused(host, call, variable, is_known=status == 403, words=words)
+        kind, retryable = (Forbidden if status == 403 else OpenRouterError), False
+    elif status in {408, 504, 524}:  # the last is the CDN's word for 504
+        kind = TookTooLong
+    elif status == 429:
         advice = "it is rate limiting us, fewer requests are needed, run again in some minutes"
-    elif status >= 500 or status in {408, 425}:
-        advice = "run again later"
     elif status < 400:
-        advice = "redirects are not followed with a key, check OPENROUTER_BASE_URL, then run again later"
-    else:
-        advice = "check OPENROUTER_BASE_URL, and look for a newer version of this program"
-    timed_out = status in {408, 504, 524}  # the last is the CDN's word for 504
-    return (TookTooLong if timed_out else OpenRouterError)(
-        f"{host} failed at {call} ({said}): {advice}", retryable="run again" in advice, status=status
-    )
+        advice = f"redirects are not followed with a key, {CHECK_ADDRESS}, then run again later"
+    elif status < 500 and status != 425:
+        advice, retryable = f"{CHECK_ADDRESS}, and look for a newer version of this program", False
+    return kind(f"{what} ({said}): {advice}", retryable=retryable, status=status)
+
+
+def _refused(host: str, call: str, variable: str, *, is_known: bool, words: str) -> tuple[str, str]:
+    create = f"create a management key under {MANAGEMENT_KEYS_PAGE} and put it there"
+    if not is_known:
+        return f"{host} does not know the key in {variable}", create
+    if re.search("management|provisioning", words, re.IGNORECASE):
+        return f"the key in {variable} is not a management key", create
+    allow = f"if that speaks of an address, add this machine's to the key's allow-list under {MANAGEMENT_KEYS_PAGE}"
+    return f"{host} refuses {call} to the key in {variable}", allow
 
 
 def unreachable(host: str, error: Exception) -> OpenRouterError:

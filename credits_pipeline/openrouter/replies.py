@@ -11,8 +11,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from functools import lru_cache
-from typing import Annotated, Any, ClassVar, Generic, NoReturn, TypeVar
+from functools import lru_cache, partial
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -82,13 +82,11 @@ def _utc_day(value: str) -> date:
 
 
 @lru_cache(maxsize=4_000)  # a year of usage names the same few models and members thousands of times
-def _member(value: str) -> str:
-    return shown(value, LONGEST_NAME)
+def _member(value: str, nameless: str = "") -> str:
+    return shown(value, LONGEST_NAME) or nameless
 
 
-@lru_cache(maxsize=4_000)
-def _name(value: str) -> str:
-    return shown(value, LONGEST_NAME) or "unknown"
+_name = partial(_member, nameless="unknown")
 
 
 def _identifier(value: str) -> str:
@@ -226,12 +224,6 @@ class UsageReply(Reply):
                 kept.append({name: value for name, value in row.items() if value is not None})
         return kept
 
-    @model_validator(mode="before")
-    @classmethod
-    def _partial_rows_are_of_no_use(cls, data: Any) -> Any:
-        is_partial = isinstance(metadata := data.get("metadata"), dict) and metadata.get("truncated") is True
-        return {**data, "data": []} if is_partial else data
-
     @model_validator(mode="after")
     def _days_are_believable(self) -> "UsageReply":
         for name in FIGURES:
@@ -296,11 +288,7 @@ class Keys:
 def json_object(content: bytes) -> dict[str, Any]:
     """The JSON object in `content`, its numbers exact; empty if it is something else."""
     try:
-        document = json.loads(content.decode(), parse_float=Decimal, parse_constant=_refuse)
+        document = json.loads(content.decode(), parse_float=Decimal, parse_constant=int)  # int("NaN") fails
     except (ValueError, ArithmeticError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}
-
-
-def _refuse(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")

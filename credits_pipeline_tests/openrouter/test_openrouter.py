@@ -5,16 +5,15 @@ import json
 import logging
 import re
 import socket
+import socketserver
 import ssl
-import subprocess
-import sys
 import threading
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import example, given, settings
@@ -23,7 +22,6 @@ from hypothesis import strategies as st
 from credits_pipeline import clock, config
 from credits_pipeline.config import Account
 from credits_pipeline.openrouter import Client, Credits, Forbidden, OpenRouter, OpenRouterError, Usage
-from credits_pipeline.openrouter.client import REQUESTS_PER_MINUTE
 from credits_pipeline.openrouter.errors import TookTooLong
 from credits_pipeline.openrouter.replies import LARGEST_COUNT, LARGEST_DAY_USD, UsageRow
 from credits_pipeline.simulator import SimulatedAccount
@@ -121,12 +119,11 @@ def test_credits_are_the_counters_to_the_last_digit(api, openrouter):
     ("body", "why"),
     [
         (b'{"data":{"total_usage":4}}', "total_credits: Field required"),
-        (credits_body(total_usage="null"), "total_usage: Value error, not "),
         (credits_body("990000000.01"), "total_credits: Value error, not from 0 to 990,000,000 dollars"),
         (credits_body(total_usage="-0.01"), "total_usage: Value error, not from 0"),
         (b'{"data":{},"x":"' + b"x" * 100_000 + b'"}', "larger than 100000 bytes"),
     ],
-    ids=range(5),
+    ids=range(4),
 )
 def test_a_reply_that_is_not_two_finite_decimals_is_refused(api, openrouter, body, why):
     api.misbehave(Fault.body(body))
@@ -139,37 +136,16 @@ def test_a_reply_that_is_not_two_finite_decimals_is_refused(api, openrouter, bod
 @pytest.mark.parametrize(
     "body",
     [
-        b"",
-        b'{"data":[10,4]}',
         b'{"data":{"total_credits":NaN,"total_usage":1}}',
-        b'{"data":' + b"[" * 40_000 + b"]" * 40_000 + b"}",
-        b"\n <html>{}</html>",
         b'{"error":"upstream timed out"}',
         b'{"data":{"total_credits":10,"total_usage":4},"error":{"code":502,"message":"x"}}',
     ],
-    ids=range(7),
+    ids=range(3),
 )
 def test_status_200_with_something_else_than_an_answer_is_asked_again_like_a_5xx(api, openrouter, body):
     api.misbehave(Fault.body(body), times=4)
     assert openrouter.get_credits(account=ACCOUNT).total_usage == _YEAR.usage_at(clock.now())
     assert timedelta(seconds=1 + 2 + 4 + 8) <= clock.now() - NOW <= timedelta(seconds=15 + 4)  # doubled, with jitter
-
-
-@pytest.mark.parametrize(
-    ("code", "kind", "says"),
-    [
-        (401, OpenRouterError, "does not know the key in OPENROUTER_API_KEY"),
-        (403, Forbidden, 'is not a management key (403: "Only management keys")'),
-        (408, TookTooLong, "run again later"),
-    ],
-)
-def test_an_error_inside_status_200_is_that_error_by_its_code(api, openrouter, code, kind, says):
-    body = json.dumps({"error": {"code": code, "message": "Only management keys"}}).encode()
-    api.misbehave(Fault.body(body), times=None)
-    error = failure(lambda: openrouter.get_credits(account=ACCOUNT))
-    assert type(error) is kind
-    assert says in str(error)
-    assert error.retryable == (code == 408)
 
 
 def test_two_zeros_are_believed_of_a_management_key_that_never_bought_or_spent_anything(simulate, openrouter):
@@ -189,35 +165,25 @@ def test_two_zeros_from_an_ordinary_key_are_refused(simulate, openrouter):
     assert "settings/management-keys" in str(error)
 
 
-@pytest.mark.parametrize(
-    "fault", [Fault.status(500), Fault.status(401), Fault.replace(is_management_key='"true"')], ids=str
-)
-def test_two_zeros_are_refused_when_the_key_cannot_be_looked_up(api, openrouter, fault):
-    api.misbehave(Fault.zeros(), path="/credits")
-    api.misbehave(fault, path="/key", times=None)
-    assert failure(lambda: openrouter.get_credits(account=ACCOUNT)).retryable == (str(fault) == "status 500")
-
-
 # --- refusals and retries ---
 
 
 @pytest.mark.parametrize(
     ("fault", "kind", "attempts", "says"),
     [
-        (Fault.status(400, message="bad range"), OpenRouterError, 1, '(400: "bad range")'),
         (Fault.status(401, message="User not found."), OpenRouterError, 1, "does not know the key in OPEN"),
         (Fault.status(404), OpenRouterError, 1, "check OPENROUTER_BASE_URL"),
         (Fault.status(403, message="Only management keys can"), Forbidden, 1, "is not a management key"),
         (Fault.status(403, message="IP 192.0.2.1 not allowed"), Forbidden, 1, '(403: "IP 192.0.2.1 not'),
-        (Fault.status(408), TookTooLong, 5, "(asked 5 times)"),
+        (Fault.status(403, message="\x1b]0;a\x07 b\r\nc \u202e"), Forbidden, 1, '403: "\ufffd]0;a\ufffd b c \ufffd"'),
+        (Fault.body(b'{"error":{"code":408}}'), TookTooLong, 5, "(asked 5 times)"),  # an error inside status 200
         (Fault.status(429), OpenRouterError, 5, "fewer requests"),
-        (Fault.status(503), OpenRouterError, 5, "503"),
         (Fault.status(524), TookTooLong, 5, "524"),
         (Fault.redirect("https://elsewhere.example/", 302), OpenRouterError, 5, "redirects are not followed"),
         (Fault.reset(), OpenRouterError, 5, "no complete reply"),
         (Fault.truncated_body(), OpenRouterError, 5, "no complete reply"),
         # A page of the CDN's, or of a hotel's, says nothing of the key.
-        *[(Fault.status(code, html=True), OpenRouterError, 5, "a web page") for code in (200, 302, 403, 502)],
+        *[(Fault.status(code, html=True), OpenRouterError, 5, "a web page") for code in (200, 302, 403)],
     ],
     ids=str,
 )
@@ -234,31 +200,22 @@ def test_each_failure_is_one_kind_and_only_passing_ones_are_asked_again(api, ope
     ("header", "at_least", "at_most"),
     [
         (30, 30, 30),
-        (datetime(2026, 6, 17, 0, 5, 40, tzinfo=UTC), 40, 40),
         (86_400, 120, 120),
-        (datetime(2020, 1, 1, tzinfo=UTC), 1, 2),
         ("-5", 1, 2),
-        ("Wed, 99 Jun 99999 00:05:40 GMT", 1, 2),
+        ("Wed, 17 Jun 2026 00:05:40 GMT", 1, 2),  # the contract says seconds
     ],
 )
-def test_retry_after_is_honoured_as_seconds_or_date_and_capped(api, openrouter, header, at_least, at_most):
+def test_retry_after_is_honoured_and_capped(api, openrouter, header, at_least, at_most):
     api.misbehave(Fault.status(429, retry_after=header))
     openrouter.get_credits(account=ACCOUNT)
     assert at_least <= (clock.now() - NOW).total_seconds() <= at_most
 
 
-@pytest.mark.parametrize("status", ["401 Unauthorized", "403 Forbidden", "400 Bad Request"])
-def test_a_refusal_whose_body_breaks_off_is_not_asked_again(monkeypatch, status):
-    broken = response(b'{"error":{"message":"x"}}' * 100, status=status)[:-50]
+def test_a_refusal_whose_body_breaks_off_is_not_asked_again(monkeypatch):
+    broken = response(b'{"error":{"message":"x"}}' * 100, status="401 Unauthorized")[:-50]
     with serving(monkeypatch, send(broken), max_attempts=5) as (server, resource):
-        assert status[:3] in str(failure(lambda: resource.get_credits(account=ACCOUNT)))
+        assert "401" in str(failure(lambda: resource.get_credits(account=ACCOUNT)))
     assert len(server.received) == 1
-
-
-def test_words_of_the_server_are_shown_on_one_line_without_escapes_and_shortened(api, openrouter):
-    api.misbehave(Fault.status(403, message="\x1b]0;owned\x07 a\r\nb \u202e " + "x" * 5000))
-    message = str(failure(lambda: openrouter.get_credits(account=ACCOUNT)))
-    assert '403: "\ufffd]0;owned\ufffd a b \ufffd xxx' in message
 
 
 # --- usage ---
@@ -298,27 +255,14 @@ def test_a_year_is_one_request_and_equals_the_ledger(api, openrouter):
     }
 
 
-def test_more_than_a_query_may_ask_for_is_asked_in_pieces(api, openrouter):
-    usage = openrouter.get_usage(account=ACCOUNT, first=YEAR_AGO, last=TODAY)
-    assert usage.requests_made == len(api.requests) == 2
-    assert usage.rows == billed(YEAR_AGO, TODAY)
+VARIATIONS = [Fault.counts_as_numbers(), Fault.money_as_strings(), Fault.days_with_time()]
+OTHER_DAYS = usage_row(date__day=str(TODAY)), {"date__day": "2020-01-01T00:00:00.000Z"}
 
 
-VARIATIONS = [
-    Fault.counts_as_numbers(),
-    Fault.money_as_strings(),
-    Fault.iso_days(),
-    Fault.days_with_time(),
-    Fault.more_rows(usage_row(date__day=str(TODAY)), {"date__day": "2020-01-01T00:00:00.000Z"}),
-    Fault.truncate(50),
-    Fault.status(408),
-]
-
-
-@pytest.mark.parametrize("fault", VARIATIONS, ids=str)
+@pytest.mark.parametrize("fault", [*VARIATIONS, Fault.more_rows(*OTHER_DAYS)], ids=str)
 def test_every_way_to_say_it_gives_the_same_rows(api, openrouter, fault):
     first = TODAY - timedelta(days=30)
-    api.misbehave(fault, times=2 if str(fault).startswith("status") else None)
+    api.misbehave(fault, times=None)
     usage = openrouter.get_usage(account=ACCOUNT, first=first, last=YESTERDAY)
     assert usage.rows == billed(first, YESTERDAY)
     assert usage.requests_made == len(api.requests)
@@ -346,22 +290,20 @@ def test_a_single_day_beyond_the_row_limit_is_named(api, openrouter):
     assert not error.retryable
 
 
-def test_a_query_that_times_out_twice_is_halved(api, openrouter):
+def test_a_query_that_times_out_twice_is_halved_down_to_the_day_that_always_does(api, openrouter):
     api.misbehave(Fault.status(408), times=2)
     usage = openrouter.get_usage(account=ACCOUNT, first=WEEK_AGO, last=YESTERDAY)
     assert usage.requests_made == 4
     asked = [request.body["time_range"]["end"][:10] for request in api.requests]
     assert asked == ["2026-06-17", "2026-06-17", "2026-06-14", "2026-06-17"]
-
-
-def test_a_day_that_always_times_out_ends_with_the_reason(api, openrouter):
+    api.begin_anew()
     api.misbehave(Fault.status(408), times=None)
     error = failure(lambda: openrouter.get_usage(account=ACCOUNT, first=WEEK_AGO, last=YESTERDAY))
     assert type(error) is TookTooLong
     assert len(api.requests) == 2 + 1 + 1 + 5  # 7 days twice, 4, 2, then one day with all attempts
 
 
-@pytest.mark.parametrize("last", [TODAY, YESTERDAY, WEEK_AGO])
+@pytest.mark.parametrize("last", [TODAY, WEEK_AGO])
 def test_the_oldest_day_refused_as_it_began_more_than_365_times_24_hours_ago_costs_that_day_only(api, openrouter, last):
     api.misbehave(Fault.only_hours_ago(365 * 24), times=None)
     usage = openrouter.get_usage(account=ACCOUNT, first=YEAR_AGO, last=last)
@@ -384,11 +326,9 @@ def test_any_other_refusal_of_a_range_is_not_asked_day_by_day(api, openrouter):
     [
         ([usage_row(credits_usage=-0.5)], {"credits_usd": Decimal("-0.5")}),  # a correction
         ([usage_row(credits_usage=1.5), usage_row(credits_usage=2)], {"credits_usd": Decimal("3.5")}),
-        ([usage_row(request_count="7"), usage_row(request_count=3)], {"requests": 10}),
         ([usage_row(byok_usage=None, request_count=None)], {"requests": 0, "byok_usd": 0}),
         ([usage_row(model=None)], {"model": "unknown"}),
-        ([usage_row(model="a\x1b[2J\n\u202e/b")], {"model": "a\ufffd[2J \ufffd/b"}),
-        ([usage_row(model=f"a/{KEY}")], {"model": "a/[key]"}),
+        ([usage_row(model=f"a\x1b[2J\n\u202e/{KEY}")], {"model": "a\ufffd[2J \ufffd/[key]"}),
     ],
 )
 def test_what_a_row_may_hold(api, openrouter, rows, expected):
@@ -401,11 +341,9 @@ def test_what_a_row_may_hold(api, openrouter, rows, expected):
     "rows",
     [
         [usage_row(credits_usage=None)],  # the bill is never made up
-        [usage_row(credits_usage="NaN")],
         [usage_row(credits_usage=LARGEST_DAY_USD)],  # with the other row's dollar
         [usage_row(model="a", credits_usage=6e8), usage_row(model="b", credits_usage=-6e8)],
         [usage_row(model="a", cached_tokens=LARGEST_COUNT), usage_row(model="b", cached_tokens=1)],
-        [usage_row(request_count="1.5")],
         [usage_row(date__day="2026-06-16T05:00:00Z")],
         ["row"],
     ],
@@ -446,9 +384,8 @@ def test_a_bill_asked_for_before_midnight_and_answered_after_it_is_not_one_of_th
     assert openrouter.get_usage(account=ACCOUNT, first=TODAY, last=TODAY).fetched_at == asked_at
 
 
-@pytest.mark.parametrize("fault", [Fault.truncate(50), Fault.status(408), Fault.iso_days()], ids=str)
-def test_a_breakdown_is_fetched_as_the_bill_is(api, openrouter, fault):
-    api.misbehave(fault, times=2 if str(fault).startswith("status") else None)
+def test_a_breakdown_is_fetched_as_the_bill_is(api, openrouter):
+    api.misbehave(Fault.truncate(50), times=None)
     first = TODAY - timedelta(days=9)
 
     async def ask(client: Client, account: Account) -> Usage:
@@ -471,7 +408,6 @@ def keys_body(**fields: object) -> bytes:
     [
         ({}, {"limit_usd": None, "usage_usd": None, "expires_at": None, "has_byok_in_limit": False}),
         ({"limit": 5, "limit_remaining": -0.25, "limit_reset": "weekly"}, {"limit_remaining_usd": Decimal("-0.25")}),
-        ({"usage": "1.5", "usage_daily": None}, {"usage_usd": Decimal("1.5"), "usage_daily_usd": None}),
         ({"name": f"my {KEY}", "label": KEY}, {"name": "my [key]", "label": "[key]"}),
         ({"expires_at": "2026-07-01T02:00:00+02:00"}, {"expires_at": datetime(2026, 7, 1, tzinfo=UTC)}),
     ],
@@ -483,7 +419,7 @@ def test_what_a_listed_key_may_hold(api, openrouter, fields, expected):
     assert key.workspace == "Default"
 
 
-@pytest.mark.parametrize("fields", [{"hash": KEY}, {"limit": "lots"}, {"disabled": None}, {"created_at": "soon"}])
+@pytest.mark.parametrize("fields", [{"hash": KEY}, {"limit": "lots"}])
 def test_a_list_of_keys_that_cannot_be_believed_is_refused(api, openrouter, fields):
     api.misbehave(Fault.body(keys_body(**fields)), path="/keys")
     error = failure(lambda: openrouter.only(ACCOUNT, Client.keys))
@@ -523,8 +459,7 @@ def test_the_rate_limit_holds_for_a_key_across_accounts_and_calls_and_none_is_lo
         return [await client.usage(account, YESTERDAY, YESTERDAY) for _ in range(50)]
 
     replies, _ = openrouter.ask_each(TWINS, many)
-    for _ in range(50):
-        of_yesterday(openrouter)
+    openrouter.ask_each([ACCOUNT], many)
     assert len({usage.rows for of_one in replies.values() for usage in of_one}) == 1
     assert len(api.requests) == 150  # none was answered 429 and asked again
     # The first 64 at once, 64 more a minute later, the rest after another. When each arrived is not compared: one that
@@ -532,65 +467,45 @@ def test_the_rate_limit_holds_for_a_key_across_accounts_and_calls_and_none_is_lo
     assert clock.now() - NOW == timedelta(minutes=2)
 
 
-def test_another_key_does_not_wait(simulate, openrouter):
-    simulate(_YEAR, SimulatedAccount("other", "sk-or-v1-other", anchor=TODAY))
-    for _ in range(REQUESTS_PER_MINUTE):
-        openrouter.get_credits(account=ACCOUNT)
-    openrouter.get_credits(account=Account("other", "sk-or-v1-other", "OPENROUTER_API_KEY_OTHER"))
-    assert clock.now() == NOW
-
-
 # --- bytes ---
 
 
-class RawServer:
+class RawServer(socketserver.ThreadingTCPServer):
     """Answers each connection with what `script` does to it, and keeps what was sent."""
 
-    def __init__(self, script: Callable[[socket.socket], None], context: ssl.SSLContext | None = None) -> None:
-        self._script, self._context = script, context
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._over = threading.Event()
+    def __init__(self, script: "Script", context: ssl.SSLContext | None = None) -> None:
+        super().__init__(("127.0.0.1", 0), socketserver.BaseRequestHandler)
+        self._script, self._context, self._over = script, context, threading.Event()
         self.received: list[bytes] = []
-        self._threads = [threading.Thread(target=self._serve, daemon=True)]
+
+    @property
+    def port(self) -> int:
+        return int(self.server_address[1])
 
     def __enter__(self) -> "RawServer":
-        self._threads[0].start()
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        for thread in self._threads:
-            thread.join(timeout=5)
-
-    @property
-    def port(self) -> int:
-        return int(self._listener.getsockname()[1])
+        self.shutdown()
+        self.server_close()
 
     def pause(self, seconds: float) -> None:
         if self._over.wait(seconds):
             raise ConnectionError
 
-    def _serve(self) -> None:
-        while not self._over.is_set():
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            thread = threading.Thread(target=self._answer, args=(connection,), daemon=True)
-            self._threads.append(thread)
-            thread.start()
-
-    def _answer(self, connection: socket.socket) -> None:
-        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-            stack.callback(connection.close)
+    def finish_request(self, connection: Any, _: object) -> None:
+        with contextlib.suppress(OSError):
             if self._context:
                 connection = self._context.wrap_socket(connection, server_side=True)
-                stack.callback(connection.close)
-            connection.settimeout(5)
-            self.received.append(_request(connection))
-            self._script(connection)
+            with connection:
+                connection.settimeout(5)
+                self.received.append(_request(connection))
+                self._script(self, connection)
+
+
+Script = Callable[[RawServer, socket.socket], None]
 
 
 def _request(connection: socket.socket) -> bytes:
@@ -605,21 +520,19 @@ def _request(connection: socket.socket) -> bytes:
 @contextlib.contextmanager
 def serving(
     monkeypatch: pytest.MonkeyPatch,
-    script: Callable[[RawServer, socket.socket], None],
+    script: Script,
     context: ssl.SSLContext | None = None,
     **limits: float,
 ) -> Iterator[tuple[RawServer, Asked]]:
     """A raw server and a resource that asks it once, within short limits."""
-    server = RawServer(lambda connection: script(server, connection), context)
     scheme = "https" if context else "http"
-    with server:
+    with RawServer(script, context) as server:
         monkeypatch.setenv("OPENROUTER_BASE_URL", f"{scheme}://127.0.0.1:{server.port}/api/v1")
         monkeypatch.setenv("OPENROUTER_ALLOW_CUSTOM_HOST", "1")
-        resource = Asked(**{"max_attempts": 1, **limits})
-        yield server, resource
+        yield server, Asked(**{"max_attempts": 1, **limits})
 
 
-def send(data: bytes) -> Callable[[RawServer, socket.socket], None]:
+def send(data: bytes) -> Script:
     return lambda server, connection: connection.sendall(data)
 
 
@@ -631,8 +544,8 @@ def response(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
 GOOD = response(credits_body())
 
 
-def drip(data: bytes, at_once: int = 0) -> Callable[[RawServer, socket.socket], None]:
-    """`data`, after its first bytes one byte every 50 ms: no read ever waits long."""
+def drip(data: bytes, at_once: int) -> Script:
+    """After its first bytes one byte every 50 ms: no read ever waits long."""
 
     def script(server: RawServer, connection: socket.socket) -> None:
         connection.sendall(data[:at_once])
@@ -646,13 +559,10 @@ def drip(data: bytes, at_once: int = 0) -> Callable[[RawServer, socket.socket], 
 @pytest.mark.parametrize(
     ("script", "limits"),
     [
-        (drip(GOOD), {"total_timeout_s": 0.3}),  # the headers
         (drip(GOOD, at_once=GOOD.index(b"\r\n\r\n") + 4), {"total_timeout_s": 0.3}),  # the body
-        (drip(b"HTTP/1.1 100 Continue\r\n\r\n" * 50), {"total_timeout_s": 0.3}),
         (lambda server, connection: server.pause(5), {"read_timeout_s": 0.2}),
-        (lambda server, connection: server.pause(5), {"total_timeout_s": 0.2}),
     ],
-    ids=["headers", "body", "informational", "silence", "silence in total"],
+    ids=["dripping", "silent"],
 )
 def test_a_server_that_drips_or_is_silent_is_cut_off(monkeypatch, script, limits):
     with serving(monkeypatch, script, **limits) as (_, resource):
@@ -661,7 +571,7 @@ def test_a_server_that_drips_or_is_silent_is_cut_off(monkeypatch, script, limits
         assert clock.monotonic() - begun < 2
 
 
-def test_a_host_that_does_not_answer_or_exist_is_one_sentence_and_asked_again(monkeypatch):
+def test_a_host_that_does_not_answer_is_one_sentence_and_asked_again(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     monkeypatch.setenv("OPENROUTER_ALLOW_CUSTOM_HOST", "1")
@@ -674,25 +584,15 @@ def test_a_host_that_does_not_answer_or_exist_is_one_sentence_and_asked_again(mo
         " and OPENROUTER_BASE_URL, then run again (asked 5 times)"
     )
 
-    def unknown(*_: object, **__: object) -> None:
-        raise socket.gaierror(-2, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    monkeypatch.setenv("OPENROUTER_BASE_URL", "https://api.invalid")
-    error = failure(lambda: Asked(max_attempts=1).get_credits(account=ACCOUNT))
-    assert error.retryable
-    assert "Name or service not known" in str(error)
-
 
 @pytest.mark.parametrize(
     "data",
     [
         b"not http\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{}",
-        b"HTTP/1.1 200 OK\r\nX: " + b"x" * 200_000 + b"\r\n\r\n",
         response(b"\x1f\x8b" + b"\0" * 20, "Content-Encoding: gzip"),
     ],
-    ids=range(4),
+    ids=range(3),
 )
 def test_bytes_that_are_no_honest_http_are_refused_and_asked_again(monkeypatch, data):
     with serving(monkeypatch, send(data)) as (_, resource):
@@ -734,11 +634,9 @@ def test_the_key_is_sent_in_one_header_and_nowhere_else(monkeypatch):
     assert b"\r\nAccept-Encoding: identity\r\n" in request
 
 
-@pytest.mark.parametrize("location", ["javascript:alert(1)", "the other server"])
-def test_a_redirect_is_neither_followed_nor_looked_at(api, openrouter, location):
-    with RawServer(lambda connection: connection.sendall(GOOD)) as evil:
-        elsewhere = location.replace("the other server", f"http://127.0.0.1:{evil.port}/api/v1/credits")
-        api.misbehave(Fault.redirect(elsewhere), times=None)
+def test_a_redirect_is_not_followed(api, openrouter):
+    with RawServer(send(GOOD)) as evil:
+        api.misbehave(Fault.redirect(f"http://127.0.0.1:{evil.port}/api/v1/credits"), times=None)
         assert "redirects are not followed" in str(failure(lambda: openrouter.get_credits(account=ACCOUNT)))
     assert evil.received == []
 
@@ -747,7 +645,7 @@ def test_proxy_variables_are_ignored(monkeypatch, tmp_path):
     netrc = tmp_path / "netrc"
     netrc.write_text("default login evil password evil\n", encoding="utf-8")
     monkeypatch.setenv("NETRC", str(netrc))
-    with RawServer(lambda connection: connection.sendall(GOOD)) as evil:
+    with RawServer(send(GOOD)) as evil:
         for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
             monkeypatch.setenv(name, f"http://127.0.0.1:{evil.port}")
             monkeypatch.setenv(name.lower(), f"http://127.0.0.1:{evil.port}")
@@ -767,7 +665,7 @@ def test_no_cookie_is_kept_as_accounts_share_the_connections(monkeypatch):
 
 
 def test_a_host_that_is_not_allowed_gets_no_connection(monkeypatch):
-    with RawServer(lambda connection: connection.sendall(GOOD)) as evil:
+    with RawServer(send(GOOD)) as evil:
         monkeypatch.setenv("OPENROUTER_BASE_URL", f"http://127.0.0.1:{evil.port}/api/v1")
         with pytest.raises(config.ConfigError, match=r"^OPENROUTER_BASE_URL"):
             Asked().get_credits(account=ACCOUNT)
@@ -777,8 +675,9 @@ def test_a_host_that_is_not_allowed_gets_no_connection(monkeypatch):
 OTHER_KEY = "sk-or-v1-" + "5ecre7" * 10  # of another process: it is hidden for what it looks like
 
 
-@pytest.mark.parametrize("echo", [KEY, OTHER_KEY])
-@pytest.mark.parametrize("status", ["200 OK", "401 Unauthorized", "307 Go"])
+@pytest.mark.parametrize(
+    ("status", "echo"), [("200 OK", KEY), ("401 Unauthorized", KEY), ("401 Unauthorized", OTHER_KEY), ("307 Go", KEY)]
+)
 def test_a_server_that_repeats_the_key_does_not_get_it_into_logs_errors_or_payloads(monkeypatch, caplog, echo, status):
     caplog.set_level(logging.DEBUG)
     for name in ("httpx", "httpcore", "httpcore.http11", "httpcore.connection"):
@@ -833,20 +732,17 @@ def certificate(folder: Path, *names: str) -> tuple[ssl.SSLContext, Path]:
     return context, path
 
 
-def test_a_self_signed_server_is_refused_at_once_and_gets_no_key(monkeypatch, tmp_path):
-    context, _ = certificate(tmp_path, "127.0.0.1")
+@pytest.mark.parametrize(("name", "is_trusted"), [("127.0.0.1", False), ("openrouter.ai", True)])
+def test_a_certificate_that_nobody_vouches_for_or_of_another_name_is_refused_at_once_and_gets_no_key(
+    monkeypatch, tmp_path, name, is_trusted
+):
+    context, path = certificate(tmp_path, name)
+    if is_trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(path))
     with serving(monkeypatch, send(GOOD), context, max_attempts=5) as (server, resource):
         error = failure(lambda: resource.get_credits(account=ACCOUNT))
     assert error.attempts == 1
     assert "so no key was sent" in str(error)
-    assert server.received == []
-
-
-def test_a_certificate_for_another_name_is_refused_also_when_trusted(monkeypatch, tmp_path):
-    context, path = certificate(tmp_path, "openrouter.ai")
-    monkeypatch.setenv("SSL_CERT_FILE", str(path))
-    with serving(monkeypatch, send(GOOD), context) as (server, resource):
-        assert "so no key was sent" in str(failure(lambda: resource.get_credits(account=ACCOUNT)))
     assert server.received == []
 
 
@@ -877,14 +773,12 @@ JSON_VALUES = st.recursive(
 VALUES = st.one_of(NUMBERS, NUMBERS, JSON_VALUES)
 CREDITS_REPLIES = st.one_of(
     st.tuples(VALUES, VALUES).map(lambda pair: credits_body(*pair)),
-    st.tuples(NUMBERS, NUMBERS, VALUES).map(lambda v: credits_body(v[0], f'{v[1]},"more":{v[2]}')),
     JSON_VALUES.map(str.encode),
-    st.tuples(NUMBERS, st.integers(0, 60)).map(lambda cut: credits_body(cut[0])[: cut[1]]),
     st.binary(max_size=60),
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @example(b'{"data":{"total_credits":1e-999999999999999999,"total_usage":1}}')
 @given(CREDITS_REPLIES)
 def test_any_reply_to_credits_is_two_finite_decimals_or_an_openrouter_error(answering, body):
@@ -915,12 +809,11 @@ USAGE_REPLIES = st.one_of(
             + "]}}"
         ).encode()
     ),
-    JSON_VALUES.map(lambda value: f'{{"data":{{"metadata":{{"truncated":false}},"data":{value}}}}}'.encode()),
     JSON_VALUES.map(lambda value: f'{{"data":{value}}}'.encode()),
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(USAGE_REPLIES)
 def test_any_reply_to_a_usage_query_is_rows_that_fit_the_table_or_an_openrouter_error(answering, body):
     try:
@@ -955,19 +848,8 @@ def answering() -> Iterator[Callable[[bytes], Asked]]:
 # --- Dagster ---
 
 
-def test_the_run_configuration_holds_time_limits_and_no_secret():
-    fields = OpenRouter.to_config_schema().as_field().config_type.fields
-    assert set(fields) == {"connect_timeout_s", "read_timeout_s", "total_timeout_s", "max_attempts"}
-
-
 def test_a_wrong_setting_stops_a_request_with_its_own_sentence(api, openrouter, monkeypatch):
     monkeypatch.setenv("CREDITS_START_DATE", "soon")
     with pytest.raises(config.ConfigError, match=r"^CREDITS_START_DATE"):
         openrouter.get_credits(account=ACCOUNT)
     assert api.requests == []
-
-
-def test_importing_the_module_does_not_import_httpx():
-    code = "import sys, credits_pipeline.openrouter; print({'httpx', 'httpcore'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
