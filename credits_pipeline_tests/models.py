@@ -64,12 +64,12 @@ class World:
         self.con.execute("set timezone = 'UTC'; set threads = 1")
         for migration in sorted(MIGRATIONS.glob("*.sql")):
             self.con.execute(migration.read_text(encoding="utf-8"))
-        self.project = SqlProject.load(PROJECT)
+        self.project = project()
 
     def empty(self) -> None:
         for table in (
             "credits_snapshots", "model_usage", "model_usage_days", "usage_breakdown", "usage_breakdown_days",
-            "api_keys", "account_plans",
+            "api_keys", "account_plans", "teams",
         ):  # fmt: skip
             self.con.execute(f"delete from raw.{table}")
 
@@ -124,6 +124,19 @@ class World:
                 model = self.project.models[name]
                 self.con.execute(f"create schema if not exists {model.schema_name}")
                 self.con.execute(f"create or replace table {model.schema_name}.{name} as {model.compiled}")
+
+    def needed(self, *marts: str) -> set[str]:
+        """These models and whatever they are built from."""
+        needed, left = set[str](), [*marts]
+        while left:
+            name = left.pop()
+            if name in self.project.models and name not in needed:
+                needed.add(name)
+                left += self.project.models[name].depends_on
+        return needed
+
+    def build_for(self, *marts: str) -> None:
+        self.build(self.needed(*marts))
 
     def build_and_test(self, models: Collection[str] = CORE) -> BuildResult:
         """Build as the pipeline does; a blocking test that fails is the caller's failure too."""

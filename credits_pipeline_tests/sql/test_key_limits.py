@@ -1,6 +1,5 @@
 """A key's limit is forecast like an account's balance: same models, same figures, the key's own spend."""
 
-from collections.abc import Iterator
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -48,11 +47,7 @@ class Keys(World):
 
     def limits(self, *also: str) -> dict[str, Row]:
         """The rows of key_limits by key, from what it needs, and other models if asked for."""
-        wanted = {"key_limits", "key_limits_accuracy", *also}
-        for model in reversed(self.project.models.values()):  # in the order of the build
-            if model.name in wanted:
-                wanted |= {name for name in model.depends_on if name in self.project.models}
-        self.build(wanted)
+        self.build_for("key_limits", "key_limits_accuracy", *also)
         return {row["key_hash"]: row for row in self.table("key_limits")}
 
     def spent(self, key: str = "k1") -> dict[date, Decimal | None]:
@@ -62,16 +57,8 @@ class Keys(World):
 
 
 @pytest.fixture(scope="module")
-def _keys() -> Iterator[Keys]:
-    keys = Keys()
-    yield keys
-    keys.con.close()
-
-
-@pytest.fixture
-def world(_keys: Keys) -> Keys:
-    _keys.empty()
-    return _keys
+def kind() -> type[World]:
+    return Keys
 
 
 def test_a_key_is_forecast_exactly_as_an_account_that_spends_the_same(world: Keys):

@@ -19,19 +19,6 @@ MODELS = (
 FINAL = "2026-02-10"
 
 
-@pytest.fixture(scope="module")
-def module_world() -> World:
-    return World()
-
-
-@pytest.fixture
-def world(module_world: World) -> World:
-    module_world.empty()
-    for table in ("usage_breakdown", "usage_breakdown_days", "teams"):
-        module_world.con.execute(f"delete from raw.{table}")
-    return module_world
-
-
 def bill(world: World, day: str, usd: str, fetched: str = FINAL, account: str = "a") -> None:
     world.bill(day, usd, fetched, account, models={"m": usd})
 
@@ -163,7 +150,7 @@ def test_members_are_summed_beside_the_period_before_where_all_of_it_was_fetched
         if number > 1:
             break_down(world, day, {("k", "m"): "1", ("old" if number < 50 else "new", "m"): "2"})
     break_down(world, "2026-01-05", {("w", "m"): "1"}, dimension="workspace")
-    world.build(list(world.project.models))
+    world.build_for("spend_summary_by_member")
     assert rows(
         world,
         """

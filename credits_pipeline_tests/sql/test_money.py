@@ -1,7 +1,7 @@
 """How much to buy, what the month will cost, which automatic top-ups to expect, and what is left of each purchase."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from itertools import accumulate
@@ -15,27 +15,9 @@ START = date(2026, 3, 2)  # a Monday
 HOUR = timedelta(hours=1)
 
 
-@pytest.fixture(scope="module")
-def _world() -> Iterator[World]:
-    world = World()
-    yield world
-    world.con.close()
-
-
-@pytest.fixture
-def world(_world: World) -> World:
-    _world.empty()
-    return _world
-
-
 def built(world: World, *marts: str) -> list[Row]:
     """Build the marts and what they are built from; the rows of the first, of all accounts."""
-    needed, left = set[str](), [*marts]
-    while left:
-        name = left.pop()
-        needed.add(name)
-        left += world.project.models[name].depends_on
-    world.build(needed)
+    world.build_for(*marts)
     return world.table(marts[0], account=None)
 
 

@@ -681,13 +681,6 @@ def without(items: tuple[Any, ...], number: int) -> tuple[Any, ...]:
 # -- the tests -----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    world = World()
-    yield world
-    world.con.close()
-
-
 def assert_agreement(world: World, histories: Sequence[History]) -> None:
     found = disagreements(world, histories)
     if found:

@@ -1,6 +1,6 @@
 """What report and alerts read: the models that cost most, and days that cost too much (sums: test_oracle.py)."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -13,19 +13,6 @@ START = date(2026, 3, 2)  # a Monday
 FIVE_MINUTES = timedelta(minutes=5)
 
 
-@pytest.fixture(scope="module")
-def _world() -> Iterator[World]:
-    world = World()
-    yield world
-    world.con.close()
-
-
-@pytest.fixture
-def world(_world: World) -> World:
-    _world.empty()
-    return _world
-
-
 def read_nightly(world: World, spend: Sequence[Any], credits: Any = 1000, at: timedelta = timedelta()) -> date:
     """A reading at the beginning of each day and one at the end of the last; the day after the last is returned."""
     usage = Decimal(0)
@@ -36,7 +23,7 @@ def read_nightly(world: World, spend: Sequence[Any], credits: Any = 1000, at: ti
 
 
 def unusual(world: World) -> list[Row]:
-    world.build(list(world.project.models))
+    world.build_for("unusual_spend", "credits_runway", "runway_history")
     return world.table("unusual_spend")
 
 
@@ -45,7 +32,7 @@ def test_the_dearest_models_come_first_and_all_after_the_twelfth_share_a_row(wor
     for number in range(1, 31):
         models = {f"v/m{place:02}": 20 - place for place in range(14)}
         world.bill(START + number * DAY, sum(models.values()), models=models)
-    world.build(list(world.project.models))
+    world.build_for("spend_summary_by_model")
     rows = world.table("spend_summary_by_model")
     assert [row["model"] for row in rows] == [*(f"v/m{place:02}" for place in range(12)), None]
     assert [row["place"] for row in rows] == list(range(1, 14))
