@@ -31,6 +31,18 @@ DAY = timedelta(days=1)
 MONEY, DATE = r"[−+-]?\$[\d,.]*\d|unknown", r"\d{1,2} [A-Z][a-z]{2} \d{4}"
 SCIENTIFIC = re.compile(r"(?<![\w.-])\d+(?:\.\d+)?[eE][-+]?\d+(?![\w-])|\b(?:nan|inf|NaT)\b")
 MARTS = "select table_name as name from duckdb_tables() where schema_name = 'marts'"
+# Of every bill a third by a key that has spent most of its limit, and another that nobody named.
+BROKEN_DOWN = """
+    insert into raw.usage_breakdown_days
+    select account, usage_date, 'api_key', credits_usd, fetched_at, run_id from raw.model_usage_days;
+    insert into raw.usage_breakdown
+    select account, usage_date, 'api_key', member, model, credits_usd / 3, 0, 0, 0, 0, 0, 0 from raw.model_usage,
+        (select unnest(['batch', 'web']) as member);
+    insert into raw.api_keys
+    select account, max(fetched_at), 'hash of batch', 'batch', '…', null, 20, 1, 'monthly', false, 19, null, null, null,
+        false, null, null, 'r'
+    from raw.model_usage_days group by account
+"""
 RunJob = Callable[..., dg.ExecuteInProcessResult]
 Row = dict[str, Any]
 
@@ -220,7 +232,8 @@ def read_terminal(tables: Tables, text: str) -> list[str]:
         tables.same(what, bool(row["status"]) == ("balance" in block), said)
         for label, shown in re.findall(rf"(balance|spent) +({MONEY})", block)[:1]:
             tables.money(f"{what}: {label}", shown, row["balance_usd"])
-        for shown, days, unknown in re.findall(rf"({MONEY}) in (\d+) days(?: \((\d+) of)?", said):
+        read_advice_in_terminal(tables, name, said)
+        for shown, days, unknown in re.findall(rf"spent +({MONEY}) in (\d+) days(?: \((\d+) of)?", said):
             tables.money(f"{what}: {days} days", shown, row[f"spend_{days}d_usd"])
             number = row[f"unknown_days_{days}d"] if row[f"spend_{days}d_usd"] is not None else 0
             tables.same(f"{what}: unknown days", int(unknown or 0) == number, unknown, number)
@@ -264,6 +277,7 @@ def read_page(tables: Tables, page: Page) -> list[str]:  # noqa: C901
 def read_section(tables: Tables, name: str, text: str) -> None:
     row, what, said = tables.row(name), f"page, {name}", text.split(" | ")
     tables.answers(what, text.replace(" | ", " "), row)
+    read_advice_on_page(tables, name, text)
     tables.nothing_else(what, text[: text.index(" | Models: the 30 days")], name)
     tables.money(f"{what}: balance", said[said.index("Balance") + 1], row["balance_usd"])
     for label, days in ((r"Spent on .*", 1), (r"7 days.*", 7), (r"30 days.*", 30)):
@@ -284,6 +298,67 @@ def read_section(tables: Tables, name: str, text: str) -> None:
         tables.same(f"{what}: source of {on}", sources.get(how, exact["method"]) == exact["method"], how, exact)
         if close.strip() != "day not over":
             tables.money(f"{what}: close of {on}", close.removeprefix("≈ ").strip(), closes.get(exact["spend_date"]))
+
+
+def read_advice_in_terminal(tables: Tables, name: str, said: str) -> None:
+    what, [outlook] = f"terminal, {name}", tables.of("month_outlook", name) or [{}]
+    purchases = [row for row in tables.of("topup_plan", name) if row["is_advised"]]
+    bought = re.findall(rf"top-up (?:buy ({MONEY}) \(charged ({MONEY})\)|nothing to buy) to reach ({DATE})", said)
+    tables.same(f"{what}: one purchase", len(bought) == len(purchases), bought, purchases)
+    for (credits, charged, until), plan in zip(bought, purchases, strict=False):
+        tables.money(f"{what}: to buy", credits or "$0.00", plan["credits_usd"])
+        tables.money(f"{what}: charged", charged or "$0.00", plan["charged_usd"])
+        tables.same(f"{what}: until", day(until) == plan["until_date"], until, plan)
+    for spent, budget in re.findall(rf"month ({MONEY}) (?:of ({MONEY}) in|so far)", said):
+        tables.money(f"{what}: month", spent, outlook["spent_usd"])
+        tables.money(f"{what}: budget", budget or "unknown", outlook["budget_usd"])
+    for shown in re.findall(r"(<?>?\d+) % likely to pass", said):
+        chance = outlook["probability_over_budget"]
+        tables.same(f"{what}: chance", share_is(shown, chance), shown, chance)
+    members = tables.of("spend_summary_by_member", name)
+    most = {days: max((row[f"spend_{days}d_usd"] for row in members), default=0) for days in (1, 7)}
+    tables.same(f"{what}: who", (" who key " in said) == (most[7] > 0), said, most)
+    for week, newest in re.findall(rf"who key \w+: ({MONEY}) in 7 days(?:; \w+: ({MONEY}) on )?", said):
+        tables.money(f"{what}: most in 7 days", week, most[7])
+        tables.money(f"{what}: most on the last day", newest or "$0.00", max(most[1], Decimal(0)))
+
+
+def read_advice_on_page(tables: Tables, name: str, text: str) -> None:
+    """The sections "What to do" and "Who spends": each table is there where its mart has rows, and says these."""
+    what, [outlook] = f"page, {name}", tables.of("month_outlook", name) or [{}]
+    has_month = outlook.get("month_p50_usd") is not None or outlook.get("budget_usd") is not None
+    wanted = ("this month", "next month", "30 days")
+    plans = [row for row in tables.of("topup_plan", name) if row["confidence"] == 0.9 and row["reason"] in wanted]
+    members, rules = tables.of("spend_summary_by_member", name), tables.of("topup_outlook", name)
+    limits = [row for row in tables.of("key_limits", name) if (row["probability_before_reset"] or 0) >= 0.1]
+    captions = {"How much to buy": plans, "This month: ": has_month, "Automatic top-up": rules,
+                "By key, up to": members, "Keys near their limit": limits}  # fmt: skip
+    for caption, rows in captions.items():
+        tables.same(f"{what}: {caption}", (f"| {caption}" in text) == bool(rows), rows)
+    tables.same(f"{what}: heads", ("| What to do |" in text) == bool(plans or has_month or rules), text)
+    tables.same(f"{what}: heads", ("| Who spends |" in text) == bool(members or limits), text)
+    for plan in plans:
+        until = f"{plan['until_date']:%-d %b %Y}"
+        [(credits, charged)] = re.findall(rf"\| {until} \| [^|]* \| (none needed|{MONEY})(?: \| ({MONEY}))?", text)
+        tables.money(f"{what}: to buy until {until}", credits.replace("none needed", "$0.00"), plan["credits_usd"])
+        tables.money(f"{what}: charged for it", charged or "$0.00", plan["charged_usd"])
+    if has_month:
+        said = text[text.index("| This month: ") :]
+        for pattern, figures in (
+            (rf"Spent so far \|[^$−]*({MONEY})", ["spent_usd"]),
+            (rf"Last month(?: \| \d+ days? unknown)? \| ({MONEY})", ["last_month_usd"]),
+            (rf"Expected in all \|[^$−]*({MONEY})(?: – {MONEY})? \| ({MONEY})", ["month_p10_usd", "month_p50_usd"]),
+            (rf"Budget \| (?:[^|$−]* \| )?({MONEY})", ["budget_usd"]),
+        ):  # fmt: skip
+            found = re.search(pattern, said.split("Account ")[0])
+            for shown, figure in zip(found.groups() if found else ["unknown"], figures, strict=False):
+                tables.money(f"{what}: {figure}", shown, outlook[figure])
+    for member in members[:12]:
+        [shown] = re.findall(
+            rf"\| {re.escape(member['member'])} \| ({MONEY}) \| ({MONEY}) (?:\| [^$−]*)?({MONEY}) ", text
+        )
+        for amount, days in zip(shown, (1, 7, 30), strict=True):
+            tables.money(f"{what}: {member['member']}, {days} days", amount, member[f"spend_{days}d_usd"])
 
 
 def read_alerts(tables: Tables, alerts: Sequence[Row]) -> None:  # noqa: C901
@@ -369,6 +444,8 @@ def read_everything(
         monkeypatch.setenv(f"OPENROUTER_API_KEY_{name.upper()}", f"sk-or-v1-of-{name}")
     monkeypatch.setenv("CREDITS_DATA_DIR", str(folder))
     monkeypatch.setenv("CREDITS_ALERT_DAYS", "365,14")
+    monkeypatch.setenv("CREDITS_BUDGET_00000", "50/month")
+    monkeypatch.setenv("CREDITS_AUTO_TOPUP_00000", "10:50")
     newest = max(reading.at for history in told for reading in history.readings)
     with Receiver() as receiver, clock.frozen(newest.replace(tzinfo=UTC) + timedelta(minutes=2)):
         monkeypatch.setenv("CREDITS_ALERT_URLS", receiver.url())
@@ -376,6 +453,7 @@ def read_everything(
         warehouse = Warehouse(settings.warehouse_path)
         with warehouse.writing("filling a test") as con:
             load(SimpleNamespace(con=con, empty=lambda: None), told)  # type: ignore[arg-type]
+            con.execute(BROKEN_DOWN)
         result = run_job("rebuild")
         assert result.success
         with open_published(settings.published_path) as con:
