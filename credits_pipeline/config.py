@@ -30,6 +30,7 @@ DEMO_DATA_DIR = "data/demo"
 DEFAULT_START_DATE = date(2025, 1, 1)
 DEFAULT_SNAPSHOT_CRON = "5 0 * * *"
 DEFAULT_ALERT_DAYS = (14, 7, 3)
+DEFAULT_DIGEST_CRON = "0 8 * * 1"
 
 DEFAULT_BREAKDOWNS: tuple[str, ...] = ("api_key",)
 BREAKDOWNS = ("api_key", "workspace", "user", "app")  # by whom the bill can be broken down
@@ -62,6 +63,7 @@ class Settings:
     snapshot_cron: str
     alert_urls: tuple[str, ...] = field(repr=False)  # they hold passwords and tokens
     alert_days: tuple[int, ...]
+    digest_cron: str  # empty: no digest, as where there is no channel
     accepted_keys: frozenset[str]  # fingerprints
     plans: tuple[AccountPlan, ...]
     breakdowns: tuple[str, ...]  # of BREAKDOWNS
@@ -158,6 +160,10 @@ def load(environ: Mapping[str, str], dotenv: Path | None = None) -> Settings:
     for name in ("CREDITS_ALERT_URLS", "CREDITS_ALERT_URLS_FILE"):
         text = collect(partial(env.secret, name), "", alert_problems)
         urls += _alert_urls(name, text, alert_problems)
+    digest_cron = DEFAULT_DIGEST_CRON
+    if "CREDITS_DIGEST_CRON" in env:  # empty: none
+        text = env.get("CREDITS_DIGEST_CRON")
+        digest_cron = collect(lambda: text and _cron("CREDITS_DIGEST_CRON", text), digest_cron, alert_problems)
     return Settings(
         accounts=accounts,
         base_url=url,
@@ -166,8 +172,9 @@ def load(environ: Mapping[str, str], dotenv: Path | None = None) -> Settings:
         data_dir=data_dir,
         dagster_home=read("DAGSTER_HOME", partial(as_path, "DAGSTER_HOME"), data_dir / "dagster"),
         start_date=read("CREDITS_START_DATE", _start_date, DEFAULT_START_DATE),
-        snapshot_cron=read("CREDITS_SNAPSHOT_CRON", _cron, DEFAULT_SNAPSHOT_CRON),
+        snapshot_cron=read("CREDITS_SNAPSHOT_CRON", partial(_cron, "CREDITS_SNAPSHOT_CRON"), DEFAULT_SNAPSHOT_CRON),
         alert_urls=tuple(urls),
+        digest_cron=digest_cron if urls else "",
         alert_days=read("CREDITS_ALERT_DAYS", _alert_days, DEFAULT_ALERT_DAYS, alert_problems),
         accepted_keys=read("CREDITS_ACCEPT_KEY", _fingerprints, frozenset()),
         plans=account_plans(env, [account.name for account in accounts], warnings),
@@ -218,7 +225,7 @@ def _start_date(text: str) -> date:
     return day
 
 
-def _cron(text: str) -> str:
+def _cron(name: str, text: str) -> str:
     # Dagster's own check, so that what passes here is what its scheduler accepts; the second line catches
     # days that never come (`0 0 31 4 *`), on which its daemon would fail at every tick.
     from dagster._utils.schedules import is_valid_cron_string
@@ -228,7 +235,7 @@ def _cron(text: str) -> str:
             return text
     except (ValueError, KeyError, StopIteration):
         pass
-    raise ConfigError("CREDITS_SNAPSHOT_CRON must be a cron line of five fields, in UTC, such as 5 0 * * *")
+    raise ConfigError(f"{name} must be a cron line of five fields, in UTC, such as 5 0 * * *")
 
 
 def _ticks(cron: str) -> Iterator[datetime]:

@@ -5,7 +5,7 @@ from datetime import timedelta
 import dagster as dg
 
 from credits_pipeline import config, launch
-from credits_pipeline.defs import housekeeping, schedules, sensors
+from credits_pipeline.defs import housekeeping, schedules, sensors, weekly_digest
 from credits_pipeline.defs.assets import (
     alerts_sent,
     api_keys,
@@ -89,8 +89,8 @@ defs = dg.Definitions(
         usage_breakdown.every_breakdown_was_fetched,
         api_keys.every_list_of_keys_was_read,
     ],
-    jobs=[*schedules.JOBS, *housekeeping.JOBS],
-    schedules=[*schedules.SCHEDULES, *housekeeping.SCHEDULES],
+    jobs=[*schedules.JOBS, *weekly_digest.JOBS, *housekeeping.JOBS],
+    schedules=[*schedules.SCHEDULES, *weekly_digest.SCHEDULES, *housekeeping.SCHEDULES],
     sensors=[*schedules.SENSORS, *sensors.SENSORS],
     resources={"openrouter": OpenRouter(), "warehouse": warehouse},
     loggers={"console": launch.console},

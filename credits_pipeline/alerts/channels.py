@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 # Apprise itself waits 4 s to connect and 4 s for a reply; several recipients, a slow mail server and 1 s to start
 # fit below this. A sensor tick has 60 s.
@@ -68,12 +69,17 @@ def channels(urls: Sequence[str]) -> tuple[Channel, ...]:
     )
 
 
-def send(messages: Sequence[tuple[Channel, str, str]], *, limit_s: float = SEND_LIMIT_S) -> list[Outcome]:
-    """Deliver each (channel, title, body), all at the same time and within `limit_s` seconds. Never raises."""
+def send(
+    messages: Sequence[tuple[Channel, str, str]], *, attached: Path | None = None, limit_s: float = SEND_LIMIT_S
+) -> list[Outcome]:
+    """Deliver each (channel, title, body), all at the same time and within `limit_s` seconds. Never raises.
+
+    The file `attached`, if there is one, goes along where the service takes files.
+    """
     if not messages:
         return []
     with ThreadPoolExecutor(max_workers=len(messages)) as pool:
-        return list(pool.map(lambda message: _send(*message, limit_s=limit_s), messages))
+        return list(pool.map(lambda message: _send(*message, attached=attached, limit_s=limit_s), messages))
 
 
 def environment(url: str, title: str) -> dict[str, str]:
@@ -93,10 +99,11 @@ def environment(url: str, title: str) -> dict[str, str]:
     }
 
 
-def _send(channel: Channel, title: str, body: str, *, limit_s: float) -> Outcome:
+def _send(channel: Channel, title: str, body: str, *, attached: Path | None, limit_s: float) -> Outcome:
+    files = [f"--attach={attached.as_uri()}"] if attached and attached.is_file() else []
     try:
         done = subprocess.run(  # noqa: S603
-            [*APPRISE, f"--limit={limit_s}"],  # ends it even if this process is killed
+            [*APPRISE, f"--limit={limit_s}", *files],  # the limit ends it even if this process is killed
             input=body.encode(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

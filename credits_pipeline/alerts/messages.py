@@ -65,6 +65,10 @@ def sentence(text: object) -> str:
     return shown(text, longest=LONGEST_SENTENCE)
 
 
+def capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
 def when(runway: Mapping[str, Any]) -> str:
     """By when to top up: before the early date, if that is more than a day away."""
     first = runway["run_out_p10"]
@@ -80,8 +84,9 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    env.filters |= {f.__name__: f for f in (shown, sentence, when, wording.usd, wording.day, wording.percent)}
-    env.filters |= {"instant": wording.instant, "month": wording.month}
-    env.globals |= {"TOP_UP_PAGE": TOP_UP_PAGE, "KEYS_PAGE": KEYS_PAGE}
-    env.globals |= {"answer": wording.answer, "of_days": wording.of_days}
+    names = ("usd", "day", "instant", "month", "percent", "to_buy", "month_so_far")
+    env.filters |= {name: getattr(wording, name) for name in names}
+    env.filters |= {f.__name__: f for f in (shown, sentence, when, capital)}
+    env.globals |= {name: getattr(wording, name) for name in ("answer", "change", "of_days")}
+    env.globals |= {"TOP_UP_PAGE": TOP_UP_PAGE, "KEYS_PAGE": KEYS_PAGE, "MOST_IN_FULL": MOST_IN_FULL}
     return env.get_template("messages.txt.j2")

@@ -6,6 +6,7 @@ Independent of Dagster. What a channel does not accept is tried again by the nex
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from credits_pipeline import files
@@ -74,7 +75,9 @@ def notify(
         new = [alert for alert in new if not alert.is_superseded]
         for alert in new:
             log.warning(f"{alert.title}\n{alert.body}")
-        outcomes = _deliver(pending, targets, log)
+        # Once: where a service does not take the file, the message is tried again without.
+        attached = settings.report_path if any(alert.kind == "digest" for alert in new) else None
+        outcomes = _deliver(pending, targets, log, attached)
         taken = [(at, alert) for at, alert in pending if at in outcomes and outcomes[at].delivered]
         if taken:
             with warehouse.writing("recording which alerts were delivered") as con:
@@ -105,14 +108,17 @@ def _marked(alert: Alert, settings: Settings) -> Alert:
 
 
 def _deliver(
-    pending: Sequence[tuple[str, Alert]], targets: dict[str, Channel], log: logging.Logger
+    pending: Sequence[tuple[str, Alert]],
+    targets: dict[str, Channel],
+    log: logging.Logger,
+    attached: Path | None = None,
 ) -> dict[str, Outcome]:
     """One message per channel with everything pending for it; the outcomes, by channel."""
     outgoing = {}
     for key, channel in targets.items():
         if parts := [(alert.title, alert.body) for at, alert in pending if at == key]:
             outgoing[key] = (channel, *messages.together(parts))
-    outcomes = dict(zip(outgoing, channels.send(list(outgoing.values())), strict=True))
+    outcomes = dict(zip(outgoing, channels.send(list(outgoing.values()), attached=attached), strict=True))
     for outcome in outcomes.values():
         if outcome.delivered:
             log.info(f"sent to {outcome.channel}")

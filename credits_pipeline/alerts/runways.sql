@@ -6,10 +6,7 @@ select
     runway.*,
     summary.unknown_days_7d,
     summary.unknown_days_30d,
-    plan.until_date as buy_until,
-    plan.confidence as buy_confidence,
-    plan.credits_usd as buy_usd,
-    plan.charged_usd as buy_charged_usd,
+    purchase,
     outlook.is_suggestion is not null as is_automatic,
     coalesce(outlook.is_suggestion, false) as is_suggestion,
     outlook.below_usd,
@@ -20,7 +17,7 @@ select
     ) as topped_up_at
 from marts.credits_runway as runway
 left join marts.spend_summary as summary on runway.account = summary.account
-left join marts.topup_plan as plan on runway.account = plan.account and plan.is_advised
+left join marts.topup_plan as purchase on runway.account = purchase.account and purchase.is_advised
 left join marts.topup_outlook as outlook
     on runway.account = outlook.account
     and (not outlook.is_suggestion or coalesce(outlook.below_since = outlook.as_of, true))

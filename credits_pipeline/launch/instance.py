@@ -22,7 +22,7 @@ from credits_pipeline.launch.storage_errors import in_sentences
 # On a run: the file that the process which does it holds locked.
 PROCESS_TAG = "credits_pipeline/process"
 
-JOBS = frozenset({"daily_credits", "backfill_history", "rebuild", "housekeeping"})
+JOBS = frozenset({"daily_credits", "backfill_history", "rebuild", "weekly_digest", "housekeeping"})
 
 INSTANCE_SETTINGS = Path(__file__).with_name("dagster.yaml")
 # The dagster.yaml of the first release (SHA-256): where nobody has changed it, it is brought up to date.

@@ -133,8 +133,8 @@ def test_the_message_says_what_happened_how_sure_what_to_do_and_the_numbers(worl
         "How sure: 80 % sure: between 22 Jun and 26 Jun 2026. So far, such intervals have been right 78 % of the time "
         "on this account. Gone within 7 days: 63 %; within 30 days: >99 %.",
         "Why: The date moved 2 days nearer: spend was above expectation.",
-        "What to do: Top up before 22 Jun 2026 at https://openrouter.ai/settings/credits, or spend less. $420.00 "
-        "(charged $443.10) would last until 31 Jul 2026 with 90 %.",
+        "What to do: Buy $420.00 (charged $443.10) to reach 31 Jul 2026 with 90 % before 22 Jun 2026 at "
+        "https://openrouter.ai/settings/credits, or spend less.",
         "As of: the reading of 17 Jun 2026 00:05 UTC.",
     ]
 
@@ -224,8 +224,8 @@ def test_with_a_configured_automatic_top_up_only_one_that_does_not_arrive_is_an_
         "How sure: The balance is what OpenRouter reported. A card top-up can take an hour to appear.",
         "If nothing arrives: Credits last until about 18 Jun 2026. 80 % sure: between 17 Jun and 21 Jun 2026. So far, "
         "such intervals have been right 78 % of the time on this account.",
-        "What to do: Check the card and the automatic top-up at https://openrouter.ai/settings/credits, or top up by "
-        "hand. $420.00 (charged $443.10) would last until 31 Jul 2026 with 90 %.",
+        "What to do: Check the card and the automatic top-up at https://openrouter.ai/settings/credits, or buy $420.00 "
+        "(charged $443.10) to reach 31 Jul 2026 with 90 % by hand.",
         "As of: the reading of 17 Jun 2026 03:05 UTC.",
     ]
     assert world.due() == []

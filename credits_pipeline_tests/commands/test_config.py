@@ -262,6 +262,17 @@ def test_a_wrong_value_is_one_line_that_names_the_variable_and_leaves_the_defaul
     assert getattr(wrong, name) == getattr(default, name)
 
 
+def test_a_digest_goes_out_on_mondays_where_alerts_have_a_channel_unless_its_line_is_empty_or_another():
+    channel = {"CREDITS_ALERT_URLS": "ntfy://topic"}
+    assert config.load({}).digest_cron == ""
+    assert config.load(channel).digest_cron == "0 8 * * 1"
+    for cron in ("", "0 9 * * fri"):
+        assert config.load(channel | {"CREDITS_DIGEST_CRON": cron}).digest_cron == cron
+    wrong = config.load(channel | {"CREDITS_DIGEST_CRON": "weekly"})
+    assert (wrong.digest_cron, wrong.problems) == ("0 8 * * 1", ())
+    assert wrong.alert_problems[0].startswith("CREDITS_DIGEST_CRON must be a cron line")
+
+
 def test_an_empty_value_counts_as_none():
     """As in a line of `.env` or of a unit file that nobody has filled in."""
     names = ["CREDITS_START_DATE", "CREDITS_ALERT_URLS_FILE", "CREDITS_DATA_DIR", "OPENROUTER_BASE_URL", "DAGSTER_HOME"]
