@@ -133,7 +133,7 @@ def test_the_message_says_what_happened_how_sure_what_to_do_and_the_numbers(worl
         "How sure: 80 % sure: between 22 Jun and 26 Jun 2026. So far, such intervals have been right 78 % of the time "
         "on this account. Gone within 7 days: 63 %; within 30 days: >99 %.",
         "Why: The date moved 2 days nearer: spend was above expectation.",
-        "What to do: Buy $420.00 (charged $443.10) to reach 31 Jul 2026 with 90 % before 22 Jun 2026 at "
+        "What to do: Buy $420.00 (charged $443.10) to reach 31 Jul 2026 with 90 %, before 22 Jun 2026, at "
         "https://openrouter.ai/settings/credits, or spend less.",
         "As of: the reading of 17 Jun 2026 00:05 UTC.",
     ]
