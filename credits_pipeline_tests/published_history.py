@@ -5,6 +5,7 @@ from pathlib import Path
 
 from credits_pipeline.config import PROJECT_ROOT
 from credits_pipeline.simulator import AGENTS, STEADY, SimulatedAccount
+from credits_pipeline.simulator.keys import demo_keys
 from credits_pipeline.sql_project import SqlProject
 from credits_pipeline.warehouse import Reading, Warehouse
 from credits_pipeline_tests.sql.test_dbt_parity import Billed
@@ -22,8 +23,10 @@ class History:
         self.path = folder / "credits.duckdb"
         self.day = FIRST_DAY
         self.project = SqlProject.load(PROJECT_ROOT / "dbt_like_sql")
+        anchor = FIRST_DAY + 90 * DAY
+        keys = demo_keys(anchor)
         self.accounts = [
-            SimulatedAccount(name, f"sk-or-v1-simulated-{name}", anchor=FIRST_DAY + 90 * DAY, profile=profile)
+            SimulatedAccount(name, f"sk-or-v1-simulated-{name}", anchor=anchor, profile=profile, keys=keys[name])
             for name, profile in (("default", STEADY), ("agents", AGENTS))
         ]
 
@@ -51,17 +54,22 @@ class History:
         days = [first + n * DAY for n in range((last - first).days + 1)]
         with self.warehouse.writing("storing usage") as con:
             for account in self.accounts:
-                rows = [
-                    Billed(
-                        day, model, usage.credits_usd, usage.byok_usd, usage.requests, usage.prompt_tokens,
-                        usage.completion_tokens, usage.reasoning_tokens, usage.cached_tokens,
-                    )
+                by_model = [(day, "", *part) for day in days for part in account.billed(day).items()]
+                by_key = [
+                    (day, member, model, usage)
                     for day in days
-                    for model, usage in account.billed(day).items()
-                ]  # fmt: skip
-                self.warehouse.replace_usage(
-                    account.name, first, last, rows, fetched_at=fetched_at, run_id="run", con=con
-                )
+                    for (member, model), usage in account.billed_by("api_key", day).items()
+                ]
+                for dimension, parts in {"": by_model, "api_key": by_key}.items():
+                    rows = [
+                        Billed(
+                            day, model, usage.credits_usd, member, usage.byok_usd, usage.requests, usage.prompt_tokens,
+                            usage.completion_tokens, usage.reasoning_tokens, usage.cached_tokens,
+                        )
+                        for day, member, model, usage in parts
+                    ]  # fmt: skip
+                    stored = {"fetched_at": fetched_at, "run_id": "run", "con": con, "dimension": dimension}
+                    self.warehouse.replace_usage(account.name, first, last, rows, **stored)
 
     def build(self) -> None:
         with self.warehouse.writing("building the SQL models") as con:
