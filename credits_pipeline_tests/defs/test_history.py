@@ -25,6 +25,7 @@ RunJob = Callable[..., dg.ExecuteInProcessResult]
 # The SQL is rebuilt from what is there, so a story of many days needs it once, at its end.
 RAW = [dg.AssetKey("credits_snapshots"), dg.AssetKey("model_usage")]
 BILL = RAW[1:]
+HISTORY = [*BILL, dg.AssetKey("usage_breakdown")]
 YEAR_AGO, YESTERDAY = TODAY - timedelta(days=365), TODAY - timedelta(days=1)
 
 
@@ -97,7 +98,7 @@ def test_an_account_without_analytics_does_not_have_the_year_fetched_every_night
 ) -> None:
     api = simulate(spender(), spender("acme"))
     api.misbehave(Fault.status(403, message="Analytics is off"), times=None, account="acme")
-    run_job("backfill_history", tags=a_year(), asset_selection=BILL)
+    run_job("backfill_history", tags=a_year(), asset_selection=HISTORY)
     assert unsettled(instance) == ("2026-06-15", "2026-06-16")
     api.behave()  # the key was mended: the daily run notices, for it asks every account
     run_job("daily_credits", asset_selection=BILL)
@@ -157,7 +158,7 @@ def test_the_schedule_asks_for_the_whole_year_of_an_account_added_later(
     simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance
 ) -> None:
     simulate(spender())
-    run_job("backfill_history", tags=a_year(), asset_selection=BILL)
+    run_job("backfill_history", tags=a_year(), asset_selection=HISTORY)
     settled_but_two = unsettled(instance)
     assert settled_but_two == ("2026-06-15", "2026-06-16")
     simulate(spender(), spender("acme"))

@@ -13,7 +13,7 @@ from credits_pipeline.defs import schedules
 from credits_pipeline.warehouse import Warehouse
 from credits_pipeline_tests.conftest import TODAY
 from credits_pipeline_tests.defs.test_daily_run import Simulate, failures, spender
-from credits_pipeline_tests.defs.test_history import BILL, RAW, raw
+from credits_pipeline_tests.defs.test_history import HISTORY, RAW, raw
 from credits_pipeline_tests.faulty import Fault
 
 RunJob = Callable[..., dg.ExecuteInProcessResult]
@@ -98,7 +98,7 @@ def test_after_a_wrong_key_the_right_one_fetches_the_whole_year(
     api.misbehave(Fault.status(403, message="Only management keys"), times=None, account="acme")
     run_job("daily_credits", asset_selection=RAW)
     assert schedules.unsettled_range(warehouse(), instance) is not None
-    run_job("backfill_history", tags=schedules.range_tags("2025-06-17", "2026-06-16"), asset_selection=BILL)
+    run_job("backfill_history", tags=schedules.range_tags("2025-06-17", "2026-06-16"), asset_selection=HISTORY)
     assert schedules.unsettled_range(warehouse(), instance) == ("2026-06-15", "2026-06-16")
     api.behave()
     monkeypatch.setenv("OPENROUTER_API_KEY_ACME", "sk-or-v1-simulated-right")
