@@ -61,8 +61,8 @@ test-slow: $(VENV)/installed-dev ## the slow tests: faults, secrets, recovery, r
 	@$(PY) -m pytest -n 2 --dist loadfile -q -m "slow and not heavy and not browser"
 
 # The oldest DuckDB that we support; the other tests run on the locked one, which is the newest.
-DUCKDB_TESTS := sql/test_models_*.py sql/test_forecast.py sql/test_sql_project.py warehouse/test_file.py warehouse/test_tables.py \
-	warehouse/test_publish.py
+DUCKDB_TESTS := sql/test_models_*.py sql/test_forecast.py sql/test_sql_project.py sql/test_key_limits.py sql/test_money.py \
+	warehouse/test_file.py warehouse/test_tables.py warehouse/test_publish.py
 test-duckdb: $(VENV)/installed-dev ## the SQL and warehouse tests on the oldest supported DuckDB
 	@for version in 1.5.4; do echo "duckdb $$version"; \
 	  [ -d $(VENV)/duckdb-$$version ] || $(INSTALL) --require-hashes --target $(VENV)/duckdb-$$version -r requirements-duckdb-$$version.lock || exit 1; \
