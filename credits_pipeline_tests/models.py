@@ -117,6 +117,24 @@ class World:
                 [account, day, model, str(part)],
             )
 
+    def break_down(
+        self,
+        day: str | date,
+        members: Mapping[tuple[str, str], Any],
+        dimension: str = "api_key",
+        fetched: str = "2026-02-10",
+        account: str = "a",
+    ) -> None:
+        """Who spent on a fetched day: USD by member and model, with a request and 15 tokens each."""
+        total = sum(Decimal(usd) for usd in members.values())
+        of = [account, day, dimension]
+        self.con.execute("insert into raw.usage_breakdown_days values (?, ?, ?, ?, ?, 'r')", [*of, str(total), fetched])
+        for (member, model), usd in members.items():
+            self.con.execute(
+                "insert into raw.usage_breakdown values (?, ?, ?, ?, ?, ?::decimal(18,9), 0, 1, 10, 5, 0, 0)",
+                [*of, member, model, str(usd)],
+            )
+
     def build(self, models: Collection[str] = CORE) -> None:
         """Build without the models' own tests: most of a build's time is theirs."""
         for name in self.project.models:

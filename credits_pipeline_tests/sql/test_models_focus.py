@@ -13,9 +13,12 @@ import pytest
 
 from credits_pipeline_tests.models import CORE, Row, World, at, midnight, usd
 
+BY_MEMBER = [f"daily_spend_by_{mart}" for mart in ("key", "workspace", "user", "app")]
+MODELS = [*CORE, *BY_MEMBER, "int_member_teams", "focus_cost_and_usage"]
+
 
 def focus(world: World) -> list[Row]:
-    world.build_and_test([*CORE, "focus_cost_and_usage"])
+    world.build_and_test(MODELS)
     return world.table("focus_cost_and_usage", None)
 
 
@@ -40,6 +43,25 @@ def test_a_top_up_is_paid_and_not_used_and_usage_is_used_and_not_paid(world: Wor
     assert (purchase["PricingQuantity"], purchase["PricingUnit"]) == (Decimal(50), "Credits")
     assert (purchase["ConsumedQuantity"], purchase["ConsumedUnit"]) == (None, None)
     assert (usage["ConsumedQuantity"], usage["ConsumedUnit"]) == (Decimal(30), "Tokens")
+
+
+def test_a_key_is_the_sub_account_and_its_team_a_tag_where_the_bill_is_broken_down(world: World):
+    world.bill("2026-01-30", 2)
+    world.bill("2026-01-31", 4, models={"x/one": 3, "x/two": 1})
+    world.break_down("2026-01-31", {("bot", "x/one"): 2, ("web", "x/one"): "0.5", ("web", "x/two"): "0.75"})
+    for position, (pattern, team, cost_center) in enumerate([("bot", "Support", "C7"), ("w*", 'The "Web"', None)], 1):
+        values = [position, pattern, team, cost_center]
+        world.con.execute("insert into raw.teams values (?, 'a', 'api_key', ?, ?, ?)", values)
+    rows = focus(world)
+    assert {row["SubAccountName"] == row["SubAccountId"] for row in rows} == {True}
+    assert [tuple(row[name] for name in ("SubAccountId", "x_model", "EffectiveCost", "Tags")) for row in rows] == [
+        (None, "vendor/model", usd(2), None),
+        (None, "x/one", usd("0.5"), None),
+        (None, "x/two", usd("0.25"), None),
+        ("bot", "x/one", usd(2), '{"team":"Support","cost_center":"C7"}'),
+        ("web", "x/one", usd("0.5"), tag := '{"team":"The \\"Web\\""}'),
+        ("web", "x/two", usd("0.75"), tag),
+    ]
 
 
 def test_what_no_model_was_billed_for_is_a_row_of_its_own_and_what_was_taken_back_lowers_what_was_paid(world: World):
@@ -125,6 +147,9 @@ def fill_a_year(world: World) -> None:
             usage += spent if number != 100 else -3
             if number % 9:
                 world.bill(day, spent, account=account, models={"x/one": spent - step, "y/two": step, "z/free": 0})
+                if account == "acme" and number > 99:
+                    world.break_down(day, {("bot", "x/one"): spent - step, ("web", "y/two"): step / 2}, account=account)
+    world.con.execute("insert into raw.teams values (1, '*', 'api_key', 'b*', 'Support', 'C7')")
 
 
 @pytest.mark.heavy

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from datetime import date, timedelta
-from decimal import Decimal
 
 import pytest
 
@@ -14,6 +13,7 @@ MODELS = (
     "stg_model_usage_days",
     "daily_spend_by_model",
     *(f"daily_spend_by_{mart}" for mart in MARTS.values()),
+    "int_member_teams",
     "monthly_chargeback",
 )
 FINAL = "2026-02-10"
@@ -21,20 +21,6 @@ FINAL = "2026-02-10"
 
 def bill(world: World, day: str, usd: str, fetched: str = FINAL, account: str = "a") -> None:
     world.bill(day, usd, fetched, account, models={"m": usd})
-
-
-def break_down(
-    world: World, day: str, members: dict[tuple[str, str], str], dimension: str = "api_key", fetched: str = FINAL
-) -> None:
-    """A fetched day of account `a`: USD by member and model, a request and 15 tokens per row."""
-    total = sum(map(Decimal, members.values()))
-    bill = ["a", day, dimension]
-    world.con.execute("insert into raw.usage_breakdown_days values (?, ?, ?, ?, ?, 'r')", [*bill, str(total), fetched])
-    for (member, model), usd in members.items():
-        world.con.execute(
-            "insert into raw.usage_breakdown values (?, ?, ?, ?, ?, ?, 0, 1, 10, 5, 0, 0)",
-            [*bill, member, model, usd],
-        )
 
 
 def of_teams(world: World, *lines: Sequence[str]) -> None:
@@ -61,7 +47,7 @@ def test_what_no_named_key_used_is_unattributed_so_that_every_sum_is_the_bill(wo
     bill(world, "2026-01-02", "1")
     world.bill("2026-01-03", "0")
     bill(world, "2026-01-01", "7", account="b")
-    break_down(world, "2026-01-01", {("k", "m"): "1.4", ("l", "m"): "0.6", ("k", "n"): "0.3", ("", "n"): "0.7"})
+    world.break_down("2026-01-01", {("k", "m"): "1.4", ("l", "m"): "0.6", ("k", "n"): "0.3", ("", "n"): "0.7"})
     assert [test.message for test in build(world).tests if not test.passed] == []
     assert spend(world) == {
         (1, "k", "m"): 1.4,
@@ -78,7 +64,7 @@ def test_what_no_named_key_used_is_unattributed_so_that_every_sum_is_the_bill(wo
 
 def test_a_dimension_that_was_never_asked_for_is_an_empty_table(world: World) -> None:
     bill(world, "2026-01-01", "1")
-    break_down(world, "2026-01-01", {("k", "m"): "1"})
+    world.break_down("2026-01-01", {("k", "m"): "1"})
     build(world)
     counts = {mart: rows(world, f"select count(*) from marts.daily_spend_by_{mart}")[0][0] for mart in MARTS.values()}
     assert counts["key"] > 0
@@ -90,7 +76,7 @@ def test_keys_that_were_billed_more_than_the_account_are_a_warning_once_the_day_
     world: World, fetched: str, warned: bool
 ) -> None:
     bill(world, "2026-01-01", "1", fetched=fetched)
-    break_down(world, "2026-01-01", {("k", "m"): "1.5"}, fetched=fetched)
+    world.break_down("2026-01-01", {("k", "m"): "1.5"}, fetched=fetched)
     result = build(world)
     assert ["breakdown_is_within_the_bill"] * warned == [t.test.name for t in result.tests if not t.passed]
     assert not result.blocked
@@ -100,7 +86,7 @@ def test_keys_that_were_billed_more_than_the_account_are_a_warning_once_the_day_
 def test_the_first_line_that_is_like_account_and_member_says_whose_team_it_is(world: World) -> None:
     bill(world, "2026-01-01", "10")
     members = {("batch_1", "m"): "1", ("batchx1", "m"): "2", ("bot", "m"): "3", ("50%", "m"): "0.5", ("web", "m"): "1"}
-    break_down(world, "2026-01-01", members)
+    world.break_down("2026-01-01", members)
     lines = [("b", "api_key", "*", "other"), ("*", "api_key", "batch_*", "Data"), ("a", "api_key", "b*", "Support")]
     of_teams(world, *lines, ("a", "api_key", "5*%", "Discount"))
     assert not build(world).blocked
@@ -114,8 +100,8 @@ def test_the_first_line_that_is_like_account_and_member_says_whose_team_it_is(wo
 
 def test_an_account_is_charged_by_the_dimension_of_its_first_line_and_others_are_a_warning(world: World) -> None:
     bill(world, "2026-01-01", "3")
-    break_down(world, "2026-01-01", {("k", "m"): "2"})
-    break_down(world, "2026-01-01", {("Research", "m"): "3"}, dimension="workspace")
+    world.break_down("2026-01-01", {("k", "m"): "2"})
+    world.break_down("2026-01-01", {("Research", "m"): "3"}, dimension="workspace")
     of_teams(world, ("a", "workspace", "Research", "R"), ("a", "api_key", "k", "K"))
     failed = [test.test.name for test in build(world).tests if not test.passed]
     assert failed == ["teams_charge_an_account_by_one_dimension"]
@@ -131,10 +117,10 @@ def test_a_month_is_final_when_each_of_its_days_and_who_spent_it_is_settled(worl
     assert rows(world, final) == [(31, True)], "without teams the bill is all that counts"
     of_teams(world, ("a", "api_key", "*", "T"))
     for day in days[1:]:
-        break_down(world, day, {("k", "m"): "1"})
+        world.break_down(day, {("k", "m"): "1"})
     build(world)
     assert rows(world, final) == [(31, False)], "who spent on the first day is not known"
-    break_down(world, days[0], {("k", "m"): "1"})
+    world.break_down(days[0], {("k", "m"): "1"})
     build(world)
     assert rows(world, final) == [(31, True)]
     world.con.execute("delete from raw.model_usage_days where usage_date = '2026-01-20'")
@@ -148,8 +134,8 @@ def test_members_are_summed_beside_the_period_before_where_all_of_it_was_fetched
         day = f"{date(2026, 1, 1) + timedelta(number)}"
         bill(world, day, "3", fetched="2026-03-04")
         if number > 1:
-            break_down(world, day, {("k", "m"): "1", ("old" if number < 50 else "new", "m"): "2"})
-    break_down(world, "2026-01-05", {("w", "m"): "1"}, dimension="workspace")
+            world.break_down(day, {("k", "m"): "1", ("old" if number < 50 else "new", "m"): "2"})
+    world.break_down("2026-01-05", {("w", "m"): "1"}, dimension="workspace")
     world.build_for("spend_summary_by_member")
     assert rows(
         world,

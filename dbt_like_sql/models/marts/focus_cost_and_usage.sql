@@ -1,11 +1,12 @@
 -- One row per charge, in the columns of FOCUS 1.2 (FinOps Open Cost and Usage Specification): top-ups and other changes
--- of credits, and usage per account, UTC day and model.
+-- of credits, and usage per account, UTC day, API key and model; without a breakdown by key, per account, day and model.
 -- Guarantee: over any day, and so over any month, EffectiveCost sums to spend_usd of daily_spend, and BilledCost to the
 -- changes of credits in credit_events. Credits are paid in advance: a purchase costs cash and is not usage yet, and usage
 -- costs no further cash, so nothing is counted twice.
 -- Where bill and counter differ on a day, the bill's models keep their figures and one more row carries the remainder:
 -- usage of an unknown model, below zero where the counter shows less. FOCUS counts refunds under the category of what they
 -- take back, so that remainders of neighbouring days, and a purchase and its refund, cancel out within one category.
+-- The sub account is the API key, by the name that it had: no analytics gives its id.
 -- ChargeClass and InvoiceId are null: usage of prepaid credits is on no invoice, and no API says which invoice a purchase
 -- is on (ChargeClass `Correction` is for charges of an earlier invoice).
 
@@ -15,40 +16,51 @@ with days as (
     where spend_usd is not null
 ),
 
+-- Where no key was ever asked for, daily_spend_by_key is empty; else it has every bill, in rows without a key where a day
+-- was not broken down.
+bills as (
+    select
+        account, spend_date, nullif(member, '(unattributed)') as api_key,
+        model, spend_usd, requests, prompt_tokens, completion_tokens
+    from {{ ref('daily_spend_by_key') }}
+    union all
+    select account, spend_date, null, model, spend_usd, requests, prompt_tokens, completion_tokens
+    from {{ ref('daily_spend_by_model') }}
+    where not exists (from {{ ref('daily_spend_by_key') }})
+),
+
 models as (
     select
         days.account,
         days.spend_date,
-        billed.model,
-        billed.spend_usd,
-        billed.requests,
-        billed.prompt_tokens,
-        billed.completion_tokens,
+        bills.api_key,
+        teams.team,
+        teams.cost_center,
+        bills.model,
+        bills.spend_usd,
+        bills.requests,
+        bills.prompt_tokens,
+        bills.completion_tokens,
         days.method,
         days.is_complete
     from days
-    inner join {{ ref('daily_spend_by_model') }} as billed
-        on days.account = billed.account
-        and days.spend_date = billed.spend_date
-),
-
-model_sums as (
-    select account, spend_date, sum(spend_usd) as spend_usd
-    from models
-    group by account, spend_date
+    inner join bills
+        on days.account = bills.account
+        and days.spend_date = bills.spend_date
+    left join {{ ref('int_member_teams') }} as teams
+        on bills.account = teams.account
+        and coalesce(bills.api_key, '(unattributed)') = teams.member
+        and teams.dimension = 'api_key'
 ),
 
 remainders as (
-    select
-        days.account,
-        days.spend_date,
-        cast(days.spend_usd - coalesce(model_sums.spend_usd, 0) as decimal(18, 9)) as spend_usd,
-        days.method,
-        days.is_complete
-    from days
-    left join model_sums
-        on days.account = model_sums.account
-        and days.spend_date = model_sums.spend_date
+    select account, spend_date, cast(sum(spend_usd) as decimal(18, 9)) as spend_usd, method, is_complete
+    from (
+        select account, spend_date, spend_usd, method, is_complete from days
+        union all
+        select account, spend_date, -spend_usd, method, is_complete from models
+    )
+    group by account, spend_date, method, is_complete
 ),
 
 charges as (
@@ -64,7 +76,10 @@ charges as (
         prompt_tokens + completion_tokens as quantity,
         'Tokens' as unit,
         'model' as kind,
+        api_key,
         model,
+        team,
+        cost_center,
         requests,
         prompt_tokens,
         completion_tokens,
@@ -96,6 +111,9 @@ charges as (
         null,
         null,
         null,
+        null,
+        null,
+        null,
         method,
         is_complete
     from remainders
@@ -118,6 +136,9 @@ charges as (
         amount_usd,
         'Credits',
         kind,
+        null,
+        null,
+        null,
         null,
         null,
         null,
@@ -146,6 +167,7 @@ select
     case category when 'Usage' then unit end as ConsumedUnit,
     list_usd as ContractedCost,
     cast(effective_usd as decimal(18, 9)) as EffectiveCost,
+    'OpenRouter' as HostProviderName,
     cast(null as varchar) as InvoiceId,
     'OpenRouter' as InvoiceIssuerName,
     list_usd as ListCost,
@@ -155,7 +177,14 @@ select
     'OpenRouter' as PublisherName,
     'AI and Machine Learning' as ServiceCategory,
     'OpenRouter' as ServiceName,
+    'OpenRouter' as ServiceProviderName,
     'Generative AI' as ServiceSubcategory,
+    api_key as SubAccountId,
+    api_key as SubAccountName,
+    case
+        when cost_center is not null then cast(json_object('team', team, 'cost_center', cost_center) as varchar)
+        when team is not null then cast(json_object('team', team) as varchar)
+    end as Tags,
     kind as x_kind,
     model as x_model,
     requests as x_requests,
@@ -165,4 +194,4 @@ select
     method as x_method,
     is_complete as x_is_complete
 from charges
-order by BillingAccountId, ChargePeriodStart, x_kind, x_model nulls first, x_event_at nulls first
+order by BillingAccountId, ChargePeriodStart, x_kind, SubAccountId nulls first, x_model nulls first, x_event_at nulls first

@@ -1,19 +1,11 @@
 -- One row per account, UTC month, team and cost center: what is charged to whom.
 -- Guarantee: over a month `spend_usd` sums to the account's bill, and `share` to 1. What no line of CREDITS_TEAMS is for
 -- is charged to `(no team)`; without such a file that is all of it.
--- A dollar is spent by a key, in a workspace and through an app at once. So that nothing is charged twice, an account is
--- charged by one dimension: that of the first line which is for it.
+-- Whose team a member is: int_member_teams.
 {% set marts = {'api_key': 'key', 'workspace': 'workspace', 'user': 'user', 'app': 'app'} %}
 with bills as (
     select account, usage_date, date_trunc('month', usage_date) as month_start, fetched_at
     from {{ source('raw', 'model_usage_days') }}
-),
-
-dimensions as (
-    select accounts.account, arg_min(teams.dimension, teams.position) as dimension
-    from (select distinct account from bills) as accounts
-    inner join {{ source('raw', 'teams') }} as teams on {{ is_like('accounts.account', 'teams.account') }}
-    group by accounts.account
 ),
 
 members as (
@@ -27,25 +19,11 @@ members as (
     {%- endfor %}
 ),
 
-first_lines as (
-    select members.account, members.dimension, members.member, min(teams.position) as position
-    from (select distinct account, dimension, member from members) as members
-    inner join dimensions on members.account = dimensions.account and members.dimension = dimensions.dimension
-    inner join {{ source('raw', 'teams') }} as teams
-        on members.dimension = teams.dimension
-        and {{ is_like('members.account', 'teams.account') }}
-        and {{ is_like('members.member', 'teams.pattern') }}
-    group by members.account, members.dimension, members.member
-),
-
 charged as (
     select members.account, members.month_start, teams.team, teams.cost_center, members.spend_usd, members.requests
     from members
-    inner join first_lines
-        on members.account = first_lines.account
-        and members.dimension = first_lines.dimension
-        and members.member = first_lines.member
-    inner join {{ source('raw', 'teams') }} as teams on first_lines.position = teams.position
+    inner join {{ ref('int_member_teams') }} as teams using (account, dimension, member)
+    where teams.team is not null
 ),
 
 charged_or_not as (
@@ -78,7 +56,8 @@ months as (
             dimensions.dimension is null or coalesce(parts.fetched_at >= bills.usage_date + interval 3 day, false)
         ) as is_final
     from bills
-    left join dimensions on bills.account = dimensions.account
+    left join (select distinct account, dimension from {{ ref('int_member_teams') }}) as dimensions
+        on bills.account = dimensions.account
     left join {{ source('raw', 'usage_breakdown_days') }} as parts
         on bills.account = parts.account
         and bills.usage_date = parts.usage_date
