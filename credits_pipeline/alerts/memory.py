@@ -16,18 +16,8 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
 
 URGENCY: Final = (
-    *(
-        "exhausted",
-        "topup_overdue",
-        "run_out",
-        "key_limit",
-        "budget",
-        "run_failed",
-        "stale",
-        "spend",
-        "expiry",
-        "digest",
-    ),
+    *("exhausted", "topup_overdue", "run_out", "key_limit", "budget", "run_failed", "stale", "spend"),
+    *("expiry", "digest"),
 )
 """Kinds of alerts, the most urgent first."""
 
