@@ -301,7 +301,7 @@ def table() -> list[Row]:
         ]
     return [
         *rows,
-        answering("a web page, and nothing else", Misbehaviour.html(), says="run again later"),
+        answering("a web page, and nothing else", Misbehaviour.status(200, html=True), says="run again later"),
         answering("connection reset", Misbehaviour.reset(), says="run again|again later"),
         answering("broken off mid-body", Misbehaviour.truncated_body(), says="again"),
         answering("429 storm", Misbehaviour.status(429, retry_after=120), says="fewer requests"),

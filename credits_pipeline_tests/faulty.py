@@ -80,11 +80,6 @@ class Fault:
         return cls(f"status {code}" + (" with a page" if html else ""), spoil)
 
     @classmethod
-    def html(cls) -> "Fault":
-        """A page where JSON should be, with status 200."""
-        return cls.status(200, html=True)
-
-    @classmethod
     def body(cls, body: bytes, *, status: int = 200) -> "Fault":
         """Exactly these bytes."""
 
@@ -140,11 +135,6 @@ class Fault:
         return cls._rows("replace " + ", ".join(literals), lambda row: {**row, **values})
 
     @classmethod
-    def without(cls, name: str) -> "Fault":
-        """Without this field."""
-        return cls._rows(f"without {name}", lambda row: {n: v for n, v in row.items() if n != name})
-
-    @classmethod
     def counts_as_numbers(cls) -> "Fault":
         """Counts as JSON numbers: both kinds occur."""
         return cls._rows(
@@ -159,11 +149,6 @@ class Fault:
             "money as strings",
             lambda row: {n: str(v) if isinstance(v, Literal) else v for n, v in row.items()},
         )
-
-    @classmethod
-    def iso_days(cls) -> "Fault":
-        """`2026-05-19T00:00:00.000Z` where the day was."""
-        return cls._days("ISO days", "T00:00:00.000Z")
 
     @classmethod
     def days_with_time(cls) -> "Fault":

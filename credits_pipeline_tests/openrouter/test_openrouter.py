@@ -255,7 +255,7 @@ def test_a_year_is_one_request_and_equals_the_ledger(api, openrouter):
     }
 
 
-VARIATIONS = [Fault.counts_as_numbers(), Fault.money_as_strings(), Fault.days_with_time()]
+VARIATIONS = [Fault.counts_as_numbers(), Fault.money_as_strings(), Fault.days_with_time(), Fault.created_at_day()]
 OTHER_DAYS = usage_row(date__day=str(TODAY)), {"date__day": "2020-01-01T00:00:00.000Z"}
 
 
@@ -599,22 +599,14 @@ def test_bytes_that_are_no_honest_http_are_refused_and_asked_again(monkeypatch, 
         assert failure(lambda: resource.get_credits(account=ACCOUNT)).retryable
 
 
-@pytest.mark.parametrize(
-    ("start", "again"),
-    [
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n", b"x" * 65536),
-        (b"HTTP/1.1 403 No\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n" * 1000),
-    ],
-    ids=["a body", "chunks of a refusal"],
-)
-def test_what_never_ends_is_cut_off_after_a_small_part_of_it(monkeypatch, start, again):
+def test_what_never_ends_is_cut_off_after_a_small_part_of_it(monkeypatch):
     sent = []
 
     def endless(server: RawServer, connection: socket.socket) -> None:
-        connection.sendall(start)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n")
         while sum(sent) < 100_000_000:
-            connection.sendall(again)
-            sent.append(len(again))
+            connection.sendall(b"x" * 65536)
+            sent.append(65536)
 
     with serving(monkeypatch, endless) as (_, resource):
         failure(lambda: resource.get_credits(account=ACCOUNT))
@@ -795,38 +787,6 @@ def test_any_reply_to_credits_is_two_finite_decimals_or_an_openrouter_error(answ
         assert 0 <= found < 10**9
         assert abs(found - data[name]) <= Decimal("5e-10")
         assert json.loads(credits.payload, parse_float=Decimal, parse_int=Decimal)["data"][name] == data[name]
-
-
-USAGE_ROWS = st.dictionaries(
-    st.sampled_from(["date__day", "created_at__day", "model", "credits_usage", "byok_usage", "request_count"]),
-    VALUES | st.sampled_from([f'"{YESTERDAY}"', f'"{YESTERDAY}T00:00:00Z"', '"7"', '"0.5"', "1"]),
-)
-USAGE_REPLIES = st.one_of(
-    st.lists(USAGE_ROWS.map(lambda row: {"date__day": f'"{YESTERDAY}"', "credits_usage": "1", **row}), max_size=3).map(
-        lambda rows: (
-            '{"data":{"metadata":{"truncated":false},"data":['
-            + ",".join("{" + ",".join(f'"{k}":{v}' for k, v in row.items()) + "}" for row in rows)
-            + "]}}"
-        ).encode()
-    ),
-    JSON_VALUES.map(lambda value: f'{{"data":{value}}}'.encode()),
-)
-
-
-@settings(deadline=None, max_examples=30)
-@given(USAGE_REPLIES)
-def test_any_reply_to_a_usage_query_is_rows_that_fit_the_table_or_an_openrouter_error(answering, body):
-    try:
-        usage = answering(body).get_usage(account=ACCOUNT, first=YESTERDAY, last=YESTERDAY)
-    except OpenRouterError as error:
-        if "unforeseen" in str(error):
-            raise
-        return
-    for row in usage.rows:
-        assert row.usage_date == YESTERDAY
-        assert row.model.isprintable()
-        assert all(amount.is_finite() and abs(amount) < 10**9 for amount in (row.credits_usd, row.byok_usd))
-        assert all(0 <= getattr(row, name) <= 10**15 for name in ("requests", "prompt_tokens", "cached_tokens"))
 
 
 @pytest.fixture(scope="module")

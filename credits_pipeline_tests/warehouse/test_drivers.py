@@ -42,26 +42,6 @@ READ_EVERYTHING = """
     print(json.dumps({"version": duckdb.__version__, "tables": tables, "columns": columns, "rows": rows}))
 """
 
-# As Evidence asks, with its own connector: a source directory, a file name in it, one query per table.
-READ_BY_EVIDENCE = """
-    const { getRunner } = require('@evidence-dev/duckdb');
-    (async () => {
-        const [directory, filename, tables] = process.argv.slice(2);
-        const run = await getRunner({ filename }, directory);
-        const told = {};
-        for (const table of tables.split(',')) {
-            const result = await run(`select * from marts.${table}`, `${table}.sql`);
-            let rows = [];
-            for await (const batch of result.rows()) rows = rows.concat(batch);
-            const types = Object.fromEntries(result.columnTypes.map((c) => [c.name, c.evidenceType]));
-            told[table] = { types, rows: rows.length, expected: result.expectedRowCount, first: rows[0] };
-        }
-        console.log(JSON.stringify(told));
-    })();
-"""
-
-EVIDENCE_TYPES = {"VARCHAR": "string", "BOOLEAN": "boolean", "DATE": "date", "TIMESTAMP": "date"}
-
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -122,22 +102,3 @@ def test_every_python_driver_reads_the_same_rows_types_and_comments(published: P
     assert len(expected["tables"]) > 10
     assert all(comment for *_, comment in (*told["tables"], *told["columns"]))
     assert told == expected
-
-
-@pytest.mark.parametrize("version", NODE_DRIVERS)
-def test_evidence_reads_every_table_and_knows_its_types(published: Path, version: str, tmp_path: Path) -> None:
-    """Its connector joins the file's name to the source's directory, so the name is relative to that."""
-    source = tmp_path / "evidence" / "sources" / "credits"
-    source.mkdir(parents=True)
-    expected = by_python(None, published)
-    tables = [table for _, table, _ in expected["tables"]]
-    name = os.path.relpath(published, source)
-    command = ["node", "-e", textwrap.dedent(READ_BY_EVIDENCE), "x", source, name, ",".join(tables)]
-    told = json.loads(run(command, cwd=node_driver(version)))
-    for table in tables:
-        assert told[table]["rows"] == told[table]["expected"] == len(expected["rows"][table]), table
-    wanted: dict[str, dict[str, str]] = {}
-    for table, column, kind, _ in expected["columns"]:
-        wanted.setdefault(table, {})[column] = EVIDENCE_TYPES.get(kind, "number")
-    assert {table: told[table]["types"] for table in tables} == wanted
-    assert isinstance(told["daily_spend"]["first"]["spend_usd"], float | int)

@@ -71,7 +71,6 @@ JUNK = random.Random(7).randbytes(50_000)
     "content",
     [
         pytest.param(lambda whole: JUNK, id="junk"),
-        pytest.param(lambda whole: b"", id="empty"),
         pytest.param(lambda whole: whole[: len(whole) // 2], id="cut in half"),
         pytest.param(lambda whole: whole[:12288] + JUNK + whole[12288 + 50_000 :], id="overwritten"),
     ],
@@ -144,58 +143,15 @@ def test_a_warehouse_behind_a_link_stays_behind_it(warehouse: Warehouse, tmp_pat
         assert con.execute("select count(*) from raw.credits_snapshots").fetchall() == [(2,)]
 
 
-@pytest.mark.parametrize(("what", "bits"), [("warehouse.duckdb", 0o000), ("warehouse.duckdb", 0o400), (".", 0o500)])
-def test_a_missing_permission_is_one_sentence(warehouse: Warehouse, what: str, bits: int) -> None:
-    """In a process that steps down from root, whom file modes do not stop."""
-    warehouse.append_readings([reading()])
-    data = warehouse.path.parent
-    (data / "warehouse.duckdb.lock").unlink()
-    code = (
-        PRELUDE
-        + """
-with Warehouse(warehouse.path.parent / "warm-up").reading():
-    pass
-(warehouse.path.parent / sys.argv[2]).chmod(int(sys.argv[3]))
-if os.geteuid() == 0:
-    data = warehouse.path.parent
-    for path in (data, *data.iterdir()):
-        os.chown(path, 65534, 65534)
-    for parent in list(data.parents)[:-2]:
-        parent.chmod(0o755)
-    os.setegid(65534), os.seteuid(65534)
-try:
-    warehouse.append_readings([one()])
-except WarehouseError as error:
-    print(error)
-"""
-    )
-    with python(code, warehouse.path, what, bits) as process:
-        out, errors = process.communicate(timeout=60)
-    data.chmod(0o700)
-    assert out.startswith("No permission to use "), out + errors
-    assert "readable and writable for this user" in out
-    assert count(warehouse) == 1
-
-
-@pytest.mark.parametrize("room", [0, 400_000])
-def test_running_out_of_room_loses_no_committed_reading(warehouse: Warehouse, room: int) -> None:
+def test_running_out_of_room_loses_no_committed_reading(warehouse: Warehouse) -> None:
     warehouse.append_readings([reading()])
     attempt = "warehouse.append_readings([one(str(i), i) for i in range(20_000)])"
-    with python(FILLS_THE_DISK.replace("{attempt}", attempt), warehouse.path, room) as process:
+    with python(FILLS_THE_DISK.replace("{attempt}", attempt), warehouse.path, 400_000) as process:
         out, errors = process.communicate(timeout=60)
     assert out.startswith("No room to write"), out + errors
     assert count(warehouse) == 1
     assert warehouse.append_readings([reading()] * 1000) == 1000
     assert count(warehouse) == 1001
-
-
-def test_no_room_for_the_first_file_leaves_none(warehouse: Warehouse) -> None:
-    attempt = "warehouse.append_readings([one()])"
-    with python(FILLS_THE_DISK.replace("{attempt}", attempt), warehouse.path, 100_000) as process:
-        out, errors = process.communicate(timeout=60)
-    assert out.startswith("No room to write"), out + errors
-    assert not warehouse.path.exists()
-    assert warehouse.append_readings([reading()]) == 1
 
 
 # -- who holds it --------------------------------------------------------------------------
@@ -214,30 +170,12 @@ def test_who_waits_in_vain_is_told_who_holds_it(warehouse: Warehouse) -> None:
     assert warehouse.append_readings([reading()]) == 1
 
 
-def test_who_waits_long_enough_gets_it(warehouse: Warehouse) -> None:
-    code = PRELUDE + 'print("waiting", flush=True)\nwarehouse.append_readings([one()])'
-    with running(HOLDS_THE_LOCK, warehouse.path) as holder, running(code, warehouse.path) as waiting:
-        assert waiting.poll() is None
-        holder.communicate()  # its input ends: it lets go
-        assert waiting.communicate(timeout=60)[1] == ""
-    assert count(warehouse) == 1
-
-
-def test_a_killed_holder_blocks_nobody(warehouse: Warehouse) -> None:
-    with running(HOLDS_THE_LOCK, warehouse.path) as dead:
-        dead.kill()
-        dead.wait()
-    assert warehouse.append_readings([reading()]) == 1
-
-
-@pytest.mark.parametrize("how", ["read_write", "read_only"])
-def test_a_program_that_opens_the_warehouse_by_itself_is_waited_for_and_named(warehouse: Warehouse, how: str) -> None:
+def test_a_program_that_opens_the_warehouse_by_itself_is_waited_for_and_named(warehouse: Warehouse) -> None:
     warehouse.append_readings([reading()])
-    with running(HOLDS_THE_FILE, warehouse.path, how) as holder:
+    with running(HOLDS_THE_FILE, warehouse.path, "read_only") as holder:
         with pytest.raises(WarehouseBusy, match=f"PID {holder.pid}"):
             Warehouse(warehouse.path, lock_timeout_s=0.2).append_readings([reading()])
-        if how == "read_only":
-            assert count(warehouse) == 1
+        assert count(warehouse) == 1
     assert warehouse.append_readings([reading()]) == 1
 
 
@@ -285,19 +223,14 @@ def killed_after(seconds: float, code: str, *arguments: object) -> list[int]:
 
 
 def test_a_process_killed_at_any_moment_leaves_whole_transactions(warehouse: Warehouse) -> None:
-    moments, committed = random.Random(1), 0
-    for _ in range(4):
-        told = killed_after(moments.uniform(0.0, 0.6), COMMITS_UNTIL_KILLED, warehouse.path, committed)
+    committed = 0
+    for seconds in (0.0, 0.05, 0.4):  # the first one while it creates the file
+        told = killed_after(seconds, COMMITS_UNTIL_KILLED, warehouse.path, committed)
         batches = stored(warehouse, "select count(*) from raw.credits_snapshots group by account")
         assert batches == [(50,)] * len(batches)
         assert len(batches) >= (told[-1] + 1 if told else committed), "a committed batch is gone"
         assert stored(warehouse, "select count(*) from raw.model_usage_days") == [(len(batches),)]
         committed = len(batches)
-
-
-@pytest.mark.parametrize("delay", [0.0, 0.03, 0.06])
-def test_a_process_killed_while_it_creates_the_file_leaves_a_healthy_start(warehouse: Warehouse, delay: float) -> None:
-    killed_after(delay, COMMITS_UNTIL_KILLED, warehouse.path, 0)
     warehouse.append_readings([reading()])
     assert names(warehouse.path.parent) == ["warehouse.duckdb", "warehouse.duckdb.lock"]
 
@@ -315,15 +248,20 @@ def next_release(tmp_path: Path) -> Path:
     return steps
 
 
-def test_an_older_file_is_brought_up_to_date_and_kept_as_it_was(warehouse: Warehouse, next_release: Path) -> None:
+def test_an_older_file_is_brought_up_to_date_and_kept_as_it_was_and_a_newer_one_is_refused(
+    warehouse: Warehouse, next_release: Path
+) -> None:
     warehouse.append_readings([reading()])
     newer = Warehouse(warehouse.path, migrations=next_release)
-    assert stored(newer, "select note from raw.credits_snapshots") == [("old",)]
-    (kept,) = warehouse.path.parent.glob("warehouse.duckdb.version-*")
+    for _ in range(2):
+        assert stored(newer, "select note from raw.credits_snapshots") == [("old",)]
+        (kept,) = warehouse.path.parent.glob("warehouse.duckdb.version-*Z")
     assert count(Warehouse(kept)) == 1
     assert mode(kept) == "600"
-    assert stored(newer, "select note from raw.credits_snapshots") == [("old",)]
-    assert len(list(warehouse.path.parent.glob("warehouse.duckdb.version-*Z"))) == 1
+    for attempt in (lambda: warehouse.append_readings([reading()]), lambda: count(warehouse)):
+        with pytest.raises(WarehouseError, match=r"newer release of this program.*update this program"):
+            attempt()
+    assert count(newer) == 1
 
 
 def test_a_migration_that_fails_changes_nothing(warehouse: Warehouse, next_release: Path) -> None:
@@ -333,15 +271,6 @@ def test_a_migration_that_fails_changes_nothing(warehouse: Warehouse, next_relea
     with pytest.raises(duckdb.Error, match="not a number"):
         count(Warehouse(warehouse.path, migrations=next_release))
     assert count(warehouse) == 1
-
-
-def test_a_file_of_a_newer_release_is_refused_and_left_alone(warehouse: Warehouse, next_release: Path) -> None:
-    warehouse.append_readings([reading()])
-    count(Warehouse(warehouse.path, migrations=next_release))
-    for attempt in (lambda: warehouse.append_readings([reading()]), lambda: count(warehouse)):
-        with pytest.raises(WarehouseError, match=r"newer release of this program.*update this program"):
-            attempt()
-    assert count(Warehouse(warehouse.path, migrations=next_release)) == 1
 
 
 def test_a_file_of_the_first_release_still_opens_and_its_tables_have_the_form_of_today(

@@ -97,11 +97,9 @@ def test_the_order_of_rows_and_columns_and_further_columns_do_not_matter(load: L
         pytest.param(GOOD.replace("\n", "\r\n"), id="Windows line ends"),
         pytest.param(GOOD.encode("utf-8-sig"), id="UTF-8 with a mark, as Excel saves it"),
         pytest.param(GOOD.replace(",", "\t").encode("utf-16"), id="Unicode text, as Excel saves it"),
-        pytest.param(GOOD.replace(",", ";"), id="semicolons"),
         pytest.param(GOOD.replace(",", ";").replace(".", ","), id="semicolons and decimal commas"),
         pytest.param(GOOD + ",,\n\n , ,\n", id="padding rows"),
         pytest.param(GOOD.replace("\n", ",,\n"), id="padding columns"),
-        pytest.param(GOOD.rstrip("\n"), id="no last line end"),
     ],
 )
 def test_files_as_spreadsheets_save_them(load: Load, warehouse: Warehouse, content: str | bytes) -> None:
@@ -113,14 +111,10 @@ def test_files_as_spreadsheets_save_them(load: Load, warehouse: Warehouse, conte
     ("written", "tz"),
     [
         ("2026-06-01T00:05:00Z", None),
-        ("2026-06-01 00:05:00 UTC", None),
         ("2026-06-01 02:05:00 +0200", None),
         ("2026-05-31T17:05-07:00", None),
-        ("2026-06-01T00:05:00.000000+00:00", None),
         ("1780272300", None),
-        ("1780272300.0", None),
         ("2026-06-01 02:05:00", "Europe/Paris"),
-        ("2026-06-01T00:05", "UTC"),
         ("2026-05-31T17:05:00-07:00", "Europe/Paris"),  # its own offset counts, not the file's zone
     ],
 )
@@ -130,27 +124,6 @@ def test_every_usual_way_of_writing_an_instant(load: Load, warehouse: Warehouse,
     newest = warehouse.newest_reading("default")
     assert newest
     assert newest.snapshot_date == date(2026, 6, 1)
-
-
-@pytest.mark.parametrize(
-    ("written", "kept"),
-    [
-        ("29.9999982", "29.999998200"),
-        ("5", "5.000000000"),
-        ("1.2E-05", "0.000012000"),
-        ("1e3", "1000.000000000"),
-        ("989999999.999999999", "989999999.999999999"),
-        ("29.999998200000001", "29.999998200"),  # what floating point leaves behind
-        ("0.0000000005", "0.000000000"),
-    ],
-)
-def test_amounts_are_taken_digit_by_digit(load: Load, warehouse: Warehouse, written: str, kept: str) -> None:
-    load(f"{HEADER}2026-06-01T00:05:00Z,{written},1\n")
-    assert f"{stored(warehouse)[0][1]:f}" == kept
-
-
-def test_a_new_account_may_begin_with_zeros(load: Load) -> None:
-    assert load(HEADER + "2026-05-31T00:05:00Z,0,0\n2026-06-01T00:05:00Z,25,5\n").appended == 2
 
 
 @pytest.mark.parametrize("rows", [1_000, pytest.param(100_000, marks=pytest.mark.heavy)])
@@ -180,7 +153,6 @@ TIMES = [FIRST[0], SECOND[0]]
             "Europe/Paris",
             id="no zone",
         ),
-        pytest.param(pa.array([t.isoformat() for t in TIMES]), pa.string(), None, id="text"),
         pytest.param(pa.array([int(t.timestamp()) for t in TIMES]), pa.string(), None, id="Unix seconds"),
     ],
 )
@@ -202,31 +174,12 @@ def test_parquet_of_every_usual_type(
     assert stored(warehouse) == [FIRST, SECOND]
 
 
-USAGE = {"total_usage": [5, 6]}
-BAD_TABLES = {
-    "row 2 has the total_credits ''": {"time": TIMES, "total_credits": [25, None]} | USAGE,
-    "row 2 .*'nan'": {"time": TIMES, "total_credits": [25.0, float("nan")]} | USAGE,
-    r"not \['time', 'total_credits'\]": {"time": TIMES, "total_credits": [25, 25]},
-    "row 1 .* without a UTC offset": {"time": pa.array(TIMES, pa.timestamp("s")), "total_credits": [25, 25]} | USAGE,
-}
-
-
-@pytest.mark.parametrize("why", BAD_TABLES)
-def test_parquet_that_cannot_be_true_is_refused(load: Load, warehouse: Warehouse, why: str) -> None:
-    with pytest.raises(ImportRefused, match=why):
-        load(BAD_TABLES[why])
-    assert not warehouse.path.exists()
-
-
-def test_a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for(warehouse: Warehouse, tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ImportRefused, match="is not a file"):
-        import_readings(warehouse, tmp_path / "pipe", "default", tz=None, run_id="r")
-
-
-def test_a_broken_parquet_file_is_refused(load: Load) -> None:
+def test_parquet_that_cannot_be_true_is_refused(load: Load, warehouse: Warehouse) -> None:
+    with pytest.raises(ImportRefused, match=r"row 2 .*'nan'"):
+        load({"time": TIMES, "total_credits": [25.0, float("nan")], "total_usage": [5, 6]})
     with pytest.raises(ImportRefused, match="no readable Parquet file"):
         load(b"PAR1" + b"junk" * 100)
+    assert not warehouse.path.exists()
 
 
 # -- files that are refused ----------------------------------------------------------------
@@ -234,19 +187,16 @@ def test_a_broken_parquet_file_is_refused(load: Load) -> None:
 AT = "2026-06-03T00:05:00Z"
 BAD_ROWS = [
     ("2026-06-03 00:05:00,25,7", "without a UTC offset: add its zone, as in TZ=Europe/Paris"),
-    *((f"{day},25,7", "no day and time: write") for day in ("2026-06-03", "2026-06-03 UTC", "2026-W23-3")),
-    (",25,7", "has the time ''"),
+    *((f"{day},25,7", "no day and time: write") for day in ("2026-06-03", "2026-06-03 UTC")),
     ("6/3/2026 0:05,25,7", "write it as 2026-01-05T00:05:00Z or as Unix time"),
     ("46176.0034,25,7", "write it as"),  # a spreadsheet's serial number
     ("2026-06-17T12:00:01Z,25,7", "which has not come yet"),
     ("0026-06-03T00:05:00Z,25,7", "before there was anything to read"),
-    ("0001-01-01T00:00:00+14:00,25,7", "write it as"),
     *(
         (f"{AT},{amount},7", "has the total_credits .*, no number from 0 up")
-        for amount in ("-7", "NaN", "", "$25", "=A1+1", "2_5", "٢٥", '"25,5"', '"1,025.5"')
+        for amount in ("-7", "NaN", "", "=A1+1", "2_5", "٢٥", '"1,025.5"')
     ),
-    *((f"{AT},{amount},7", "beyond") for amount in ("990000000.01", "1e999")),
-    (f"{AT},25", "2 cells where the header has 3"),
+    (f"{AT},1e999,7", "beyond"),
     (f"{AT},25,7,8", "4 cells where the header has 3"),
     (f'{AT},"25,7', "is no CSV"),
     (f"{AT},0,0", "two zeros after credits were seen"),
@@ -272,18 +222,12 @@ def test_one_impossible_row_refuses_the_whole_file_and_names_its_line(
     ("content", "why"),
     [
         ("", r"must have the columns time, total_credits, total_usage, each once, not \[\]"),
-        ("when,credits,usage\n", r"not \['when', 'credits', 'usage'\]"),
-        ("time;total_credits\n", r"not \['time', 'total_credits'\]"),
         ("time,time,total_credits,total_usage\n", "each once"),
         (b"PK\x03\x04" + b"x" * 100, "it is a spreadsheet: save the sheet as CSV UTF-8"),
         (GOOD.encode() + "2026-06-03T00:05:00Z,25,7 €\n".encode("cp1252"), "it is not UTF-8"),
         (
             HEADER.replace(",", ";") + "2026-06-01T00:05:00Z;25,5;5\n2026-06-02T00:05:00Z;25,5;6.5\n",
             "line 3 .*the file mixes decimal points and commas",
-        ),
-        (
-            HEADER.replace(",", ";") + "2026-06-01T00:05:00Z;1.025,5;5\n",
-            "line 2 .*the file mixes",
         ),
     ],
 )
@@ -304,7 +248,7 @@ def test_times_that_the_clock_change_skipped_or_repeated_are_refused(
     assert load(HEADER + "2025-10-26 02:30:00+02:00,25,5\n2025-10-26 02:30:00+01:00,25,5\n").appended == 2
 
 
-@pytest.mark.parametrize("tz", ["Europe/Pariz", "../../etc/passwd", "", "Europe"])
+@pytest.mark.parametrize("tz", ["Europe/Pariz", "../../etc/passwd"])
 def test_an_unknown_time_zone_is_refused(load: Load, tz: str) -> None:
     with pytest.raises(ImportRefused, match="is no time zone: name one as in TZ=Europe/Paris"):
         load(GOOD, tz=tz)
@@ -313,23 +257,20 @@ def test_an_unknown_time_zone_is_refused(load: Load, tz: str) -> None:
 def test_a_file_that_is_not_there_is_refused(warehouse: Warehouse, tmp_path: Path) -> None:
     with pytest.raises(ImportRefused, match=r"nowhere\.csv: it cannot be read \(No such file"):
         import_readings(warehouse, tmp_path / "nowhere.csv", "default", run_id="run")
-    with pytest.raises(ImportRefused, match="is not a file"):
-        import_readings(warehouse, tmp_path, "default", run_id="run")
+    os.mkfifo(tmp_path / "pipe")  # which would be waited for
+    for place in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(ImportRefused, match="is not a file"):
+            import_readings(warehouse, place, "default", run_id="run")
 
 
-def test_a_row_that_contradicts_what_is_stored_refuses_the_file(load: Load, warehouse: Warehouse) -> None:
-    load(GOOD)
-    with pytest.raises(ImportRefused, match="line 3 and the reading that is stored have the same time and different"):
-        load(HEADER + "2026-06-05T00:05:00Z,25,9\n2026-06-02T00:05:00Z,25,6.6\n")
-    assert stored(warehouse) == [FIRST, SECOND]
-
-
-@pytest.mark.parametrize("usage", ["1", "0.00000001", "999.5"])
+@pytest.mark.parametrize("usage", ["0.00000001", "999.5"])
 def test_a_reading_that_its_neighbours_deny_refuses_the_file_and_names_its_line(
     load: Load, warehouse: Warehouse, usage: str
 ) -> None:
     load(GOOD)
     before = stored(warehouse)
+    with pytest.raises(ImportRefused, match="line 2 and the reading that is stored have the same time and different"):
+        load(f"{HEADER}2026-06-02T00:05:00Z,25,{usage}\n")
     with pytest.raises(ImportRefused, match=r"line 2 has the total_usage .* another account's reading"):
         load(f"{HEADER}2026-06-01T12:00:00Z,25,{usage}\n")
     assert stored(warehouse) == before
@@ -344,12 +285,6 @@ def test_a_correction_and_figures_that_are_a_minute_old_are_no_slips(
     load(GOOD)
     assert load(f"{HEADER}2026-06-01T00:05:10Z,25,4.99\n2026-06-01T12:00:00Z,25,7.1\n").appended == 2
     assert load(f"{HEADER}2026-06-03T00:05:00Z,25,3\n2026-06-04T00:05:00Z,25,4\n").appended == 2
-
-
-def test_two_zeros_are_refused_where_earlier_credits_are_stored(load: Load) -> None:
-    load(GOOD)
-    with pytest.raises(ImportRefused, match="line 2 has two zeros after credits were seen"):
-        load(HEADER + "2026-06-05T00:05:00Z,0,0\n")
 
 
 def test_killed_in_the_middle_it_has_imported_nothing_and_can_be_repeated(

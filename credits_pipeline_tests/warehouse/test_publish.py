@@ -14,7 +14,6 @@ import pytest
 import credits_pipeline
 from credits_pipeline.warehouse import (
     Warehouse,
-    WarehouseBusy,
     WarehouseCorrupt,
     WarehouseError,
     open_published,
@@ -142,12 +141,6 @@ def test_comments_types_and_the_order_of_rows_survive(warehouse: Warehouse, targ
         assert as_parquet.fetchall() == table.fetchall()
 
 
-def test_before_the_first_build_it_says_only_who_published(warehouse: Warehouse, target: Path) -> None:
-    publish(warehouse, target)
-    assert [name for _, name, _ in tables(target)] == ["published"]
-    assert read_mart("published", target)["as_of"].isna().all()
-
-
 OPENS_IT_FOR_WRITING_AND_DIES = """
     import os, sys
     import duckdb
@@ -160,9 +153,8 @@ OPENS_IT_FOR_WRITING_AND_DIES = """
 # -- the file ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("umask", [0, 0o077])
-def test_it_can_be_read_by_all_and_written_by_nobody(tmp_path: Path, umask: int) -> None:
-    before = os.umask(umask)
+def test_it_can_be_read_by_all_and_written_by_nobody_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
     try:
         warehouse, target = Warehouse(tmp_path / "w.duckdb"), tmp_path / "new" / "credits.duckdb"
         publish(warehouse, target)
@@ -174,6 +166,7 @@ def test_it_can_be_read_by_all_and_written_by_nobody(tmp_path: Path, umask: int)
     assert (one, link) == ("credits.duckdb", "parquet")
     assert [mode(target.parent / folder) for folder in folders] == ["755", "755"]
     assert mode(target.parent / "parquet" / "published.parquet") == "444"
+    assert [name for _, name, _ in tables(target)] == ["published"]  # as nothing was built
 
 
 def test_a_log_left_beside_the_old_file_does_not_leak_into_the_new_one(warehouse: Warehouse, target: Path) -> None:
@@ -251,7 +244,7 @@ def test_a_publisher_killed_at_any_moment_leaves_the_old_file_or_the_new_one(
     build(warehouse, 0, rows=2000)
     publish(warehouse, target, "run 0")
     moments, newest = random.Random(3), 0
-    for _ in range(4):
+    for _ in range(3):
         with running(PUBLISHES_UNTIL_KILLED, warehouse.path, target) as process, pytest.raises(TimeoutExpired):
             process.wait(timeout=moments.uniform(0.0, 0.5))
         run_id, one, two = generation(target)
@@ -270,7 +263,10 @@ def test_a_publisher_killed_at_any_moment_leaves_the_old_file_or_the_new_one(
 
 def test_a_mart_is_a_data_frame_with_exact_money(warehouse: Warehouse, target: Path) -> None:
     build(warehouse)
+    with warehouse.writing("a build") as con:
+        con.execute("create table marts.counts as select unnest([9007199254740993, null]) as requests")
     publish(warehouse, target)
+    assert read_mart("counts", target)["requests"][0] == 9007199254740993  # no float, though one is missing
     frame = read_mart("daily_spend", target)
     assert list(frame["spend_usd"]) == [
         Decimal("2.123456789"),
@@ -286,13 +282,6 @@ def test_a_mart_is_a_data_frame_with_exact_money(warehouse: Warehouse, target: P
         "generation": "int32[pyarrow]",
     }
     assert frame["spend_date"][0] == date(2026, 6, 3)
-
-
-def test_a_missing_count_does_not_turn_the_others_into_floats(warehouse: Warehouse, target: Path) -> None:
-    with warehouse.writing("a build") as con:
-        con.execute("create table marts.counts as select unnest([9007199254740993, null]) as requests")
-    publish(warehouse, target)
-    assert read_mart("counts", target)["requests"][0] == 9007199254740993
 
 
 def test_the_package_itself_finds_the_copy_as_the_pipeline_does(
@@ -312,12 +301,6 @@ def test_an_unknown_mart_is_refused_with_the_names_there_are(warehouse: Warehous
             read_mart(name, target)
 
 
-def test_before_anything_was_published_it_says_what_to_run(target: Path) -> None:
-    with pytest.raises(WarehouseError, match=r"no .*credits\.duckdb yet: run `make run` first"):
-        read_mart("daily_spend", target)
-    assert not target.parent.exists()
-
-
 def test_a_damaged_copy_is_published_anew(warehouse: Warehouse, target: Path) -> None:
     publish(warehouse, target)
     target.chmod(0o600)
@@ -328,13 +311,9 @@ def test_a_damaged_copy_is_published_anew(warehouse: Warehouse, target: Path) ->
     assert len(read_mart("published", target)) == 1
 
 
-def test_a_warehouse_that_is_held_is_not_published_half(warehouse: Warehouse, target: Path) -> None:
-    impatient = Warehouse(warehouse.path, lock_timeout_s=0)
-    with warehouse.writing("a build"), pytest.raises(WarehouseBusy):
-        publish(impatient, target)
-    assert not target.exists()
-
-
-def test_importing_the_package_loads_no_database_and_no_pandas() -> None:
-    code = "import sys, credits_pipeline.warehouse; print(sorted({'duckdb', 'pandas', 'pyarrow'} & set(sys.modules)))"
+def test_importing_the_rooms_loads_no_database_no_client_and_no_pandas() -> None:
+    code = """
+    import sys, credits_pipeline.openrouter, credits_pipeline.warehouse
+    print([name for name in ("duckdb", "httpx", "pandas", "pyarrow") if name in sys.modules])
+    """
     assert python(code).communicate()[0] == "[]\n"

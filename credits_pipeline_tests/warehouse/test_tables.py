@@ -23,35 +23,22 @@ from credits_pipeline_tests.warehouse.stored import (
 )
 
 
-def test_a_reading_comes_back_as_it_went_in(warehouse: Warehouse) -> None:
-    put = reading(credits="123456789.123456789", usage="0.000000001")
-    assert warehouse.append_readings([put]) == 1
-    assert warehouse.newest_reading("default") == put
-
-
 @pytest.mark.parametrize(
     ("given", "kept"),
     [
+        ("123456789.123456789", "123456789.123456789"),
         ("1E+3", "1000.000000000"),  # duckdb 1.5.6 binds this Decimal as 1
-        ("5E-9", "0.000000005"),
         ("-3.5", "-3.500000000"),
-        ("-0", "0.000000000"),
     ],
 )
-def test_every_way_of_writing_a_decimal_is_stored_to_the_last_digit(
-    warehouse: Warehouse, given: str, kept: str
-) -> None:
-    warehouse.append_readings([reading(usage=given)])
+def test_a_reading_comes_back_as_it_went_in(warehouse: Warehouse, given: str, kept: str) -> None:
+    put = reading(usage=given)
+    assert warehouse.append_readings([put]) == 1
     newest = warehouse.newest_reading("default")
-    assert newest is not None
+    assert newest == put
     assert f"{newest.total_usage:f}" == kept
-
-
-@pytest.mark.parametrize("amount", ["NaN", "1000000000"])
-def test_what_is_no_amount_of_money_is_refused_and_nothing_is_written(warehouse: Warehouse, amount: str) -> None:
-    warehouse.append_readings([reading()])
     with pytest.raises(duckdb.Error):
-        warehouse.append_readings([reading(), reading(usage=amount)])
+        warehouse.append_readings([reading(), reading(usage="NaN")])
     assert count(warehouse) == 1
 
 
@@ -115,7 +102,10 @@ def test_the_tables_of_alerts_and_versions_are_described(warehouse: Warehouse) -
 # -- what was billed -----------------------------------------------------------------------
 
 
-def test_a_day_billed_nothing_becomes_a_known_zero(warehouse: Warehouse) -> None:
+HOUR = timedelta(hours=1)
+
+
+def test_a_day_billed_nothing_becomes_a_known_zero_and_each_days_move_is_told(warehouse: Warehouse) -> None:
     changes = replaced(warehouse, Row(DAYS[0], "a", Decimal("0.1")), Row(DAYS[0], "b", Decimal("0.000000002")))
     assert changes == {
         DAYS[0]: (None, Decimal("0.100000002")),
@@ -127,15 +117,12 @@ def test_a_day_billed_nothing_becomes_a_known_zero(warehouse: Warehouse) -> None
         (DAYS[1], Decimal(0), "run 12"),
         (DAYS[2], Decimal(0), "run 12"),
     ]
-
-
-def test_replacing_tells_how_much_each_day_moved(warehouse: Warehouse) -> None:
-    replaced(warehouse, Row(DAYS[0], "a", Decimal("1.5")))
-    later = NOON + timedelta(hours=1)
-    changes = replaced(warehouse, Row(DAYS[0], "a", Decimal("1.75")), Row(DAYS[2], "a", Decimal(2)), at=later)
-    assert changes[DAYS[0]] == (Decimal("1.5"), Decimal("1.75"))
-    assert changes[DAYS[1]] == (Decimal(0), Decimal(0))
-    assert changes[DAYS[2]] == (Decimal(0), Decimal(2))
+    changes = replaced(warehouse, Row(DAYS[0], "a", Decimal("1.75")), Row(DAYS[2], "a", Decimal(2)), at=NOON + HOUR)
+    assert changes == {
+        DAYS[0]: (Decimal("0.100000002"), Decimal("1.75")),
+        DAYS[1]: (Decimal(0), Decimal(0)),
+        DAYS[2]: (Decimal(0), Decimal(2)),
+    }
 
 
 def test_replacing_touches_no_other_day_and_no_other_account(warehouse: Warehouse) -> None:
@@ -197,14 +184,6 @@ def test_a_day_is_settled_48_hours_after_its_end(warehouse: Warehouse) -> None:
     assert days == {"early": [before, DAY], "late": [before], "new": [before, DAY]}
 
 
-def test_days_are_unsettled_whatever_became_of_the_readings(warehouse: Warehouse) -> None:
-    """A first run with the wrong key has read nothing and fetched nothing: the next one fetches every day."""
-    with clock.frozen(NOON):
-        assert warehouse.unsettled_days(["default"], *DAYS[::2]) == {"default": DAYS}
-        warehouse.append_readings([reading()])
-        assert warehouse.unsettled_days(["default"], *DAYS[::2]) == {"default": DAYS}
-
-
 # -- one transaction -----------------------------------------------------------------------
 
 
@@ -221,11 +200,6 @@ def test_any_exception_undoes_everything(warehouse: Warehouse, failure: type[Bas
     assert count(warehouse) == 0
     assert stored(warehouse, "select table_name from duckdb_tables() where schema_name = 'marts'") == []
     warehouse.append_readings([reading()])
-
-
-def test_reading_cannot_write(warehouse: Warehouse) -> None:
-    with pytest.raises(duckdb.Error, match="read-only"), warehouse.reading() as con:
-        con.execute("delete from raw.credits_snapshots")
 
 
 def test_nothing_is_loaded_from_the_network(warehouse: Warehouse) -> None:
