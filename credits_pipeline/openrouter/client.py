@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from math import inf
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
@@ -60,7 +59,6 @@ Question = dict[str, Any] | None  # the body of a POST, the parameters of a GET
 @dataclass
 class Answer(Generic[R]):
     data: R
-    asked_at: datetime
     read_at: datetime
     content: bytes
     attempts: int = 1
@@ -137,10 +135,10 @@ class Client:
         """What was billed on the UTC days `first` to `last`, both included, per model. Raises OpenRouterError.
 
         With a `dimension` of `config.BREAKDOWNS`, per member and model. One request for up to 365 days. Where the reply
-        is truncated, or the server times out twice, the range is halved, down to one day. `on_progress` is told each
+        is truncated, or the server takes too long, the range is halved, down to one day. `on_progress` is told each
         range that is done. A first day that the API refuses as too old is left out: the result says where it begins.
         """
-        waiting, attempts_if_slow, requests_made = [(first, last)], 2.0, 0
+        waiting, requests_made = [(first, last)], 0
         oldest = clock.today() - DAY * DAYS_PER_QUERY
         rows: list[replies.UsageRow] = []
         recency: list[datetime] = []
@@ -151,14 +149,13 @@ class Client:
             if (end - begin).days >= DAYS_PER_QUERY:
                 waiting += halves
                 continue
-            attempts = inf if begin == end else attempts_if_slow
+            asked_at, query = clock.now(), _usage_query(begin, end, dimension)
             try:
-                answer = await self._ask(account, replies.UsageReply, _usage_query(begin, end, dimension), attempts)
+                answer = await self._ask(account, replies.UsageReply, query, is_divisible=begin < end)
             except OpenRouterError as error:
                 requests_made += error.attempts
                 if isinstance(error, TookTooLong) and begin < end:
                     waiting += halves
-                    attempts_if_slow = 1  # as each can take a minute
                 elif error.status == 400 and begin == first < last and first <= oldest:
                     first += DAY  # the API may count 365 days, or as many hours
                     waiting += [(first, end)] if first <= end else []
@@ -168,7 +165,7 @@ class Client:
             requests_made += answer.attempts
             if not answer.data.metadata.truncated:
                 rows += answer.data.summed()
-                recency.append(answer.data.as_of(answer.asked_at))
+                recency.append(answer.data.as_of(asked_at))
                 on_progress(begin, end)
             elif begin < end:
                 waiting += halves
@@ -182,7 +179,7 @@ class Client:
 
     async def keys(self, account: Account) -> Keys:
         """Every API key of the account as it is now, in all workspaces, disabled ones too. Raises OpenRouterError."""
-        workspaces: list[replies.Workspace | None] = [None]  # the default one, which needs no name
+        workspaces: list[replies.Item | None] = [None]  # the default one, which needs no name
         try:
             workspaces = [*await self._pages(account, replies.WorkspacesReply, {"limit": ROWS_PER_PAGE})] or workspaces
         except OpenRouterError as error:
@@ -207,9 +204,9 @@ class Client:
                 return list(items.values())
 
     async def _ask(
-        self, account: Account, kind: type[R], question: Question = None, attempts_if_slow: float = inf
+        self, account: Account, kind: type[R], question: Question = None, *, is_divisible: bool = False
     ) -> Answer[R]:
-        """The answer to one call, after as many attempts as it may take."""
+        """The answer to one call, after as many attempts as it may take; one, if a part can be asked for instead."""
         attempt = 0
         while True:
             attempt += 1
@@ -220,8 +217,8 @@ class Client:
             got.attempts = attempt
             if isinstance(got, Answer):
                 return got
-            is_slow = isinstance(got, TookTooLong) and attempt >= attempts_if_slow
-            if not got.retryable or attempt >= self._limits.max_attempts or is_slow:
+            is_too_much = is_divisible and isinstance(got, TookTooLong)
+            if not got.retryable or attempt >= self._limits.max_attempts or is_too_much:
                 raise got
             backoff = 2 ** (attempt - 1) + random.random()  # noqa: S311 - no secret
             await clock.pause(min(max(backoff, got.retry_after_s), LONGEST_WAIT_S))
@@ -234,7 +231,7 @@ class Client:
         headers = {"Authorization": f"Bearer {account.key}"}
         if len(account.key) >= 8:  # hiding every "k" of a made-up one would garble all text
             replies.keys_sent.add(account.key)
-        response, content, asked_at = None, None, clock.now()
+        response, content = None, None
         try:
             # httpx has no limit for a request as a whole: a server may drip a byte now and then for ever.
             async with (
@@ -246,7 +243,7 @@ class Client:
             # The status alone decides a refusal: the key is not sent again just to read the error's text.
             if response is None or response.status_code == 200:
                 return unreachable(self._host, error)
-        return self._judged(kind, question, response, content, account.variable, asked_at)
+        return self._judged(kind, question, response, content, account.variable)
 
     def _judged(
         self,
@@ -255,7 +252,6 @@ class Client:
         response: "httpx.Response",
         content: bytes | None,
         variable: str,
-        asked_at: datetime,
     ) -> "Answer[R] | OpenRouterError":
         """The answer that a reply is, or the error."""
         now = clock.now()
@@ -280,7 +276,7 @@ class Client:
             )
         try:
             data = {"items": data} if isinstance(data, list) else data
-            return Answer(kind.model_validate(data, context=question), asked_at, now, content)
+            return Answer(kind.model_validate(data, context=question), now, content)
         except ValidationError as wrong:
             first = wrong.errors()[0]
             where = "".join(f"{part}: " for part in first["loc"])

@@ -141,11 +141,7 @@ class Page(Reply, Generic[P]):
     items: list[P]
 
 
-class Workspace(Item):
-    pass
-
-
-class WorkspacesReply(Page[Workspace]):
+class WorkspacesReply(Page[Item]):
     call = "GET /workspaces"
 
 
