@@ -8,8 +8,8 @@ RUN := $(PY) -m credits_pipeline
 # Port of the Dagster UI.
 PORT ?= 3000
 
-.PHONY: help demo demo-ui test test-slow test-duckdb test-browser test-all run dev answer what-if backfill import backup restore \
-	rename alert-test chaos lint types check bench bench-forecast pictures lock clean
+.PHONY: help demo demo-ui test test-slow test-duckdb test-browser test-image test-all run dev answer what-if backfill import \
+	backup restore rename alert-test chaos lint types check bench bench-forecast pictures lock clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sort | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -71,6 +71,9 @@ test-duckdb: $(VENV)/installed-dev ## the SQL and warehouse tests on the oldest 
 test-browser: $(VENV)/installed-dev ## test the Dagster UI and the report in Debian's Chromium
 	@$(PY) -m pytest -q -m browser
 
+test-image: $(VENV)/installed-dev ## build the container image and run it (needs buildah, crun, mmdebstrap)
+	@$(PY) -m pytest -q -m heavy credits_pipeline_tests/project/test_image.py
+
 test-all: $(VENV)/installed-dev ## the heavy tests: load, chaos, old drivers, BI servers (about two hours)
 	@$(PY) -m pytest -q -m heavy
 
@@ -78,8 +81,8 @@ MINUTES ?= 20
 chaos: $(VENV)/installed-dev ## inject faults at random times and check recovery: make chaos MINUTES=20
 	@$(PY) -m credits_pipeline_tests.chaos --minutes $(MINUTES)
 
-bench: $(VENV)/installed-dev ## time a daily run and a year's backfill against rivals
-	@$(PY) benchmarks/daily_run.py
+bench: $(VENV)/installed-dev ## time a daily run and a year's backfill against rivals [ARGS="--accounts 1000"]
+	@$(PY) benchmarks/daily_run.py $(ARGS)
 
 bench-forecast: $(VENV)/installed-dev ## time the forecast; with TASKS=folder also score it [ARGS=--libraries]
 	@$(PY) benchmarks/forecast.py "$(TASKS)" $(ARGS)
