@@ -1,6 +1,7 @@
 """`make bench`: what a daily run costs, as ratios to rivals measured in the same session.
 
     python benchmarks/daily_run.py [--repeat 5]
+    python benchmarks/daily_run.py --accounts 1000    # only what so many accounts cost, their keys in a file
 
 (a) an empty one-asset Dagster job, launched the same way: what Dagster itself costs;
 (b) `dbt build` of the same models by dbt-duckdb: what the SQL would cost with the usual tool.
@@ -141,10 +142,37 @@ def history(accounts: int, latency_s: float, start_s: float) -> None:
     )
 
 
+def many(accounts: int, latency_s: float) -> None:
+    """The first run and a daily one: seconds, CPU (of ours, not of the simulated API), memory, and the files."""
+    with simulated(accounts, latency_s) as env:
+        folder = Path(env["CREDITS_DATA_DIR"])
+        keys = [name for name in env if f"{name}_".startswith("OPENROUTER_API_KEY_")]
+        file = folder / "keys"
+        file.touch(mode=0o600)
+        file.write_text("".join(f"{name.lower()[19:] or 'default'}={env.pop(name)}\n" for name in keys))
+        env["OPENROUTER_API_KEYS_FILE"] = str(file)
+        for what in ("first run, 365 days of history", "daily run after it"):
+            start = time.perf_counter()
+            run = subprocess.Popen(pipeline("run"), env=env, cwd=ROOT, stdout=subprocess.DEVNULL)
+            _, status, used = os.wait4(run.pid, 0)
+            taken = time.perf_counter() - start
+            print(
+                f"{accounts:,} accounts, {what}: {taken:.0f} s, CPU {used.ru_utime + used.ru_stime:.0f} s, "
+                f"{used.ru_maxrss / 1024:.0f} MB" + (f" FAILED {status}" if status else ""),
+                flush=True,
+            )
+        for name in ("warehouse.duckdb", "credits.duckdb", "report.html"):
+            print(f"  {name}: {(folder / name).stat().st_size / 1e6:.0f} MB")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--accounts", type=int, help="only what so many accounts cost, at 100 ms per request")
     options = parser.parse_args()
+    if options.accounts:
+        many(options.accounts, 0.1)
+        return
     daily_run(options.repeat)
     with simulated(1, 0) as env:
         start_s = statistics.median(seconds([sys.executable, "-c", EMPTY_JOB], env) for _ in range(3))
