@@ -313,16 +313,6 @@ def test_an_account_that_starts_again_after_months_is_dated_by_what_it_spends_no
     assert row["days_left_p50"] < 100
 
 
-def test_five_years_of_history_cost_no_date_and_tell_of_the_last_months_only(world: Forecasts):
-    old = [random.Random(n).randint(1, 900) for n in range(5 * 365 - 540)]
-    recent = believable(7, 540)
-    long = world.answer([*old, *recent], 500)
-    short = world.answer(recent, 500, start=START + len(old) * DAY)
-    assert long["history_days"] == 5 * 365
-    assert dates(long) == dates(short)
-    assert long["expected_daily_spend_usd"] == short["expected_daily_spend_usd"]
-
-
 def test_a_correction_counts_as_a_day_without_spend(world: Forecasts):
     corrected = world.answer([5] * 20 + [-30] + [5] * 9, 100)
     plain = world.answer([5] * 20 + [0] + [5] * 9, 100)

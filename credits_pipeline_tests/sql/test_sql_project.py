@@ -209,14 +209,6 @@ def test_a_generic_test_counts_and_shows_the_failing_rows(files, con, column, na
     assert result.message.startswith(f"{name} on m: {rows}")
 
 
-def test_a_warning_does_not_block(files, con):
-    files.model("m", "select 1 as n union all select 1", "n INTEGER [unique: {config: {severity: warn}}]")
-    result = build(con, files.load())
-    assert not result.blocked
-    assert [(t.test.severity, t.passed) for t in result.tests] == [("warn", False)]
-    assert "marts.m" in tables(con)
-
-
 def test_a_singular_test_belongs_to_the_last_model_it_reads(files, con):
     files.model("a", "select 1 as n", "n INTEGER")
     files.model("b", "select n from {{ ref('a') }}", "n INTEGER")

@@ -14,7 +14,6 @@ from subprocess import Popen
 
 import duckdb
 
-from credits_pipeline.warehouse import open_published
 from credits_pipeline_tests.children import running
 from credits_pipeline_tests.published_history import History
 
@@ -144,21 +143,3 @@ def test_daily_runs_and_a_backfill_go_through_beside_three_readers(tmp_path: Pat
     assert {manner: seen["last"] for manner, seen in told.items()} == dict.fromkeys(MANNERS, last)
     seen = {manner: len(told[manner]["runs"]) for manner in ("in a transaction", "through the package")}
     assert min(seen.values()) >= 2, f"they hardly saw a new file, which proves nothing: {seen}"
-
-
-def test_a_process_sees_the_next_run_once_it_has_closed_its_connections(tmp_path: Path) -> None:
-    """DuckDB shares one open file among the connections of a process: the first one decides which."""
-    history = History(tmp_path)
-    history.run(days=3)
-    before = run_of(history.last_run)
-    question = "select run_id from marts.published"
-    with duckdb.connect(str(history.path), read_only=True) as held:
-        history.read()
-        history.publish()
-        with duckdb.connect(str(history.path), read_only=True) as second:
-            assert second.execute(question).fetchall() == [(before,)]
-        with open_published(history.path) as own:  # ours attaches to a database of its own, and shares nothing
-            assert own.execute(question).fetchall() == [(run_of(history.last_run),)]
-        assert held.execute(question).fetchall() == [(before,)]
-    with duckdb.connect(str(history.path), read_only=True) as later:
-        assert later.execute(question).fetchall() == [(run_of(history.last_run),)]

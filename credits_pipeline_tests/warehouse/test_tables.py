@@ -90,15 +90,6 @@ def test_an_account_has_history_once_it_was_seen_with_credits_or_a_bill(warehous
     assert warehouse.has_history("default")
 
 
-def test_the_tables_of_alerts_and_versions_are_described(warehouse: Warehouse) -> None:
-    """What the other tables mean is said in the SQL project, and written to them by its build."""
-    undescribed = """
-        select table_name from duckdb_tables() where comment is null and schema_name = 'ops' union all
-        select column_name from duckdb_columns() where comment is null and schema_name = 'ops'
-    """
-    assert stored(warehouse, undescribed) == []
-
-
 # -- what was billed -----------------------------------------------------------------------
 
 
