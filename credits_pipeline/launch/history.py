@@ -38,8 +38,9 @@ class EventLog(SqliteEventLogStorage):
 
     @property
     def supports_partition_subset_in_asset_materialization_planned_events(self) -> bool:
-        """One event says for which days a run plans an asset. Else Dagster writes one for each asset and each day of the
-        range, for assets without days too: 17,000 for a year, two minutes. Days of a failed run show as missing then.
+        """One event says for which days a run plans an asset; the days of a run that failed show as missing.
+
+        Else Dagster writes one for each asset and day, for assets without days too: 17,000 for a year, in two minutes.
         """
         return True
 

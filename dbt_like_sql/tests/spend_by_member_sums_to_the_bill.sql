@@ -11,6 +11,6 @@ with members as (
 
 select members.mart, members.account, members.spend_date, members.spend_usd, bills.credits_usd
 from members
-left join {{ ref('stg_model_usage_days') }} as bills
+left join {{ source('raw', 'model_usage_days') }} as bills
     on members.account = bills.account and members.spend_date = bills.usage_date
 where members.spend_usd is distinct from bills.credits_usd
