@@ -151,7 +151,7 @@ def superset(address: str, password: str, file: Path) -> tuple[dict[int, Any], l
 
     holder = ".dashboard-component-chart-holder"
     with ui.chromium() as browser:
-        page = browser.new_page(viewport={"width": 1500, "height": 2250})
+        page = browser.new_page(viewport={"width": 1500, "height": 3300})
         page.set_default_timeout(PATIENCE_MS)
         page.on("request", note)
         page.goto(address)
