@@ -156,7 +156,7 @@ class World:
     def build_for(self, *marts: str) -> None:
         self.build(self.needed(*marts))
 
-    def build_and_test(self, models: Collection[str] = CORE) -> BuildResult:
+    def build_and_test(self, models: Collection[str]) -> BuildResult:
         """Build as the pipeline does; a blocking test that fails is the caller's failure too."""
         result = self.project.build(self.con, models)
         assert not result.blocked, [test.message for test in result.blocking]

@@ -11,7 +11,7 @@ def test_a_residual_beyond_tolerance_warns_with_account_day_and_both_figures(wor
     world.read("2026-01-03 00:00", 100, 10)
     world.bill("2026-01-01", "4.9")  # 0.1 off, 0.049 allowed
     world.bill("2026-01-02", "5.01")  # 0.01 off, 0.0501 allowed
-    result = world.build_and_test()
+    result = world.build_and_test(world.project.models)
     [warning] = [test for test in result.tests if not test.passed]
     assert warning.test.severity == "warn"
     assert warning.failing_rows == 1
