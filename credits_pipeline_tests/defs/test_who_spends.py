@@ -150,3 +150,64 @@ def test_keys_are_listed_in_all_workspaces_once_a_day_and_deleted_ones_stay(
         ("old", DAYS[6])
     ]
     assert KEY not in str(raw("from raw.api_keys"))
+
+
+@pytest.mark.slow
+def test_a_year_of_daily_spend_by_key_is_the_ledger_to_the_last_digit(
+    simulate: Simulate,
+    run_job: RunJob,
+    instance: dg.DagsterInstance,
+    at_five_past_midnight: clock.FrozenClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Through a rename, a deleted key, one rotated at noon, half a year that nobody fetched, and a week that failed."""
+    days = [TODAY - timedelta(days=n) for n in range(360, -1, -1)]
+    monkeypatch.setenv("CREDITS_START_DATE", days[0].isoformat())
+    keys = (
+        SimulatedKey("batch", 3),
+        SimulatedKey("batch", 1, "Research"),
+        SimulatedKey("bot", 2, renamed=(noon(days[200]), "support-bot")),
+        SimulatedKey("old", 5, until=noon(days[100])),
+        SimulatedKey("rotated", 5, since=noon(days[100])),
+        SimulatedKey("deleted", 4, until=noon(days[250])),
+    )
+    work = {day: {f"a/{m}": Decimal(f"0.{n % 97 + m:03d}4567{m}") for m in range(4)} for n, day in enumerate(days)}
+    credits = [(noon(days[0]), Decimal(10_000))]
+    of = SimulatedAccount.from_ledger("default", KEY, days=work, credits=credits, keys=keys, unkeyed=1)
+    api = simulate(of)
+    fetched = [dg.AssetKey("model_usage"), dg.AssetKey("usage_breakdown")]
+    tables = [dg.AssetKey("stg_model_usage_days"), dg.AssetKey("daily_spend_by_key")]
+
+    def fetch(first: date, last: date) -> bool:
+        tags = range_tags(first.isoformat(), last.isoformat())
+        return run_job("backfill_history", tags=tags, asset_selection=fetched).success
+
+    at_five_past_midnight.set(noon(days[130]))
+    assert fetch(days[0], days[130]), "the last of them is not over"
+    at_five_past_midnight.set(NOW)
+    api.misbehave(Fault.status(401), times=None)
+    assert not fetch(days[300], days[306])
+    api.behave()
+    warehouse = Warehouse(config.current().warehouse_path)
+    unsettled = unsettled_range(warehouse, instance)
+    assert unsettled == (days[128].isoformat(), days[-2].isoformat())
+    assert fetch(*map(date.fromisoformat, unsettled)), "as the schedule asks for it"
+    assert run_job("rebuild", asset_selection=tables).success
+    rows = raw("select spend_date, member, model, spend_usd from marts.daily_spend_by_key where spend_usd <> 0")
+    ledger = {
+        (day, member or "(unattributed)", model): usage.credits_usd
+        for day in days[:-1]
+        for (member, model), usage in of.billed_by("api_key", day).items()
+    }
+    assert {row[:3]: row[3] for row in rows if row[0] != TODAY} == {part: usd for part, usd in ledger.items() if usd}
+    sums = raw("select spend_date, sum(spend_usd) from marts.daily_spend_by_key group by 1")
+    assert {day: usd for day, usd in sums if day != TODAY} == {day: of.spend(day) for day in days[:-1]}
+    assert {part[1] for part in ledger} >= {
+        "batch",
+        "bot",
+        "support-bot",
+        "old",
+        "rotated",
+        "deleted",
+        "(unattributed)",
+    }
