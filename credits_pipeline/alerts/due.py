@@ -48,11 +48,12 @@ def by_marts(con: "Connection", active: Sequence[Alert], settings: Settings) -> 
     accounts = {account.name for account in settings.accounts}
     rows = fetch_dicts(con, FOLDER / "runways.sql")
     runways = {row["account"]: row for row in rows if row["account"] in accounts}
-    found = Changes()
+    found, most_urgent_first = Changes(), list(runways)
     for name, row in runways.items():
         found += by_runway(row, [a for a in active if a.account == name], settings.alert_days)
     for kind in QUERIES:
-        stands = [row for row in fetch_dicts(con, FOLDER / f"{kind}.sql") if row["account"] in runways]
+        rows = [row for row in fetch_dicts(con, FOLDER / f"{kind}.sql") if row["account"] in runways]
+        stands = sorted(rows, key=lambda row: most_urgent_first.index(row["account"]))
         due = tuple(_alert(f"{kind}/{row['key']}", runways[row["account"]], row) for row in stands)
         mine = {a.key for a in active if a.kind == kind and a.account in runways and kind not in PAST_EVENTS}
         found += Changes(due, frozenset(mine - {alert.key for alert in due}))
