@@ -42,6 +42,8 @@ OURS = {
     "warehouse.duckdb",
     "warehouse.duckdb.lock",
     "credits.duckdb",
+    "metrics.prom",
+    "parquet",
     "report.html",
     ".report.html.lock",
     "alerts.lock",
@@ -119,7 +121,10 @@ class World:
         assert {usd for _, usd in rows[:-1]} == {USD_A_DAY}
 
     def litter(self) -> set[str]:
-        return {path.name for path in self.data.iterdir()} - OURS
+        """What nobody needs; of the Parquet only the newest generation and the one before are kept."""
+        names = {path.name for path in self.data.iterdir()} - OURS
+        generations = {name for name in names if name.startswith(".parquet.")}
+        return names - generations if len(generations) <= 2 else names
 
 
 @contextmanager
