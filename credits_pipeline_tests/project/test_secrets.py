@@ -157,7 +157,9 @@ def test_what_is_written_about_money_is_private_and_only_the_published_copy_is_f
     for path in (scene.root / "data", scene.root / "home"):
         for one in (path, *path.rglob("*")):
             mode = stat.S_IMODE(one.stat().st_mode)
-            expected = 0o700 if one.is_dir() else 0o444 if one.name == "credits.duckdb" else 0o600
+            is_for_all = one.parent.name.startswith(".parquet.") or one.name in {"credits.duckdb", "metrics.prom"}
+            folder = 0o755 if "parquet" in one.name else 0o700
+            expected = folder if one.is_dir() else 0o444 if is_for_all else 0o600
             assert mode == expected, f"{one}: {mode:o}"
 
 
