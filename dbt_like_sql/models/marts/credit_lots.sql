@@ -55,7 +55,7 @@ uses as (
             spans.total_usage,
             case
                 when lots.expires_on <= place.close_date then spans.total_usage
-                else spans.total_credits - place.balance_at_close_usd + fan.spend_p50
+                else cast(spans.total_credits - place.balance_at_close_usd as decimal(28, 9)) + fan.spend_p50
             end
         ) as used_then_usd,
         lots.expires_on <= place.close_date or fan.spend_p50 is not null as is_forecast

@@ -89,7 +89,7 @@ forecasts as (
         max(median * exp(-ln(9.0) * log_scale)) as spend_p10,
         max(median) as spend_p50,
         max(median * exp(ln(9.0) * log_scale)) as spend_p90,
-        max({{ probability_spent('cast(budget_left as double)', 'median', 'log_scale') }}) filter (where budget_left > 0)
+        max({{ probability_spent('cast(nullif(greatest(budget_left, 0), 0) as double)', 'median', 'log_scale') }}) filter (where budget_left > 0)
             as probability_over_budget,
         min(forecast_date) filter (where median >= budget_left) as over_budget_date
     from days_ahead
