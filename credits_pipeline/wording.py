@@ -102,8 +102,7 @@ def of_days(unknown: int | None, days: int) -> str:
     return f"{unknown} of these {days} days {'is' if unknown == 1 else 'are'} unknown" if days > 1 else "unknown"
 
 
-# "300 % more" is harder to read than "4 times".
-TIMES_FROM = 4
+TIMES_FROM = 4  # "300 % more" is harder to read than "4 times"
 
 
 def change(row: Row, span: int) -> str:
@@ -120,14 +119,11 @@ def change(row: Row, span: int) -> str:
         return f"the same as {than}"
     if before <= 0 or now <= 0:
         return f"{'after ' if before > 0 and now == 0 else ''}{usd(before)} {than}"
-    ratio = float(now / before)
-    if ratio >= TIMES_FROM:
-        return f"▲ {ratio:,.0f} times that of {than}"
-    return f"{'▲' if ratio > 1 else '▼'} {percent(abs(ratio - 1))} {'more' if ratio > 1 else 'less'} than {than}"
+    by = moved(now, before)
+    return f"{by} {'that of' if 'times' in by else 'more than' if now > before else 'less than'} {than}"
 
 
-# Fewer checks than this say little about a 1-in-5 chance.
-FEW_CHECKS = 20
+FEW_CHECKS = 20  # fewer say little about a 1-in-5 chance
 
 
 def record(check: Row | None) -> str:
@@ -246,30 +242,20 @@ def dated(runway: Row) -> Answer:
     if middle is None:
         detail = f"There is a 1-in-10 chance that they run out by {day(early)}."
         brief = "probably longer than a year"
-        return Answer("Credits probably last longer than a year.", detail, "calm", brief, f"not before {day(early)}")
+        return Answer("Credits probably last longer than a year.", detail, "calm", brief, span(early, late))
     left = runway["days_left_p50"]
     tone: Tone = "urgent" if left < URGENT_DAYS else "watch" if left < WATCH_DAYS else "calm"
+    interval = "that day" if early == late else span(early, late)
     if late is None:
-        span = f"not before {day(early)}"
-        sure = f"{span}, and possibly for more than a year"
-    elif early == late:
-        sure, span = "on that day", "that day"
+        sure = f"{interval}, and possibly for more than a year"
     else:
-        first, last = day(early, year=early.year != late.year), day(late)
-        sure, span = f"between {first} and {last}", f"{first} – {last}"
-    headline = f"Credits last until about {day(middle)}."
-    return Answer(headline, f"80\u00a0% sure: {sure}.", tone, day(middle), span)
-
-
-# ---------------------------------------------------------------- who spends, and what to do
-
-# What a member of a dimension is called.
-_DIMENSIONS = {"api_key": "key", "workspace": "workspace", "user": "user", "app": "app"}
+        sure = "on that day" if early == late else f"between {interval.replace(' – ', ' and ')}"
+    return Answer(f"Credits last until about {day(middle)}.", f"80\u00a0% sure: {sure}.", tone, day(middle), interval)
 
 
 def member(dimension: str) -> str:
     """What a member of a dimension is called: a key, a workspace, a user, an app."""
-    return _DIMENSIONS[dimension]
+    return dimension.removeprefix("api_")
 
 
 def limit_reached(key: Row) -> str:
@@ -319,16 +305,13 @@ def to_buy(plan: Row) -> str:
 
 def month_so_far(outlook: Row) -> str:
     """A row of `month_outlook`: "$312.00 of $500.00 in Nov 2026, 22 % likely to pass it"."""
-    spent, budget = usd(outlook["spent_usd"]), outlook["budget_usd"]
-    if budget is None:
-        return f"{spent} so far in {month(outlook['month'])}{_in_all(outlook)}"
-    return f"{spent} of {usd(budget)} in {month(outlook['month'])}, {over_budget(outlook) or 'too early to say more'}"
-
-
-def _in_all(outlook: Row) -> str:
+    spent, budget, when = usd(outlook["spent_usd"]), outlook["budget_usd"], month(outlook["month"])
+    if budget is not None:
+        return f"{spent} of {usd(budget)} in {when}, {over_budget(outlook) or 'too early to say more'}"
     if outlook["month_p50_usd"] is None:
-        return ""
-    return f", about {usd(outlook['month_p50_usd'])} in all (80\u00a0% sure: {between(outlook, 'month_')})"
+        return f"{spent} so far in {when}"
+    in_all = f"about {usd(outlook['month_p50_usd'])} in all (80\u00a0% sure: {between(outlook, 'month_')})"
+    return f"{spent} so far in {when}, {in_all}"
 
 
 def between(row: Row, start: str) -> str:

@@ -132,76 +132,63 @@ steps as (
     group by account
 ),
 
--- What it was spent on: the models whose bill differs most from their mean of the seven days before, if all eight are billed.
+-- What it was spent on, and by which API key: the model and the key that differ most from their mean of the seven days
+-- before, if all eight are billed, and broken down by key.
 billed_days as (
-    select pairs.account
+    select account, spend_date, 'model' as part
+    from {{ ref('daily_spend') }}
+    where billed_usd is not null
+    union all
+    select account, usage_date, 'key'
+    from {{ source('raw', 'usage_breakdown_days') }}
+    where dimension = 'api_key'
+),
+
+billed_pairs as (
+    select pairs.account, pairs.last_complete_date, days.part
     from pairs
-    inner join {{ ref('daily_spend') }} as spend
-        on pairs.account = spend.account
-        and spend.spend_date between pairs.last_complete_date - 7 and pairs.last_complete_date
-        and spend.billed_usd is not null
-    group by pairs.account
+    inner join billed_days as days
+        on pairs.account = days.account
+        and days.spend_date between pairs.last_complete_date - 7 and pairs.last_complete_date
+    group by pairs.account, pairs.last_complete_date, days.part
     having count(*) = 8
 ),
 
-model_changes as (
+parts as (
+    select account, spend_date, 'model' as part, model as name, spend_usd
+    from {{ ref('daily_spend_by_model') }}
+    union all
+    select account, spend_date, 'key', member, spend_usd
+    from {{ ref('daily_spend_by_key') }}
+    where member <> '(unattributed)'
+),
+
+changes as (
     select
         pairs.account,
-        models.model,
-        sum(if(models.spend_date = pairs.last_complete_date, models.spend_usd, cast(0 as decimal(18, 9))))
-        - sum(if(models.spend_date < pairs.last_complete_date, models.spend_usd, cast(0 as decimal(18, 9)))) / 7
+        parts.part,
+        parts.name,
+        sum(if(parts.spend_date = pairs.last_complete_date, parts.spend_usd, cast(0 as decimal(18, 9))))
+        - sum(if(parts.spend_date < pairs.last_complete_date, parts.spend_usd, cast(0 as decimal(18, 9)))) / 7
             as change_usd
-    from pairs
-    inner join billed_days using (account)
-    inner join {{ ref('daily_spend_by_model') }} as models
-        on pairs.account = models.account
-        and models.spend_date between pairs.last_complete_date - 7 and pairs.last_complete_date
-    group by pairs.account, models.model
+    from billed_pairs as pairs
+    inner join parts
+        on pairs.account = parts.account
+        and pairs.part = parts.part
+        and parts.spend_date between pairs.last_complete_date - 7 and pairs.last_complete_date
+    group by pairs.account, parts.part, parts.name
 ),
 
 drivers as (
     select
-        account,
-        first(model order by change_usd desc, model) filter (where change_usd > 0) as most_risen_model,
-        first(model order by change_usd, model) filter (where change_usd < 0) as most_fallen_model
-    from model_changes
-    group by account
-),
-
--- And by whom: the same of API keys, if all eight days are broken down by key.
-key_days as (
-    select pairs.account
-    from pairs
-    inner join {{ source('raw', 'usage_breakdown_days') }} as fetched
-        on pairs.account = fetched.account
-        and fetched.dimension = 'api_key'
-        and fetched.usage_date between pairs.last_complete_date - 7 and pairs.last_complete_date
-    group by pairs.account
-    having count(*) = 8
-),
-
-key_changes as (
-    select
-        pairs.account,
-        keys.member,
-        sum(if(keys.spend_date = pairs.last_complete_date, keys.spend_usd, cast(0 as decimal(18, 9))))
-        - sum(if(keys.spend_date < pairs.last_complete_date, keys.spend_usd, cast(0 as decimal(18, 9)))) / 7
-            as change_usd
-    from pairs
-    inner join key_days using (account)
-    inner join {{ ref('daily_spend_by_key') }} as keys
-        on pairs.account = keys.account
-        and keys.spend_date between pairs.last_complete_date - 7 and pairs.last_complete_date
-    where keys.member <> '(unattributed)'
-    group by pairs.account, keys.member
-),
-
-key_drivers as (
-    select
-        account,
-        first(member order by change_usd desc, member) filter (where change_usd > 0) as most_risen_key,
-        first(member order by change_usd, member) filter (where change_usd < 0) as most_fallen_key
-    from key_changes
+        account
+        {%- for part in ['model', 'key'] %},
+        first(name order by change_usd desc, name) filter (where part = '{{ part }}' and change_usd > 0)
+            as most_risen_{{ part }},
+        first(name order by change_usd, name) filter (where part = '{{ part }}' and change_usd < 0)
+            as most_fallen_{{ part }}
+        {%- endfor %}
+    from changes
     group by account
 )
 
@@ -216,10 +203,9 @@ select
     pairs.credit_change_usd,
     drivers.most_risen_model,
     drivers.most_fallen_model,
-    key_drivers.most_risen_key,
-    key_drivers.most_fallen_key
+    drivers.most_risen_key,
+    drivers.most_fallen_key
 from pairs
 inner join steps using (account)
 left join drivers using (account)
-left join key_drivers using (account)
 where today is not null and night_before is not null and after_spend is not null and after_credits is not null
