@@ -2,20 +2,20 @@
 
 The oracle walks through days and readings in plain Python, with exact fractions, and was written from the promises
 alone, never from the SQL; each rule quotes its promise (»…«). Many random histories become as many accounts of one
-warehouse, so that one build answers for all of them. A history on which the two disagree is first made as small as
-it gets, so that a person can work it out by hand.
+warehouse, so that one build answers for all of them. Of the histories on which the two disagree the smallest is
+shown, which a person can work out by hand.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
+from functools import cache
 from itertools import accumulate, pairwise
 from random import Random
-from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from credits_pipeline_tests.models import DAY, NANO, Row, World, midnight
@@ -24,6 +24,8 @@ LEAST_USD = Decimal(-999_999_999)  # no fan goes lower
 TWO_HOURS = timedelta(hours=2)
 MICROSECOND = timedelta(microseconds=1)
 
+
+Answer = Callable[[str, str], list[Row]]
 
 # -- a history: what raw holds for one account -----------------------------------------------------------
 
@@ -98,22 +100,14 @@ class Oracle:
         last = self.newest_day or max((day for day in self.bills if self.is_billed(day)), default=None)
         if not known or last is None:
             return []
-        days, day = [], min(known)
-        while day <= last:
-            days.append(day)
-            day += DAY
-        return days
+        return [min(known) + n * DAY for n in range((last - min(known)).days + 1)]
 
     def usage_at_midnight(self, day: date) -> Decimal | None:
         """»The cumulative total interpolated in time between the readings on either side: earlier reading +
         CAST(difference × elapsed ÷ total AS DECIMAL(18,9)), rounded once per midnight.«"""
         instant = midnight(day)
-        earlier = later = None
-        for r in self.readings:
-            if r.at <= instant:
-                earlier = r
-            if r.at >= instant and later is None:
-                later = r
+        earlier = next((r for r in reversed(self.readings) if r.at <= instant), None)
+        later = next((r for r in self.readings if r.at >= instant), None)
         if earlier is None or later is None:
             return None
         if earlier is later:
@@ -219,25 +213,11 @@ class Oracle:
         """»Kinds `top_up`, `credit_decrease` (refund, transfer or expiry), `usage_correction`.« »A falling counter is
         a correction: it is kept with its sign and named in `credit_events`, never clamped.«"""
         found = []
-        for n in range(1, len(self.readings)):
-            earlier, later = self.readings[n - 1], self.readings[n]
+        for earlier, later in pairwise(self.readings):
             bought, used = later.credits - earlier.credits, later.usage - earlier.usage
-            moves = []
-            if bought > 0:
-                moves.append(("top_up", bought))
-            if bought < 0:
-                moves.append(("credit_decrease", bought))
-            if used < 0:
-                moves.append(("usage_correction", used))
-            for kind, amount in moves:
-                found.append(
-                    {
-                        "event_at_earliest": earlier.at,
-                        "event_at_latest": later.at,
-                        "kind": kind,
-                        "amount_usd": amount,
-                    }
-                )
+            moves = {"top_up": max(bought, 0), "credit_decrease": min(bought, 0), "usage_correction": min(used, 0)}
+            between = {"event_at_earliest": earlier.at, "event_at_latest": later.at}
+            found += [{**between, "kind": kind, "amount_usd": amount} for kind, amount in moves.items() if amount]
         return found
 
     # ---- marts.spend_reconciliation
@@ -375,18 +355,15 @@ class Oracle:
         reached the balance, if anything was left."""
         nights = []
         for close in [row for row in self.daily_balance() if row["balance_usd"] is not None][-90:]:
-            night, left = close["balance_date"], close["balance_usd"]
-            used_up = None
-            for row in self.known(night + DAY, date.max) if left > 0 else ():
-                left -= row["spend_usd"]
-                if left <= 0:
-                    used_up = row["spend_date"]
-                    break
+            night, balance = close["balance_date"], close["balance_usd"]
+            since = self.known(night + DAY, date.max) if balance > 0 else []
+            spent = accumulate(row["spend_usd"] for row in since)
+            used_up = next((row["spend_date"] for row, usd in zip(since, spent, strict=True) if usd >= balance), None)
             tomorrow = self.known(night + DAY, night + DAY)
             nights.append(
                 {
                     "as_of_date": night,
-                    "balance_usd": close["balance_usd"],
+                    "balance_usd": balance,
                     "next_day_spend_usd": tomorrow[0]["spend_usd"] if tomorrow else None,
                     "used_up_date": used_up,
                 }
@@ -529,58 +506,44 @@ def steady_history(random: Random, longest: int) -> History:
 
 # -- the SQL's answer ----------------------------------------------------------------------------------------
 
-MONEY = pa.decimal128(18, 9)
-
 
 def load(world: World, histories: Sequence[History]) -> None:
     """Every history as an account of its own, named by its number."""
     world.empty()
-    readings = [(f"{n:05}", r) for n, history in enumerate(histories) for r in history.readings]
-    bills = [(f"{n:05}", b) for n, history in enumerate(histories) for b in history.bills]
-    of_readings = pa.table(
-        {
-            "account": pa.array([name for name, _ in readings], pa.string()),
-            "observed_at": pa.array([r.at for _, r in readings], pa.timestamp("us")),
-            "credits": pa.array([r.credits for _, r in readings], MONEY),
-            "usage": pa.array([r.usage for _, r in readings], MONEY),
-            "source": pa.array([r.source for _, r in readings], pa.string()),
-        }
-    )
-    of_bills = pa.table(
-        {
-            "account": pa.array([name for name, _ in bills], pa.string()),
-            "day": pa.array([b.day for _, b in bills], pa.date32()),
-            "usd": pa.array([b.usd for _, b in bills], MONEY),
-            "fetched_at": pa.array([b.fetched_at for _, b in bills], pa.timestamp("us")),
-        }
-    )
-    world.con.register("of_readings", of_readings)
-    world.con.register("of_bills", of_bills)
-    world.con.execute("""
+    numbered = [(f"{n:05}", history) for n, history in enumerate(histories)]
+    readings = [(name, r.at, f"{r.credits:f}", f"{r.usage:f}", r.source) for name, h in numbered for r in h.readings]
+    bills = [(name, b.day, f"{b.usd:f}", b.fetched_at) for name, h in numbered for b in h.bills]
+    world.con.execute(
+        """
         insert into raw.credits_snapshots
-        select account, observed_at::date, observed_at, credits, usage, null, 'r', source, null from of_readings;
-        insert into raw.model_usage_days select account, day, usd, fetched_at, 'r' from of_bills;
-        insert into raw.model_usage
-        select account, day, 'vendor/model', usd, 0, 1, 10, 20, 5, 2 from of_bills where usd <> 0
-    """)
+        select unnest($1), unnest($2::date[]), unnest($2), unnest($3), unnest($4), null, 'r', unnest($5), null
+        """,
+        list(map(list, zip(*readings, strict=True))),
+    )
+    days = list(map(list, zip(*bills, strict=True)))
+    world.con.execute(
+        "insert into raw.model_usage_days select unnest($1), unnest($2), unnest($3), unnest($4), 'r'", days
+    )
+    world.con.execute(
+        "insert into raw.model_usage select account, usage_date, 'vendor/model', credits_usd, 0, 1, 10, 20, 5, 2"
+        " from raw.model_usage_days where credits_usd <> 0"
+    )
 
 
-class Answers:
+def answers(world: World) -> Answer:
     """What one build says, by table and account."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.tables: dict[str, dict[str, list[Row]]] = {}
+    @cache
+    def by_account(table: str) -> dict[str, list[Row]]:
+        rows = defaultdict(list)
+        for row in world.table(table, None):
+            rows[row.pop("account")].append(row)
+        return rows
 
-    def __call__(self, table: str, account: str) -> list[Row]:
-        if table not in self.tables:
-            self.tables[table] = {}
-            for row in self.world.table(table, None):
-                self.tables[table].setdefault(row.pop("account"), []).append(row)
-        return self.tables[table].get(account, [])
+    return lambda table, account: by_account(table)[account]
 
 
-def differences(oracle: Oracle, answer: Answers, account: str) -> Iterator[str]:
+def differences(oracle: Oracle, answer: Answer, account: str) -> Iterator[str]:
     """What the SQL says of an account and the oracle does not, or the other way round."""
 
     def unlike(table: str, expected: list[Row]) -> Iterator[str]:
@@ -615,7 +578,7 @@ def differences(oracle: Oracle, answer: Answers, account: str) -> Iterator[str]:
 
 def forecast_differences(
     oracle: Oracle,
-    answer: Answers,
+    answer: Answer,
     account: str,
     dates: Sequence[Row],
     unlike: Callable[[str, list[Row]], Iterator[str]],
@@ -652,41 +615,16 @@ def forecast_differences(
     yield from unlike("unusual_spend", oracle.unusual_spend(possible))
 
 
-def disagreements(world: World, histories: Sequence[History]) -> dict[int, list[str]]:
-    """Build once for all histories; by number, how SQL and oracle disagree."""
+def assert_agreement(world: World, histories: Sequence[History]) -> None:
+    """Build once for all histories; SQL and oracle agree on each."""
     load(world, histories)
     world.build_and_test(world.project.models)
-    answer = Answers(world)
-    found = {n: list(differences(Oracle(history), answer, f"{n:05}")) for n, history in enumerate(histories)}
-    return {n: lines for n, lines in found.items() if lines}
-
-
-def smallest(world: World, history: History) -> History:
-    """Leave out one reading or bill after the other while the two still disagree."""
-    while True:
-        shorter = [
-            *(replace(history, readings=without(history.readings, n)) for n in range(len(history.readings))),
-            *(replace(history, bills=without(history.bills, n)) for n in range(len(history.bills))),
-        ]
-        found = disagreements(world, shorter)
-        if not found:
-            return history
-        history = shorter[min(found)]
-
-
-def without(items: tuple[Any, ...], number: int) -> tuple[Any, ...]:
-    return items[:number] + items[number + 1 :]
-
-
-# -- the tests -----------------------------------------------------------------------------------------------
-
-
-def assert_agreement(world: World, histories: Sequence[History]) -> None:
-    found = disagreements(world, histories)
-    if found:
-        least = smallest(world, histories[min(found)])
-        lines = disagreements(world, [least])[0]
-        pytest.fail(f"{len(found)} of {len(histories)} histories; the smallest:\n{least}\n" + "\n".join(lines[:20]))
+    answer = answers(world)
+    lines = {n: list(differences(Oracle(history), answer, f"{n:05}")) for n, history in enumerate(histories)}
+    if wrong := [n for n in lines if lines[n]]:
+        least = min(wrong, key=lambda n: len(histories[n].readings) + len(histories[n].bills))
+        said = "\n".join([str(histories[least]), *lines[least][:20]])
+        pytest.fail(f"{len(wrong)} of {len(histories)} histories; the smallest:\n{said}")
 
 
 def histories(count: int, seed: int, longest: int = 240) -> list[History]:
