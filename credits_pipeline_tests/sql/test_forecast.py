@@ -8,6 +8,7 @@ import random
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -26,28 +27,15 @@ class Forecasts(World):
     def __init__(self) -> None:
         super().__init__()
         needed = self.needed(*MARTS, "int_forecast_replays")
-        self.statements = [
-            (f"{model.schema_name}.{name}", model.compiled)
-            for name, model in self.project.models.items()
-            if name in needed
-        ]
+        models = [model for name, model in self.project.models.items() if name in needed]
+        self.statements = [(f"{model.schema_name}.{model.name}", model.compiled) for model in models]
         for schema in ("staging", "intermediate", "marts"):
             self.con.execute(f"create schema if not exists {schema}")
 
-    def spend(
-        self,
-        account: str,
-        days: Sequence[Any],
-        balance: Any,
-        start: date = START,
-        unread: Sequence[int] = (),
-    ) -> None:
+    def spend(self, account: str, days: Sequence[Any], balance: Any, unread: Sequence[int] = ()) -> None:
         """Readings at each midnight but those numbered in `unread`; credits leave `balance` at the last one."""
-        usage, totals = Decimal(0), [Decimal(0)]
-        for day in days:
-            usage += usd(str(day))
-            totals.append(usage)
-        credits = usage + usd(str(balance))
+        totals = list(accumulate((usd(str(day)) for day in days), initial=Decimal(0)))
+        credits = totals[-1] + usd(str(balance))
         read = [n for n in range(len(totals)) if n not in unread]
         self.con.execute(
             """
@@ -55,7 +43,7 @@ class Forecasts(World):
             select ?, cast(instant as date), instant, ?, usage, null, 'r', 'api', null
             from (select unnest(?::timestamp[]) as instant, unnest(?::decimal(18, 9)[]) as usage)
             """,
-            [account, credits, [midnight(start + n * DAY) for n in read], [totals[n] for n in read]],
+            [account, credits, [midnight(START + n * DAY) for n in read], [totals[n] for n in read]],
         )
 
     def build_all(self) -> None:
@@ -211,37 +199,20 @@ def test_the_curve_is_the_one_that_the_method_describes(world: Forecasts, days: 
 # -- what always holds -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_what_happens_later_moves_no_earlier_forecast(world: Forecasts, seed: int):
-    changed = random.Random(seed).choices([Decimal(0), Decimal("0.000001"), Decimal(7), Decimal(900000)], k=12)
-    past = believable(seed, 50)
+def test_what_happens_later_moves_no_earlier_forecast(world: Forecasts):
+    past, origin = believable(1, 50), START + 49 * DAY
+    changed = random.Random(1).choices([Decimal(0), Decimal("0.000001"), Decimal(7), Decimal(900000)], k=12)
     rows = []
     for future in ([past[-1]] * len(changed), changed):
-        world.empty()
         # A reading is there at the origin's close; credits are the same in both worlds.
-        world.spend("a", [*past, *future], usd(10**7) - sum(past) - sum(future))
-        world.build_all()
-        origin = START + 49 * DAY
-        rows.append(
-            {
-                "forecasts": world.con.execute(
-                    "select * from intermediate.int_spend_forecast where origin_date <= ? order by all",
-                    [origin],
-                ).fetchall(),
-                "nights": [
-                    {key: value for key, value in row.items() if key != "next_day_spend_usd"}
-                    for row in world.table("runway_history")
-                    if row["as_of_date"] <= origin
-                ],
-                "replays": world.con.execute(
-                    "select * from intermediate.int_forecast_replays"
-                    " where origin_date + cast(horizon_days as integer) <= ? order by all",
-                    [origin],
-                ).fetchall(),
-            }
-        )
-    assert rows[0]["nights"]
-    assert rows[0]["replays"]
+        world.answer([*past, *future], usd(10**7) - sum(past) - sum(future))
+        nights = [{**row, "next_day_spend_usd": None} for row in world.table("runway_history")]
+        rows.append([row for row in nights if row["as_of_date"] <= origin])
+        for table, known in (("int_spend_forecast", "origin_date"),
+                             ("int_forecast_replays", "origin_date + cast(horizon_days as integer)")):  # fmt: skip
+            query = f"from intermediate.{table} where {known} <= ? order by all"
+            rows[-1] += world.con.execute(query, [origin]).fetchall()
+    assert len(rows[0]) > 100
     assert rows[0] == rows[1]
 
 
@@ -262,22 +233,23 @@ def test_the_same_input_gives_the_same_rows_in_any_order_and_with_any_number_of_
 
 # -- statuses (test_oracle.py computes them) ---------------------------------------------------------------
 
+WITHOUT_A_DATE = [
+    ([5] * 20 + [0] * 30, 100, "idle", "Nothing was spent in the last 30 days, so the $100.00 will last until"),
+    ([0] * 3, 14, "accumulating", "known so far: 3, 0 with spend"),
+    ([4, 6], 50, "accumulating", "known so far: 2, 2 with spend"),
+    ([0] * 3, 0, "exhausted", "No credits were ever bought or spent"),
+    ([1] * 40, 100_000, "ok", "last for more than a year"),
+]
 
-@pytest.mark.parametrize(
-    ("days", "balance", "status", "said"),
-    [
-        ([5] * 20 + [0] * 30, 100, "idle", "Nothing was spent in the last 30 days, so the $100.00 will last until"),
-        ([0] * 3, 14, "accumulating", "known so far: 3, 0 with spend"),
-        ([4, 6], 50, "accumulating", "known so far: 2, 2 with spend"),
-        ([0] * 3, 0, "exhausted", "No credits were ever bought or spent"),
-        ([1] * 40, 100_000, "ok", "last for more than a year"),
-    ],
-    ids=range(5),
-)
-def test_an_account_without_a_date_is_told_why(world: Forecasts, days: list[int], balance: int, status: str, said: str):
-    row = world.answer(days, balance)
-    assert (row["status"], row["run_out_p50"]) == (status, START + len(days) * DAY if "bought" in said else None)
-    assert said in row["explanation"]
+
+def test_an_account_without_a_date_is_told_why(world: Forecasts):
+    for number, (days, balance, *_) in enumerate(WITHOUT_A_DATE):
+        world.spend(f"{number}", days, balance)
+    world.build_all()
+    for number, (days, _, status, said) in enumerate(WITHOUT_A_DATE):
+        row, today = world.runway(f"{number}"), START + len(days) * DAY
+        assert (row["status"], row["run_out_p50"]) == (status, today if status == "exhausted" else None)
+        assert said in row["explanation"]
 
 
 # -- guard rails ------------------------------------------------------------------------------------------
@@ -297,10 +269,11 @@ def test_steady_spend_lasts_as_long_as_it_divides(world: Forecasts):
 
 
 def test_the_running_day_is_no_history(world: Forecasts):
-    before = world.answer([5] * 30, 100)
-    world.read(datetime.combine(START + 30 * DAY, datetime.min.time()) + timedelta(hours=1), 250, "150.2")
+    for account in ("before", "a"):
+        world.spend(account, [5] * 30, 100)
+    world.read(midnight(START + 30 * DAY) + timedelta(hours=1), 250, "150.2")
     world.build_all()
-    after = world.runway()
+    before, after = world.runway("before"), world.runway()
     assert dates(after) == dates(before)
     assert after["expected_daily_spend_usd"] == before["expected_daily_spend_usd"]
     assert after["balance_usd"] == usd("99.8")
@@ -314,15 +287,18 @@ def test_an_account_that_starts_again_after_months_is_dated_by_what_it_spends_no
 
 
 def test_a_correction_counts_as_a_day_without_spend(world: Forecasts):
-    corrected = world.answer([5] * 20 + [-30] + [5] * 9, 100)
-    plain = world.answer([5] * 20 + [0] + [5] * 9, 100)
-    assert dates(corrected) == dates(plain)
+    for account, day in (("corrected", -30), ("plain", 0)):
+        world.spend(account, [5] * 20 + [day] + [5] * 9, 100)
+    world.build_all()
+    assert dates(world.runway("corrected")) == dates(world.runway("plain"))
 
 
 def test_a_gap_is_counted_as_estimated_days_and_hardly_moves_the_date(world: Forecasts):
     days = believable(3, 90)
-    whole = world.answer(days, sum(days) / 4)
-    gappy = world.answer(days, sum(days) / 4, unread=[n for n in range(2, 88) if n % 3 == 0])
+    for account, unread in (("whole", []), ("gappy", [n for n in range(2, 88) if n % 3 == 0])):
+        world.spend(account, days, sum(days) / 4, unread=unread)
+    world.build_all()
+    whole, gappy = world.runway("whole"), world.runway("gappy")
     assert (whole["imputed_days"], gappy["imputed_days"]) == (0, 58)
     assert gappy["history_days"] == whole["history_days"] == 90
     assert abs(gappy["days_left_p50"] - whole["days_left_p50"]) <= 3
@@ -403,146 +379,131 @@ def test_tonight_in_the_history_is_the_runway_of_today_and_the_change_is_that_si
     assert compared > 10
 
 
-@pytest.mark.parametrize(
-    ("right", "replays", "said"),
-    [
+def test_the_check_warns_when_the_interval_was_right_too_rarely_or_too_often_and_says_what_that_means(
+    world: Forecasts,
+):
+    world.build_all()
+    world.con.execute("insert into intermediate.int_series by name select 1 as series, 'a' as account")
+    tests = world.project.models["int_forecast_replays"].tests
+    [check] = [test for test in tests if test.name == "forecast_coverage_is_near_80_percent"]
+    assert check.severity == "warn"
+    for right, replays, said in (
         (69, 100, "real dates may lie beyond P10 to P90: plan with P10"),
         (70, 100, None),
         (91, 100, "dates are on the cautious side"),
         (0, 99, None),  # too few to tell
-    ],
-)
-def test_the_check_warns_when_the_interval_was_right_too_rarely_or_too_often_and_says_what_that_means(
-    world: Forecasts, right: int, replays: int, said: str | None
-):
-    world.build_all()
-    world.con.execute("insert into intermediate.int_series by name select 1 as series, 'a' as account")
-    # Before the last hundred to come true lie others, all wrong, of which the check must not speak.
-    world.con.execute(
-        """
-        insert into intermediate.int_forecast_replays by name
-        select 1 as series, date '2025-06-01' + cast(n as integer) as origin_date, 7 as horizon_days,
-            n < $right as is_inside_80
-        from range($replays) as recent (n)
-        union all
-        select 1, date '2025-03-01' + cast(n as integer), 30, false from range(60) as older (n) where $replays >= 100
-        """,
-        {"right": right, "replays": replays},
-    )
-    tests = world.project.models["int_forecast_replays"].tests
-    [check] = [test for test in tests if test.name == "forecast_coverage_is_near_80_percent"]
-    [found] = world.project.test(world.con, [check])
-    assert found.test.severity == "warn"
-    assert found.passed == (said is None)
-    assert (said or "passed") in found.message
-    assert "itself" in found.message or said is None  # and that nothing needs doing
+    ):
+        # Before the last hundred to come true lie others, all wrong, of which the check must not speak.
+        world.con.execute(
+            """
+            delete from intermediate.int_forecast_replays;
+            insert into intermediate.int_forecast_replays by name
+            select 1 as series, date '2025-06-01' + cast(n as integer) as origin_date, 7 as horizon_days,
+                n < $right as is_inside_80
+            from range($replays) as recent (n)
+            union all
+            select 1, date '2025-03-01' + cast(n as integer), 30, false from range(60) as older (n)
+            where $replays >= 100
+            """,
+            {"right": right, "replays": replays},
+        )
+        [found] = world.project.test(world.con, [check])
+        assert found.passed == (said is None)
+        assert (said or "passed") in found.message
+        assert "itself" in found.message or said is None  # and that nothing needs doing
 
 
 # -- why the date moved ----------------------------------------------------------------------------------
 
 
-def causes(world: Forecasts) -> Row:
-    [row] = world.table("int_runway_change")
-    assert row["moved_days"] == row["spend_days"] + row["credit_days"] + row["learning_days"]
-    return row
+@pytest.fixture(scope="module")
+def moved(_world: Forecasts) -> dict[str, Row]:
+    """One account for each cause, by its name: what int_runway_change and credits_runway say of it."""
+    _world.empty()
+    for last in (25, 0):
+        days = [Decimal(5)] * 40 + [Decimal(last)]
+        _world.spend(f"{last} spent", days, 100)
+        for n, day in enumerate(days):
+            usual = min(day, Decimal(5))
+            models = {"vendor/usual": usual, "vendor/new": day - usual} if day else {}
+            _world.bill(START + n * DAY, day, models=models, account=f"{last} spent")
+    for bought in (50, -50):
+        _world.spend(f"{bought} bought", [5] * 41, 100)
+        later = midnight(START + 41 * DAY) + timedelta(hours=1)
+        _world.read(later, 305 + bought, 205, account=f"{bought} bought")
+    _world.spend("learnt", [5] * 40 + [8] * 3, 400)
+    _world.spend("nothing new", [5] * 60, 100)
+    _world.build_all()
+    rows = {row["account"]: row | _world.runway(row["account"]) for row in _world.table("int_runway_change", None)}
+    assert all(
+        row["moved_days"] == row["spend_days"] + row["credit_days"] + row["learning_days"] for row in rows.values()
+    )
+    return rows
 
 
 @pytest.mark.parametrize(
-    ("last", "moved", "said"),
-    [(25, -4, "higher spend than expected (-4 days, mostly vendor/new)"),
-     (0, 1, "lower spend than expected (+1 day, mostly vendor/usual)")],
-)  # fmt: skip
-def test_other_spend_than_expected_is_named_with_its_days_and_its_model(
-    world: Forecasts, last: int, moved: int, said: str
-):
-    days = [Decimal(5)] * 40 + [Decimal(last)]
-    world.spend("a", days, 100)
-    for n, day in enumerate(days):
-        usual = min(day, Decimal(5))
-        world.bill(START + n * DAY, day, models={"vendor/usual": usual, "vendor/new": day - usual} if day else {})
-    world.build_all()
-    row = causes(world)
-    assert (row["spend_days"], row["credit_days"]) == (moved, 0)
-    assert said in world.runway()["explanation"]
-
-
-@pytest.mark.parametrize(
-    ("bought", "said"),
+    ("account", "spend_days", "credit_days", "said"),
     [
-        (50, "10 days later than the previous day's forecast: a top-up (+10 days)"),
-        (-50, "10 days earlier than the previous day's forecast: a refund or other deduction (-10 days)"),
+        ("25 spent", -4, 0, "higher spend than expected (-4 days, mostly vendor/new)"),
+        ("0 spent", 1, 0, "lower spend than expected (+1 day, mostly vendor/usual)"),
+        ("50 bought", 0, 10, "10 days later than the previous day's forecast: a top-up (+10 days)"),
+        (
+            "-50 bought",
+            0,
+            -10,
+            "10 days earlier than the previous day's forecast: a refund or other deduction (-10 days)",
+        ),
+        ("nothing new", 0, 0, ", unchanged since the previous day's forecast."),
     ],
 )
-def test_credits_bought_or_taken_back_are_named_with_their_days(world: Forecasts, bought: int, said: str):
-    world.spend("a", [5] * 41, 100)
-    world.read(midnight(START + 41 * DAY) + timedelta(hours=1), 305 + bought, 205)
-    world.build_all()
-    row = causes(world)
-    assert (row["spend_days"], row["credit_days"], row["credit_change_usd"]) == (0, bought / 5, usd(bought))
-    assert said in world.runway()["explanation"]
+def test_what_moved_the_date_is_named_with_its_days_and_the_model_that_cost_most(
+    moved: dict[str, Row], account: str, spend_days: int, credit_days: int, said: str
+):
+    row = moved[account]
+    assert (row["spend_days"], row["credit_days"], row["credit_change_usd"]) == (
+        spend_days,
+        credit_days,
+        5 * credit_days,
+    )
+    assert said in row["explanation"]
 
 
-def test_what_was_learnt_is_named_with_its_days_and_no_model_where_no_bill_is_known(world: Forecasts):
-    world.answer([5] * 40 + [8] * 3, 400)
-    row = causes(world)
+def test_what_was_learnt_is_named_with_its_days_and_no_model_where_no_bill_is_known(moved: dict[str, Row]):
+    row = moved["learnt"]
     assert row["learning_days"] < 0  # the third dear day in a row raises what is expected of the next
     assert row["most_risen_model"] is None
-    explanation = world.runway()["explanation"]
-    assert f"an updated spending rate ({row['learning_days']:+d} day" in explanation
-    assert "mostly" not in explanation
-
-
-def test_nothing_new_leaves_the_date_where_it_was(world: Forecasts):
-    row = world.answer([5] * 60, 100)
-    assert causes(world)["moved_days"] == 0
-    assert row["explanation"].endswith(", unchanged since the previous day's forecast.")
+    assert f"an updated spending rate ({row['learning_days']:+d} day" in row["explanation"]
+    assert "mostly" not in row["explanation"]
 
 
 @pytest.mark.slow
 def test_the_most_absurd_replies_that_are_believed_stop_no_other_accounts_figures(world: Forecasts):
-    most, day = LARGEST_TOTAL_USD, LARGEST_DAY_USD
-    begin, end = datetime.combine(START, datetime.min.time()), 60
-
-    def read(account: str, number: int, credits: int, usage: int) -> None:
-        world.read(begin + number * DAY, credits, usage, account=account)
-
-    for number in range(end):
-        for account, billed in {
-            "gigantic bills": day, "gigantic refunds": -day, "both in turn": day if number % 2 else -day,
-            "rich and then billed": 5, "gigantic counts": 5, "ordinary": 5,
-        }.items():  # fmt: skip
-            world.bill(START + number * DAY, billed, account=account)
-        read("counters that jump", number, most * (number % 2), most * (number % 3 > 0))
-        read("gigantic debt", number, 0, most)
-        world.bill(START + number * DAY, day if number % 2 else -day, account="counters that jump")
-    for account in ("gigantic bills", "gigantic refunds", "both in turn", "rich and then billed"):
-        read(account, end, most, 0)
-        world.bill(START + end * DAY, day, begin + end * DAY, account=account)
-    read("used up in one gap", 0, most, 0)
-    read("used up in one gap", end, most, most)
-    read("gigantic counts", end, 400, 300)
-    for number in range(end + 1):
-        read("bought and never spent", number, most, 0)
-        read("free models only", number, 0, 0)
-        read("a nano-dollar a day", number, 1, 0)
-        world.bill(START + number * DAY, 0, account="free models only", models={"v/free": 0})
-        world.bill(START + number * DAY, "0.000000001", account="a nano-dollar a day")
-        world.bill(START + number * DAY, day, account="billed and never read")
+    most, day, end = LARGEST_TOTAL_USD, LARGEST_DAY_USD, 60
+    billed = {
+        "gigantic bills": (day, day), "gigantic refunds": (-day, -day), "both in turn": (-day, day),
+        "counters that jump": (-day, day), "gigantic counts": (5, 5), "ordinary": (5, 5), "never read": (day, day),
+        "a nano-dollar a day": ("0.000000001", "0.000000001"),
+    }  # fmt: skip
+    counters = {
+        "gigantic bills": {end: (most, 0)}, "gigantic refunds": {end: (most, 0)}, "both in turn": {end: (most, 0)},
+        "counters that jump": {n: (most * (n % 2), most * (n % 3 > 0)) for n in range(end)},
+        "gigantic debt": {n: (0, most) for n in range(end)}, "never spent": {n: (most, 0) for n in range(end)},
+        "used up in one gap": {0: (most, 0), end: (most, most)}, "away for years": {0: (most, 0), 500: (most, most)},
+        "one huge day and silence": {0: (most, 0)} | {n: (most, most - 1) for n in range(200, 260)},
+        "a nano-dollar a day": {n: (1, 0) for n in range(end)},
+        "gigantic counts": {end: (400, 300)}, "ordinary": {end: (400, 300)},
+    }  # fmt: skip
+    for account, read in counters.items():
+        for number, (credits, usage) in read.items():
+            world.read(midnight(START + number * DAY), credits, usage, account=account)
+    for account, amounts in billed.items():
+        for number in range(end):
+            world.bill(START + number * DAY, amounts[number % 2], account=account)
     for number in range(500):  # a gap of more than a year, each day billed as much as is believed
         world.bill(START + number * DAY, day, account="away for years")
-    read("away for years", 0, most, 0)
-    read("away for years", 500, most, most)
-    read("one huge day and silence", 0, most, 0)
-    for number in range(200, 260):
-        read("one huge day and silence", number, most, most - 1)
-    read("ordinary", end, 400, 300)
-    world.con.execute(
-        f"""
-        update raw.model_usage set requests = {LARGEST_COUNT}, prompt_tokens = {LARGEST_COUNT},
-            completion_tokens = {LARGEST_COUNT}, reasoning_tokens = {LARGEST_COUNT}, cached_tokens = {LARGEST_COUNT}
-        where account = 'gigantic counts'
-        """
-    )
+    columns = ("requests", "prompt_tokens", "completion_tokens", "reasoning_tokens", "cached_tokens")
+    most_counts = ", ".join(f"{column} = {LARGEST_COUNT}" for column in columns)
+    world.con.execute(f"update raw.model_usage set {most_counts} where account = 'gigantic counts'")
     result = world.project.build(world.con)
     assert [test.message for test in result.blocking] == []
     (row,) = world.table("credits_runway", "ordinary")
