@@ -5,6 +5,7 @@ import time
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +17,14 @@ KEY = "sk-or-v1-0123456789abcdef0123456789abcdef"
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
+@pytest.fixture
+def private(tmp_path) -> Path:
+    """A file that only we may use."""
+    path = tmp_path / "private"
+    path.touch(mode=0o600)
+    return path
+
+
 def one_problem(**env: str) -> str:
     settings = config.load({"OPENROUTER_API_KEY": KEY, **env})
     found = settings.problems + settings.alert_problems
@@ -25,8 +34,11 @@ def one_problem(**env: str) -> str:
     return found[0]
 
 
-def test_an_empty_environment_gives_the_documented_defaults():
+def test_an_empty_environment_and_empty_values_give_the_documented_defaults():
+    """Empty as in a line of `.env` or of a unit file that nobody has filled in."""
+    names = ["CREDITS_START_DATE", "CREDITS_ALERT_URLS_FILE", "CREDITS_DATA_DIR", "OPENROUTER_BASE_URL", "DAGSTER_HOME"]
     settings = config.load({})
+    assert settings == config.load(dict.fromkeys(names, ""))
     assert settings.accounts == ()
     assert settings.base_url == "https://openrouter.ai/api/v1"
     assert not settings.is_simulated
@@ -66,11 +78,6 @@ def test_a_wrong_alert_setting_does_not_stop_readings():
     assert settings.alert_days == (14, 7, 3)
 
 
-def test_a_relative_data_directory_is_taken_from_the_project_root(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert config.load({"CREDITS_DATA_DIR": "data-demo"}).data_dir == config.PROJECT_ROOT / "data-demo"
-
-
 # --- accounts ---
 
 
@@ -100,29 +107,21 @@ def test_an_account_name_that_is_no_plain_word_is_refused_and_shown_escaped(suff
     assert problem.isprintable()
 
 
-def test_an_empty_key_is_a_problem_that_names_the_variable():
-    """Not taken for none, as other variables are: an account would be left out in silence."""
-    assert one_problem(OPENROUTER_API_KEY_ACME=" ").startswith("OPENROUTER_API_KEY_ACME is empty")
-
-
-@pytest.mark.parametrize("value", ["sk a", "sk\r\nHost: evil", "sk-é", "sk\udcff", "sk\x7f"])
-def test_a_key_that_could_not_be_a_header_is_refused_without_showing_it(value):
+@pytest.mark.parametrize("value", [" ", "sk a", "sk\r\nHost: evil", "sk-é", "sk\udcff", "sk\x7f"])
+def test_a_key_that_is_empty_or_could_not_be_a_header_is_refused_without_showing_it(value):
+    """An empty one is not taken for none, as other variables are: an account would be left out in silence."""
     problem = one_problem(OPENROUTER_API_KEY_ACME=value)
-    assert problem.startswith("OPENROUTER_API_KEY_ACME holds a space")
+    assert problem.startswith(f"OPENROUTER_API_KEY_ACME {'holds a space' if value.strip() else 'is empty'}")
     assert "sk" not in problem
 
 
-def test_neither_settings_nor_accounts_show_a_secret():
+def test_neither_settings_nor_accounts_show_a_secret_and_a_fingerprint_stands_for_a_key():
     url = "slack://token-a/token-b/token-c"
-    settings = config.load({"OPENROUTER_API_KEY": KEY, "CREDITS_ALERT_URLS": url})
-    (account,) = settings.accounts
-    for text in (repr(settings), str(settings), f"{account}", f"{account!r}", f"{settings.accounts}"):
+    settings = config.load({"OPENROUTER_API_KEY": KEY, "OPENROUTER_API_KEY_B": f"{KEY}x", "CREDITS_ALERT_URLS": url})
+    one, other = settings.accounts
+    for text in (repr(settings), str(settings), f"{one}", f"{one!r}", f"{settings.accounts}"):
         assert KEY not in text
         assert "token" not in text
-
-
-def test_the_fingerprint_stands_for_the_key_and_does_not_contain_it():
-    one, other = config.load({"OPENROUTER_API_KEY": KEY, "OPENROUTER_API_KEY_B": KEY + "x"}).accounts
     assert one.fingerprint == "8cf819f48b6f"  # printf %s KEY | sha256sum
     assert other.fingerprint != one.fingerprint
 
@@ -133,18 +132,15 @@ ATTACKS = [
     "https://opentouter.ai/api/v1",
     "https://openrouter.ai.evil.example/api/v1",
     "https://openrouter.ai./api/v1",
-    "https://openrouter.ai",
     "https://evil.example/https://openrouter.ai/api/v1",
     "https://evil.openrouter.ai/api/v1",
     "https://OPENROUTER.AI/api/v1",
     "https://openrouter.ai:443/api/v1",
-    "https:/openrouter.ai/api/v1",
     "//openrouter.ai/api/v1",
     "ftp://openrouter.ai/api/v1",
     "http://openrouter.ai/api/v1",
     "http://127.0.0.1:8787/api/v1",
     "https://",
-    "x",
 ]
 # Never allowed, on whatever host: parsers disagree about them, or they carry secrets of their own.
 MALFORMED = [
@@ -177,10 +173,8 @@ def test_a_key_goes_to_no_host_that_only_looks_like_the_api(url):
     [
         *MALFORMED,
         "http://openrouter.ai/api/v1",
-        "http://evil.example/api/v1",
         "http://127.0.0.1.evil.example/api/v1",
         "http://127.1/api/v1",
-        "http://0x7f.0.0.1/api/v1",
         "http://0.0.0.0:8787/api/v1",
         "http://[::ffff:127.0.0.1]/api/v1",
         "http://128.0.0.1/api/v1",
@@ -210,29 +204,13 @@ def test_a_custom_host_is_used_when_allowed_and_what_this_machine_itself_says_is
     )
     assert settings.require().base_url == url
     assert settings.is_simulated == url.startswith("http:")  # plain http is for this machine only
-
-
-def test_the_api_is_the_api_however_it_is_spelled_and_allowed():
-    env = {"OPENROUTER_BASE_URL": "https://OPENROUTER.AI:443/api/v1", "OPENROUTER_ALLOW_CUSTOM_HOST": "1"}
-    assert not config.load(env).is_simulated
-    assert not config.load({"OPENROUTER_BASE_URL": "https://openrouter.ai/api/v2"}).is_simulated
+    for spelled in ("https://OPENROUTER.AI:443/api/v1", "https://openrouter.ai/api/v2"):
+        assert not config.load({"OPENROUTER_BASE_URL": spelled, "OPENROUTER_ALLOW_CUSTOM_HOST": "1"}).is_simulated
 
 
 def test_allowing_a_custom_host_takes_exactly_1():
     assert one_problem(OPENROUTER_BASE_URL="http://127.0.0.1:8787", OPENROUTER_ALLOW_CUSTOM_HOST="0")
     assert one_problem(OPENROUTER_ALLOW_CUSTOM_HOST="true").startswith("OPENROUTER_ALLOW_CUSTOM_HOST must be 1")
-
-
-@given(st.text(max_size=60), st.sampled_from(["", "https://openrouter.ai", "https://openrouter.ai/", "https://"]))
-def test_whatever_passes_the_host_rule_is_read_as_openrouter_by_httpx(text, prefix):
-    import httpx
-
-    try:
-        config.check_base_url(prefix + text, allow_custom_host=False)
-    except ConfigError:
-        return
-    url = httpx.URL(prefix + text)
-    assert (url.scheme, url.host, url.port, url.userinfo) == ("https", "openrouter.ai", None, b"")
 
 
 # --- the rest ---
@@ -243,12 +221,10 @@ def test_whatever_passes_the_host_rule_is_read_as_openrouter_by_httpx(text, pref
     [
         ("CREDITS_START_DATE", "2025-02-30"),
         ("CREDITS_SNAPSHOT_CRON", "daily"),
-        ("CREDITS_SNAPSHOT_CRON", "5 0 * *"),
         ("CREDITS_SNAPSHOT_CRON", "5 0 * * * *"),
         ("CREDITS_SNAPSHOT_CRON", "0 0 31 4 *"),
         ("CREDITS_SNAPSHOT_CRON", KEY),
         ("CREDITS_ALERT_DAYS", "0"),
-        ("CREDITS_ALERT_DAYS", "14;7"),
         ("CREDITS_ALERT_DAYS", "1.5"),
         ("CREDITS_ALERT_DAYS", "366"),
         ("CREDITS_ALERT_URLS", f"slack://{KEY}, me"),
@@ -273,28 +249,14 @@ def test_a_digest_goes_out_on_mondays_where_alerts_have_a_channel_unless_its_lin
     assert wrong.alert_problems[0].startswith("CREDITS_DIGEST_CRON must be a cron line")
 
 
-def test_an_empty_value_counts_as_none():
-    """As in a line of `.env` or of a unit file that nobody has filled in."""
-    names = ["CREDITS_START_DATE", "CREDITS_ALERT_URLS_FILE", "CREDITS_DATA_DIR", "OPENROUTER_BASE_URL", "DAGSTER_HOME"]
-    assert config.load(dict.fromkeys(names, "")) == config.load({})
-
-
 def test_a_start_date_in_the_future_is_refused():
     with clock.frozen(NOON):
         assert config.load({"CREDITS_START_DATE": "2026-03-01"}).start_date == date(2026, 3, 1)
         assert "lies in the future" in one_problem(CREDITS_START_DATE="2026-03-02")
 
 
-@pytest.mark.parametrize("cron", ["*/15 * * * *", "0 6,18 * * mon-fri", "@hourly", "0 0 29 2 *"])
-def test_several_readings_a_day_are_welcome(cron):
-    assert config.load({"CREDITS_SNAPSHOT_CRON": cron}).snapshot_cron == cron
-
-
-def test_alert_thresholds_are_ordered_and_said_once():
+def test_one_wrong_alert_address_does_not_silence_the_others_and_thresholds_are_ordered_and_said_once():
     assert config.load({"CREDITS_ALERT_DAYS": " 3, 30,7,7"}).alert_days == (30, 7, 3)
-
-
-def test_one_wrong_alert_address_does_not_silence_the_others():
     settings = config.load({"CREDITS_ALERT_URLS": "nowhere, mailto://u:p@example.com?to=a@x.org,b@x.org , ntfy://t,"})
     assert settings.alert_urls == ("mailto://u:p@example.com?to=a@x.org,b@x.org", "ntfy://t")
     (problem,) = settings.alert_problems
@@ -302,6 +264,7 @@ def test_one_wrong_alert_address_does_not_silence_the_others():
     assert "nowhere" not in problem
 
 
+@hypothesis.settings(max_examples=25)
 @given(
     st.dictionaries(
         st.sampled_from(
@@ -347,11 +310,13 @@ def test_a_variable_in_a_value_stands_for_its_own_and_one_that_is_not_set_is_ref
         assert one_problem(**{variable: "slack://$HOEM/x"}).startswith(f"{variable} refers to a variable")
 
 
-@pytest.mark.parametrize("variable", ["CREDITS_DATA_DIR", "DAGSTER_HOME"])
-def test_every_path_may_begin_with_a_tilde(variable):
-    settings = config.load({variable: "~/credits"})
-    assert Path.home() / "credits" in (settings.data_dir, settings.dagster_home)
-    assert one_problem(**{variable: "~nobody-of-this-name/x"}).startswith(f"{variable} must be a path")
+def test_every_path_may_begin_with_a_tilde_and_a_relative_one_begins_at_the_project_root(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert config.load({"CREDITS_DATA_DIR": "data-demo"}).data_dir == config.PROJECT_ROOT / "data-demo"
+    for variable in ("CREDITS_DATA_DIR", "DAGSTER_HOME"):
+        settings = config.load({variable: "~/credits"})
+        assert Path.home() / "credits" in (settings.data_dir, settings.dagster_home)
+        assert one_problem(**{variable: "~nobody-of-this-name/x"}).startswith(f"{variable} must be a path")
 
 
 def test_a_secret_may_stand_in_a_file_of_its_own(tmp_path):
@@ -387,23 +352,16 @@ def test_a_secrets_file_that_gives_none_is_one_sentence(tmp_path):
 # --- a file of many keys ---
 
 
-@pytest.fixture
-def keys_file(tmp_path) -> Path:
-    path = tmp_path / "keys"
-    path.touch(mode=0o600)
-    return path
-
-
-def test_the_accounts_of_a_file_and_of_the_environment_are_read_together(keys_file):
-    keys_file.write_text(f"\ufeff# ours\n\nacme = {KEY}a\r\n  B2={KEY}==\n", encoding="utf-8")
-    env = {"OPENROUTER_API_KEY": KEY, "OPENROUTER_API_KEYS_FILE": str(keys_file)}
+def test_the_accounts_of_a_file_and_of_the_environment_are_read_together(private):
+    private.write_text(f"\ufeff# ours\n\nacme = {KEY}a\r\n  B2={KEY}==\n", encoding="utf-8")
+    env = {"OPENROUTER_API_KEY": KEY, "OPENROUTER_API_KEYS_FILE": str(private)}
     accounts = config.load(env).require().accounts
     assert [(a.name, a.key, a.variable) for a in accounts] == [
         ("default", KEY, "OPENROUTER_API_KEY"),
         ("acme", f"{KEY}a", "line 3 of OPENROUTER_API_KEYS_FILE"),
         ("b2", f"{KEY}==", "line 4 of OPENROUTER_API_KEYS_FILE"),
     ]
-    assert config.load({"OPENROUTER_API_KEYS_FILE": str(keys_file)}).require().accounts == accounts[1:]
+    assert config.load({"OPENROUTER_API_KEYS_FILE": str(private)}).require().accounts == accounts[1:]
 
 
 @pytest.mark.parametrize(
@@ -417,23 +375,23 @@ def test_the_accounts_of_a_file_and_of_the_environment_are_read_together(keys_fi
         (f"default={KEY}", "line 2 of OPENROUTER_API_KEYS_FILE and OPENROUTER_API_KEY both name the account default"),
     ],
 )
-def test_a_wrong_line_in_the_file_of_keys_is_one_sentence_with_its_number(keys_file, line, problem):
-    keys_file.write_text(f"a={KEY}a\n{line}\n", encoding="utf-8")
-    assert one_problem(OPENROUTER_API_KEYS_FILE=str(keys_file)).startswith(problem)
+def test_a_wrong_line_in_the_file_of_keys_is_one_sentence_with_its_number(private, line, problem):
+    private.write_text(f"a={KEY}a\n{line}\n", encoding="utf-8")
+    assert one_problem(OPENROUTER_API_KEYS_FILE=str(private)).startswith(problem)
 
 
-def test_a_file_of_keys_that_others_may_use_is_refused(keys_file):
-    keys_file.write_text(f"acme={KEY}\n", encoding="utf-8")
+def test_a_file_of_keys_that_others_may_use_is_refused(private):
+    private.write_text(f"acme={KEY}\n", encoding="utf-8")
     for mode in (0o640, 0o604, 0o602):
-        keys_file.chmod(mode)
-        assert one_problem(OPENROUTER_API_KEYS_FILE=str(keys_file)).endswith(f"run chmod 600 {keys_file}")
-    assert "must name a file" in one_problem(OPENROUTER_API_KEYS_FILE=str(keys_file.parent))
+        private.chmod(mode)
+        assert one_problem(OPENROUTER_API_KEYS_FILE=str(private)).endswith(f"run chmod 600 {private}")
+    assert "must name a file" in one_problem(OPENROUTER_API_KEYS_FILE=str(private.parent))
 
 
-def test_twenty_thousand_accounts_in_a_file_are_read_in_a_moment(keys_file):
-    keys_file.write_text("".join(f"account_{n}=sk-or-v1-{n:064x}\n" for n in range(20_000)), encoding="utf-8")
+def test_twenty_thousand_accounts_in_a_file_are_read_in_a_moment(private):
+    private.write_text("".join(f"account_{n}=sk-or-v1-{n:064x}\n" for n in range(20_000)), encoding="utf-8")
     began = time.process_time()
-    settings = config.load({"OPENROUTER_API_KEYS_FILE": str(keys_file)}).require()
+    settings = config.load({"OPENROUTER_API_KEYS_FILE": str(private)}).require()
     assert time.process_time() - began < 1
     assert (len(settings.accounts), len(settings.plans), settings.warnings) == (20_000, 20_000, ())
 
@@ -443,7 +401,8 @@ def test_twenty_thousand_accounts_in_a_file_are_read_in_a_moment(keys_file):
     [
         ("5 0 * * *", 36),
         ("*/5 * * * *", 36),
-        ("0 6 * * mon-fri", 72 + 12),
+        ("@hourly", 36),
+        ("0 6,18 * * mon-fri", 60 + 12),
         ("0 0 1 * *", 31 * 24 + 12),
     ],
 )
@@ -455,65 +414,54 @@ def test_readings_are_stale_half_a_day_after_the_longest_pause_of_the_schedule(c
 # --- .env ---
 
 
-@pytest.fixture
-def dotenv(tmp_path) -> Path:
-    path = tmp_path / ".env"
-    path.touch(mode=0o600)
-    return path
-
-
-def test_what_dotenv_says_is_used_and_another_value_in_the_environment_is_warned_about(dotenv):
+def test_what_dotenv_says_is_used_and_another_value_in_the_environment_is_warned_about(private):
     """As Dagster's services do with the same file, so that a key exported for another tool changes nothing."""
-    dotenv.write_text(f"OPENROUTER_API_KEY={KEY}\nCREDITS_ALERT_DAYS=5 # days\n", encoding="utf-8")
+    private.write_text(f"OPENROUTER_API_KEY={KEY}\nCREDITS_ALERT_DAYS=5 # days\n", encoding="utf-8")
     exported = {"OPENROUTER_API_KEY": "sk-or-v1-of-a-tool", "CREDITS_ALERT_DAYS": "'5'"}
-    settings = config.load(exported, dotenv)
+    settings = config.load(exported, private)
     assert (settings.require().accounts[0].key, settings.alert_days) == (KEY, (5,))
     (warning,) = settings.warnings
-    assert warning.startswith(f"OPENROUTER_API_KEY is set in {dotenv} and to something else in the environment")
+    assert warning.startswith(f"OPENROUTER_API_KEY is set in {private} and to something else in the environment")
     assert "sk-or" not in warning
 
 
-def test_an_empty_key_in_a_fresh_copy_of_the_example_hides_none(dotenv):
-    dotenv.write_text("OPENROUTER_API_KEY=\n", encoding="utf-8")
-    settings = config.load({"OPENROUTER_API_KEY": KEY}, dotenv).require()
+def test_an_empty_key_in_a_fresh_copy_of_the_example_hides_none_and_a_byte_order_mark_is_no_part_of_a_name(private):
+    private.write_text("OPENROUTER_API_KEY=\n", encoding="utf-8")
+    settings = config.load({"OPENROUTER_API_KEY": KEY}, private).require()
     assert (settings.accounts[0].key, settings.warnings) == (KEY, ())
+    private.write_text(f"OPENROUTER_API_KEY={KEY}\n", encoding="utf-8-sig")
+    assert config.load({}, private).require().accounts[0].key == KEY
 
 
-def test_read_mart_and_every_command_find_the_same_settings(dotenv, tmp_path, monkeypatch):
+def test_read_mart_and_every_command_find_the_same_settings(private, tmp_path, monkeypatch):
     from credits_pipeline.environment import export_others
 
     home = tmp_path / "home of the test"
     text = f"CREDITS_DATA_DIR={tmp_path}/from-dotenv\nDAGSTER_HOME=$CREDITS_DATA_DIR/$X\nTHE_CA={home}\n"
-    dotenv.write_text(text, encoding="utf-8")
-    monkeypatch.setenv("CREDITS_ENV_FILE", str(dotenv))
+    private.write_text(text, encoding="utf-8")
+    monkeypatch.setenv("CREDITS_ENV_FILE", str(private))
     monkeypatch.setenv("X", "x")
     monkeypatch.delenv("THE_CA", raising=False)
     monkeypatch.setenv("DAGSTER_HOME", "")
-    export_others(dotenv)
+    export_others(private)
     assert os.environ["THE_CA"] == str(home)
     assert "CREDITS_DATA_DIR" not in os.environ, "read anew each time, so that an edit is seen"
     assert config.current().valid().data_dir == tmp_path / "from-dotenv"
     assert config.current().dagster_home == tmp_path / "from-dotenv" / "x"
 
 
-@pytest.mark.parametrize("mode", [0o640, 0o604])
-def test_a_dotenv_that_others_may_read_is_warned_about_and_still_read(dotenv, mode):
-    dotenv.write_text(f"OPENROUTER_API_KEY={KEY}\n", encoding="utf-8")
-    dotenv.chmod(mode)
-    settings = config.load({}, dotenv)
+def test_a_dotenv_that_others_may_read_is_warned_about_and_still_read(private):
+    private.write_text(f"OPENROUTER_API_KEY={KEY}\n", encoding="utf-8")
+    private.chmod(0o604)
+    settings = config.load({}, private)
     (warning,) = settings.warnings
-    assert warning.endswith(f"chmod 600 {dotenv}")
+    assert warning.endswith(f"chmod 600 {private}")
     assert settings.accounts[0].key == KEY
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_name(dotenv):
-    dotenv.write_text(f"OPENROUTER_API_KEY={KEY}\n", encoding="utf-8-sig")
-    assert config.load({}, dotenv).require().accounts[0].key == KEY
-
-
-def test_a_dotenv_that_is_no_text_is_one_sentence_without_its_content(dotenv):
+def test_a_dotenv_that_is_no_text_is_one_sentence_without_its_content(private):
     """As PowerShell's `>` writes it."""
-    dotenv.write_text(f"OPENROUTER_API_KEY={KEY}\n", encoding="utf-16")
-    (problem,) = config.load({"OPENROUTER_API_KEY": KEY}, dotenv).problems
+    private.write_text(f"OPENROUTER_API_KEY={KEY}\n", encoding="utf-16")
+    (problem,) = config.load({"OPENROUTER_API_KEY": KEY}, private).problems
     assert "save it as plain text" in problem
     assert KEY not in problem
