@@ -51,6 +51,10 @@ rename: $(VENV)/installed ## give an account another name: make rename FROM=acme
 	@[ -n "$$FROM" ] && [ -n "$$TO" ] || { echo "which account? make rename FROM=acme TO=acme_eu"; exit 1; }
 	@$(RUN) rename "$$FROM" "$$TO"
 
+reshard: $(VENV)/installed ## spread a lake over other shards, or move the warehouse into one: make reshard SHARDS=16
+	@[ -n "$$SHARDS" ] || { echo "how many? make reshard SHARDS=16"; exit 1; }
+	@$(RUN) reshard "$$SHARDS"
+
 alert-test: $(VENV)/installed ## send a test alert to every channel of CREDITS_ALERT_URLS
 	@$(RUN) alert-test
 

@@ -93,6 +93,8 @@ folder = Argument(["into"], required=False)
 command("backup", "Write a consistent copy of the warehouse, and Parquet of its tables, into a folder.", folder)
 command("restore", "Put a backup in the warehouse's place, and rebuild the rest from it.", Argument(["source"]))
 names = Argument(["old"], type=str), Argument(["new"], type=str)
+shards = Argument(["shards"], type=click.IntRange(1, 9999))
+command("reshard", "Spread a lake over another number of shards, or move the warehouse into a lake.", shards)
 command("rename", "Give an account another name, with all that is known of it.", *names)
 
 

@@ -13,7 +13,7 @@ from credits_pipeline import clock, config, launch
 from credits_pipeline.accounts import DEFAULT_ACCOUNT, account_name
 from credits_pipeline.defs import schedules
 from credits_pipeline.defs.assets import model_usage
-from credits_pipeline.warehouse import Warehouse
+from credits_pipeline.warehouse import Warehouse, open_warehouse
 from credits_pipeline.warehouse.importing import import_readings
 
 SOON_GONE = 3  # exit code; 1 is an error, 2 a wrong command line
@@ -42,7 +42,7 @@ def run() -> int:
 
 def missing_history(settings: config.Settings, instance: dg.DagsterInstance) -> tuple[str, str] | None:
     """First and last day to fetch, where some lie before what the daily run reads by itself."""
-    days = schedules.unsettled_range(Warehouse(settings.warehouse_path), instance)
+    days = schedules.unsettled_range(open_warehouse(settings), instance)
     is_behind = days and date.fromisoformat(days[0]) < schedules.first_day_of_daily_run()
     return days if is_behind else None
 
@@ -92,15 +92,15 @@ def import_(file: Path, account: str, tz: str | None) -> int:
 
 def import_readings_of(file: Path, account: str, tz: str | None) -> None:
     settings = config.current().valid()
-    warehouse = Warehouse(settings.warehouse_path)
+    shard = open_warehouse(settings).of(account)
     known = {DEFAULT_ACCOUNT, *(configured.name for configured in settings.accounts)}
     # Readings cannot be taken out again one by one, so a typo must not create an account.
-    if account not in known and warehouse.newest_reading(account) is None:
+    if account not in known and shard.newest_reading(account) is None:
         raise config.ConfigError(
             f"there is no account {account!r}: name one of {', '.join(sorted(known))}, or set"
             f" {config.KEY_VARIABLE}_<NAME> first"
         )
-    result = import_readings(warehouse, file, account, tz=tz, run_id="import")
+    result = import_readings(shard, file, account, tz=tz, run_id="import")
     tell(f"{file.name}: {result.appended} readings appended to {account}, {result.already_there} already there.")
 
 
@@ -109,7 +109,7 @@ def backup(into: Path | None) -> int:
     settings = config.current().valid()
     if not settings.warehouse_path.exists():
         raise config.ConfigError(f"there is nothing to back up in {settings.data_dir} yet: run `make run` first")
-    made = Warehouse(settings.warehouse_path).backup(into or settings.data_dir / "backups")
+    made = the_file(settings).backup(into or settings.data_dir / "backups")
     tell(f"Backup written to {made}: `make restore FROM={shlex.quote(str(made))}` puts it back.")
     return 0
 
@@ -117,7 +117,7 @@ def backup(into: Path | None) -> int:
 def restore(source: Path) -> int:
     """A backup in the warehouse's place; what was derived is built anew. The next run asks the API for the rest."""
     settings = config.current().valid()
-    kept = Warehouse(settings.warehouse_path).restore(source)
+    kept = the_file(settings).restore(source)
     tell(f"Restored {source}." + (f" The earlier file is kept as {kept}." if kept else ""))
     code = rebuild(settings)
     tell("Run `make run` to fetch what the API knows of the time since then.")
@@ -128,13 +128,35 @@ def rename(old: str, new: str) -> int:
     """Another name for an account, whose rows it takes along; what was derived is built anew."""
     settings = config.current().valid()
     old, new = old.lower(), account_name(f"{config.KEY_VARIABLE}_{new}")
-    rows = Warehouse(settings.warehouse_path).rename_account(old, new)
+    rows = the_file(settings).rename_account(old, new)
     tell(f"{rows} rows of {old} are now those of {new}.")
     warn(
         f"{a.variable} still holds a key: rename it too, or {old} begins anew"
         for a in settings.accounts
         if a.name == old
     )
+    return rebuild(settings)
+
+
+def the_file(settings: config.Settings) -> Warehouse:
+    """The warehouse, for what is done with a file only. Raises ConfigError in a lake."""
+    if settings.lake:
+        raise config.ConfigError("CREDITS_LAKE is set: for this in a lake see docs/scale.md, nothing was changed")
+    return Warehouse(settings.warehouse_path)
+
+
+def reshard(shards: int) -> int:
+    """All rows into another number of shards, or out of the file into a lake; what was derived is built anew."""
+    from credits_pipeline.warehouse.shards import reshard as move
+
+    settings = config.current().valid()
+    if settings.lake is None:
+        raise config.ConfigError("CREDITS_LAKE is not set: name the lake first (docs/scale.md)")
+    rows = move(settings, shards)
+    tell(f"{rows} rows are in {shards} shards now.")
+    if shards != settings.lake.shards:
+        tell(f"Set CREDITS_SHARDS={shards} everywhere, then run `make run`: the tables are built from them anew.")
+        return 0
     return rebuild(settings)
 
 

@@ -50,6 +50,20 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class LakeSettings:
+    """Where the warehouse is if not in one file: shards in a lake, worked on here or on a Dask cluster."""
+
+    catalog: str  # what libpq connects to, such as service=credits
+    data: str  # a folder, or s3://bucket/path
+    shards: int
+    cluster: str  # address of the scheduler; empty: one shard after another, in this process
+
+    @property
+    def is_bucket(self) -> bool:
+        return self.data.startswith("s3://")
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything that is configured. `problems` stop readings, `alert_problems` only alerts, `warnings` nothing."""
 
@@ -68,6 +82,7 @@ class Settings:
     plans: tuple[AccountPlan, ...]
     breakdowns: tuple[str, ...]  # of BREAKDOWNS
     teams: tuple[Team, ...] | None  # None: the file is wrong, and those known stay
+    lake: LakeSettings | None
     problems: tuple[str, ...]
     alert_problems: tuple[str, ...]
     warnings: tuple[str, ...] = ()
@@ -180,6 +195,7 @@ def load(environ: Mapping[str, str], dotenv: Path | None = None) -> Settings:
         plans=account_plans(env, [account.name for account in accounts], warnings),
         breakdowns=breakdowns,
         teams=teams,
+        lake=collect(lambda: _lake(env), None),
         problems=tuple(problems),
         alert_problems=tuple(alert_problems),
         warnings=(*env.warnings, *shared_keys(accounts), *warnings),
@@ -205,6 +221,35 @@ def check_base_url(url: str, allow_custom_host: bool) -> str:
             " and is allowed for 127.0.0.0/8, ::1 and localhost only"
         )
     return url.rstrip("/")
+
+
+def _lake(env: Environment) -> LakeSettings | None:
+    catalog, cluster = env.get("CREDITS_LAKE"), env.get("CREDITS_CLUSTER")
+    if not catalog:
+        if cluster:
+            raise ConfigError("CREDITS_CLUSTER needs CREDITS_LAKE: several machines cannot share a warehouse.duckdb")
+        return None
+    scheme, _, connection = catalog.partition(":")
+    if scheme != "postgres" or not connection or "password" in connection:
+        raise ConfigError(
+            "CREDITS_LAKE must be postgres:service=NAME, a service of ~/.pg_service.conf, with no password in it"
+        )
+    data = env.get("CREDITS_LAKE_DATA")
+    if not data or ("://" in data and not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]+(/[A-Za-z0-9._/=-]*)?", data)):
+        raise ConfigError("CREDITS_LAKE_DATA must be a folder that all hosts see, or s3://bucket/path")
+    if "://" not in data:
+        data = str(as_path("CREDITS_LAKE_DATA", data))
+    shards = env.get("CREDITS_SHARDS")
+    if not re.fullmatch("[1-9][0-9]{0,3}", shards):
+        raise ConfigError(
+            "CREDITS_SHARDS must be the number of shards of the lake, such as 16 (one to four per worker)"
+        )
+    if cluster and not re.fullmatch(r"tls://[A-Za-z0-9.-]+:[0-9]+|tcp://(127\.0\.0\.1|localhost):[0-9]+", cluster):
+        raise ConfigError(
+            "CREDITS_CLUSTER must be tls://host:port, for whoever reaches a scheduler's port can run any program there;"
+            " tcp://127.0.0.1:port is allowed too"
+        )
+    return LakeSettings(connection, data.rstrip("/"), int(shards), cluster)
 
 
 def _is_allowed(text: str) -> bool:

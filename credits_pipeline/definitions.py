@@ -18,7 +18,7 @@ from credits_pipeline.defs.assets import (
 )
 from credits_pipeline.openrouter import OpenRouter
 from credits_pipeline.sql_project import SqlProject
-from credits_pipeline.warehouse import Warehouse
+from credits_pipeline.warehouse import AnyWarehouse, open_warehouse
 
 STALE_AFTER = config.current().stale_after
 SNAPSHOTS_FRESH = dg.FreshnessPolicy.time_window(fail_window=STALE_AFTER, warn_window=STALE_AFTER - timedelta(hours=10))
@@ -64,10 +64,12 @@ def with_policies(spec: dg.AssetSpec) -> dg.AssetSpec:
     )
 
 
-@dg.resource(description="The DuckDB file that the pipeline writes; its folder is CREDITS_DATA_DIR.")
-def warehouse(context: dg.InitResourceContext) -> Warehouse:
+@dg.resource(
+    description="The DuckDB file that the pipeline writes, in CREDITS_DATA_DIR; or the lake that CREDITS_LAKE names."
+)
+def warehouse(context: dg.InitResourceContext) -> AnyWarehouse:
     launch.tag_with_process(context)
-    return Warehouse(config.current().warehouse_path)
+    return open_warehouse(config.current())
 
 
 ASSETS = [
@@ -88,6 +90,7 @@ defs = dg.Definitions(
         model_usage.every_account_was_fetched,
         usage_breakdown.every_breakdown_was_fetched,
         api_keys.every_list_of_keys_was_read,
+        *([sql_models.every_shard_was_rebuilt] if config.current().lake else []),
     ],
     jobs=[*schedules.JOBS, *weekly_digest.JOBS, *housekeeping.JOBS],
     schedules=[*schedules.SCHEDULES, *weekly_digest.SCHEDULES, *housekeeping.SCHEDULES],

@@ -100,6 +100,11 @@ class BuildResult:
     def blocked(self) -> bool:
         return bool(self.blocking)
 
+    @property
+    def because(self) -> str:
+        """One line: what blocks, and which rows."""
+        return "; ".join(test.message for test in self.blocking)
+
 
 @dataclass(frozen=True)
 class SqlProject:

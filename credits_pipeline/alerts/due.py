@@ -4,7 +4,7 @@ SQL decides what the figures mean; here is decided when somebody is told again.
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -94,14 +94,14 @@ def by_runway(runway: Row, active: Sequence[Alert], thresholds: Collection[int])
 
 
 def by_age(
-    con: "Connection", active: Sequence[Alert], settings: Settings, watched: dict[str, str], limit: timedelta
+    read: Mapping[str, datetime], active: Sequence[Alert], settings: Settings, watched: dict[str, str], limit: timedelta
 ) -> Changes:
     """An alert per account with a key whose newest reading is older than `limit` (`Settings.stale_after`).
 
-    `watched` is kept between calls: since when (ISO 8601) an account that was never read is known.
+    `read`: when each was read last (naive, UTC), of those that ever were. `watched` is kept between calls: since when
+    (ISO 8601) an account that was never read is known.
     """
-    rows = con.execute("select account, max(observed_at) from raw.credits_snapshots group by account")
-    read, now = dict(rows.fetchall()), clock.now()
+    now = clock.now()
     newest = {account.name: read.get(account.name) for account in settings.accounts}
     never_read = {name: watched.get(name, now.isoformat()) for name, at in newest.items() if at is None}
     watched.clear()

@@ -16,7 +16,7 @@ from credits_pipeline.alerts.due import Changes
 from credits_pipeline.alerts.memory import Alert
 from credits_pipeline.config import Settings
 from credits_pipeline.errors import CreditsError
-from credits_pipeline.warehouse import Warehouse
+from credits_pipeline.warehouse import AnyWarehouse
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
@@ -43,7 +43,7 @@ class Sent:
 
 def notify(
     settings: Settings,
-    warehouse: Warehouse,
+    warehouse: AnyWarehouse,
     detect: Detector,
     *,
     run_id: str | None = None,

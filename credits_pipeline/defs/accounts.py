@@ -1,19 +1,21 @@
 """Asking every account, the same way for each raw asset: what came back, which gave no reply, and why."""
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections import ChainMap
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Generic, TypeVar
 
 import dagster as dg
 
 from credits_pipeline import config
 from credits_pipeline.config import Account
-from credits_pipeline.defs.keys import KnownKeys
+from credits_pipeline.defs.keys import KeyNames, KnownKeys
 from credits_pipeline.openrouter import Client, Forbidden, OpenRouter
 from credits_pipeline.text import markdown
-from credits_pipeline.warehouse import Warehouse
+from credits_pipeline.warehouse import Tables
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 FAILED, FORBIDDEN, FORBIDDEN_KEYS = "failed_accounts", "accounts_without_analytics", "keys_without_analytics"
 """Metadata: a sentence per account that failed, or whose key may not ask for this; the fingerprints of such keys."""
@@ -21,41 +23,61 @@ FAILED, FORBIDDEN, FORBIDDEN_KEYS = "failed_accounts", "accounts_without_analyti
 
 @dataclass(frozen=True)
 class Asked(Generic[T]):
-    """What became of asking: the replies, in the order of names, or by name a sentence that says why there is none."""
+    """What became of asking, by account: the replies in the order of names, or a sentence that says why there is none.
 
-    replies: Mapping[Account, T]
+    It holds no key, for it travels where shards are worked on by other machines.
+    """
+
+    replies: Mapping[str, T]
     failures: Mapping[str, str]
-    forbidden: Mapping[Account, str]
+    forbidden: Mapping[str, str]
+    fingerprints: Mapping[str, str]  # of the keys that were asked with
+
+    def of(self, replies: Mapping[str, U]) -> "Asked[U]":
+        """The same, with what became of the replies in their place."""
+        return Asked(replies, self.failures, self.forbidden, self.fingerprints)
 
     @property
     def without_reply(self) -> dict[str, str]:
         """The failures and the forbidden alike."""
-        return {**self.failures, **{account.name: reason for account, reason in self.forbidden.items()}}
+        return {**self.failures, **self.forbidden}
 
     def metadata(self) -> dict[str, Any]:
         """What `accounts_check` reads."""
         return {
             "accounts_read": len(self.replies),
             FAILED: dg.MetadataValue.json(dict(self.failures)),
-            FORBIDDEN: dg.MetadataValue.json({account.name: reason for account, reason in self.forbidden.items()}),
-            FORBIDDEN_KEYS: dg.MetadataValue.json({account.name: account.fingerprint for account in self.forbidden}),
+            FORBIDDEN: dg.MetadataValue.json(dict(self.forbidden)),
+            FORBIDDEN_KEYS: dg.MetadataValue.json({name: self.fingerprints[name] for name in self.forbidden}),
         }
 
 
-def ask_every_account(
-    openrouter: OpenRouter, warehouse: Warehouse, ask: Callable[[Client, Account], Awaitable[T]]
-) -> Asked[T]:
-    """Ask for all accounts at once, but those whose key belongs to another name or another account.
+def merged(parts: Sequence[Asked[T]]) -> Asked[T]:
+    """What became of asking in all shards together."""
+    maps = {
+        field.name: dict(sorted(ChainMap(*(getattr(part, field.name) for part in parts)).items()))
+        for field in fields(Asked)
+    }
+    return Asked(**maps)
 
-    A wrong setting is a Failure that names the variable and is never retried: it will not mend itself.
-    """
+
+def may_ask() -> None:
+    """Raise a Failure, never retried, that names a wrong setting: it will not mend itself."""
     try:
-        settings = config.current().require()
+        config.current().require()
     except config.ConfigError as error:
         raise dg.Failure(str(error), allow_retries=False) from None
-    keys = KnownKeys(settings, warehouse)
-    failures = keys.under_another_name()
-    accounts = [account for account in settings.accounts if account.name not in failures]
+
+
+def ask_every_account(
+    openrouter: OpenRouter, shard: Tables, names: KeyNames, ask: Callable[[Client, Account], Awaitable[T]]
+) -> Asked[T]:
+    """Ask for all accounts of a shard at once, but those whose key belongs to another name or another account."""
+    settings = config.current().require()
+    keys = KnownKeys(settings, shard, names)
+    mine = [account for account in settings.accounts if shard.holds(account.name)]
+    failures = {name: reason for name, reason in keys.under_another_name().items() if shard.holds(name)}
+    accounts = [account for account in mine if account.name not in failures]
 
     async def ask_its_own(client: Client, account: Account) -> T:
         if keys.is_new(account):
@@ -63,10 +85,10 @@ def ask_every_account(
         return await ask(client, account)
 
     replies, errors = openrouter.ask_each(accounts, ask_its_own)
-    forbidden = {a: str(errors[a.name]) for a in accounts if isinstance(errors.get(a.name), Forbidden)}
+    forbidden = {name: str(error) for name, error in errors.items() if isinstance(error, Forbidden)}
     failures |= {name: str(error) for name, error in errors.items() if not isinstance(error, Forbidden)}
-    in_order = sorted(accounts, key=lambda account: account.name)
-    return Asked({a: replies[a.name] for a in in_order if a.name in replies}, failures, forbidden)
+    fingerprints = {account.name: account.fingerprint for account in mine}
+    return Asked(dict(sorted(replies.items())), failures, forbidden, fingerprints)
 
 
 def failure_summary(failures: Mapping[str, object]) -> str:

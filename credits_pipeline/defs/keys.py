@@ -5,14 +5,14 @@ difference between two strangers into spend. Neither is believed without a word 
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple
 
 from credits_pipeline.config import KEY_VARIABLE, Account, Settings
 from credits_pipeline.openrouter import Credits, OpenRouterError
-from credits_pipeline.warehouse import Warehouse
+from credits_pipeline.warehouse import AnyWarehouse, Tables
 from credits_pipeline.wording import usd
 
 # A counter that has more than doubled since a key was replaced belongs to somebody else. Below this (USD, lifetime)
@@ -29,23 +29,37 @@ class Newest(NamedTuple):
     observed_at: datetime  # naive, UTC
 
 
-class KnownKeys:
-    """What the stored readings say of keys, and whether the configured ones agree with it."""
+KeyNames = Mapping[str, Sequence[str]]
+"""By a key's fingerprint, the accounts that were read with it, the newest reading's first."""
 
-    def __init__(self, settings: Settings, warehouse: Warehouse) -> None:
-        with warehouse.reading("looking whose keys these are") as con:
-            seen = con.execute(
-                "select key_fingerprint, account from raw.credits_snapshots where key_fingerprint is not null"
-                " group by all order by max(observed_at) desc, account"
-            ).fetchall()
+
+def names_by_key(warehouse: AnyWarehouse) -> KeyNames:
+    """Of all shards: an account that gets another name may get to another one."""
+    seen = sorted((row for part in warehouse.each(_seen) for row in part), key=lambda row: row[2], reverse=True)
+    names = defaultdict(list)
+    for fingerprint, account, _ in seen:
+        names[fingerprint].append(account)
+    return dict(names)
+
+
+def _seen(shard: Tables) -> list[tuple[str, str, datetime]]:
+    with shard.reading("looking whose keys these are") as con:
+        return con.execute(
+            "select key_fingerprint, account, max(observed_at) from raw.credits_snapshots"
+            " where key_fingerprint is not null group by all order by account"
+        ).fetchall()
+
+
+class KnownKeys:
+    """What the readings of a shard say of keys, and whether the configured ones agree with it."""
+
+    def __init__(self, settings: Settings, shard: Tables, names: KeyNames) -> None:
+        with shard.reading("looking at the newest readings") as con:
             newest = con.execute(
                 "select account, arg_max(key_fingerprint, observed_at), arg_max(total_credits, observed_at),"
                 " arg_max(total_usage, observed_at), max(observed_at) from raw.credits_snapshots group by account"
             ).fetchall()
-        self._settings = settings
-        self._names: Mapping[str, list[str]] = defaultdict(list)
-        for fingerprint, name in seen:
-            self._names[fingerprint].append(name)
+        self._settings, self._names = settings, names
         self._newest = {name: Newest(*rest) for name, *rest in newest}
 
     def is_new(self, account: Account) -> bool:

@@ -3,8 +3,8 @@
 The drawing code is the report's. Only some tables have a picture: it is kept with every run's history, 10 to 50 kB.
 """
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dagster as dg
 
@@ -119,11 +119,32 @@ def newest_rows(con: "Connection", model: Model) -> Metadata:
 
 def preview(con: "Connection", relation: str, rows: int = PREVIEW_ROWS) -> dg.MarkdownMetadataValue:
     """The newest rows of `relation` (a quoted name or a query) as a Markdown table; all text in it is escaped."""
+    return preview_of([newest(con, relation, rows)], rows)
+
+
+class Newest(NamedTuple):
+    """The newest rows of a table, or of a shard of it."""
+
+    columns: list[str]
+    time: int | None  # the place of the column that says which is newer
+    rows: list[tuple[Any, ...]]
+
+
+def newest(con: "Connection", relation: str, rows: int = PREVIEW_ROWS) -> Newest:
     columns = con.execute(f"describe select * from {relation}").fetchall()
-    times = [name for name, kind, *_ in columns if kind in {"DATE", "TIMESTAMP"}]
-    order = f'order by "{times[0]}" desc' if times else ""
-    newest = con.execute(f"select * from {relation} {order} limit {rows}").fetchall()
-    return dg.MetadataValue.md(markdown_table([name for name, *_ in columns], newest))
+    times = [place for place, (_, kind, *_) in enumerate(columns) if kind in {"DATE", "TIMESTAMP"}]
+    order = f"order by {times[0] + 1} desc" if times else ""
+    found = con.execute(f"select * from {relation} {order} limit {rows}").fetchall()
+    return Newest([name for name, *_ in columns], times[0] if times else None, found)
+
+
+def preview_of(parts: Sequence[Newest], rows: int = PREVIEW_ROWS) -> dg.MarkdownMetadataValue:
+    """The newest rows of all parts as a Markdown table; all text in it is escaped."""
+    columns, time, _ = parts[0]
+    found = [row for part in parts for row in part.rows]
+    if time is not None and len(parts) > 1:
+        found.sort(key=lambda row: (row[time] is not None, row[time]), reverse=True)
+    return dg.MetadataValue.md(markdown_table(columns, found[:rows]))
 
 
 def exists(con: "Connection", mart: str) -> bool:
@@ -135,6 +156,7 @@ def columns(con: "Connection", schema: str, table: str) -> dg.TableSchema:
     """The columns of a table as their comments describe them: for one that no .yml describes."""
     query = """
         select column_name as name, data_type as type, comment as description
-        from duckdb_columns() where schema_name = ? and table_name = ? order by column_index
+        from duckdb_columns()
+        where database_name = 'warehouse' and schema_name = ? and table_name = ? order by column_index
     """
     return dg.TableSchema([dg.TableColumn(**column) for column in fetch_dicts(con, query, [schema, table])])

@@ -7,7 +7,7 @@ import dagster as dg
 
 from credits_pipeline import clock, config
 from credits_pipeline.defs.assets import alerts_sent, api_keys, credits_snapshots, model_usage, usage_breakdown
-from credits_pipeline.warehouse import Warehouse
+from credits_pipeline.warehouse import AnyWarehouse, Tables
 
 PRESENT = dg.AssetSelection.assets(credits_snapshots.KEY, api_keys.KEY)  # of which the API tells no past
 RAW = PRESENT | dg.AssetSelection.assets(model_usage.KEY, usage_breakdown.KEY)
@@ -102,7 +102,7 @@ def history_backfill(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | d
     return dg.RunRequest(tags=range_tags(*days))
 
 
-def unsettled_range(warehouse: Warehouse, instance: dg.DagsterInstance) -> tuple[str, str] | None:
+def unsettled_range(warehouse: AnyWarehouse, instance: dg.DagsterInstance) -> tuple[str, str] | None:
     """First and last past day (partition keys) not settled for some account, breakdowns included; None when all are.
 
     An account whose key may not use analytics would have the year fetched every night, for all: it is left out until
@@ -114,7 +114,8 @@ def unsettled_range(warehouse: Warehouse, instance: dg.DagsterInstance) -> tuple
     days = sorted(
         day
         for dimension in ("", *config.current().breakdowns)
-        for open_days in warehouse.unsettled_days(accounts, model_usage.oldest_day(), yesterday, dimension).values()
+        for part in warehouse.each(Tables.unsettled_days, accounts, model_usage.oldest_day(), yesterday, dimension)
+        for open_days in part.values()
         for day in open_days
     )
     return (days[0].isoformat(), days[-1].isoformat()) if days else None

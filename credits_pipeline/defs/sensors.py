@@ -20,7 +20,7 @@ from credits_pipeline.alerts.messages import message
 from credits_pipeline.alerts.notify import Detector, notify, send_without_memory
 from credits_pipeline.errors import CreditsError
 from credits_pipeline.launch import end_dead_runs, reason
-from credits_pipeline.warehouse import Warehouse
+from credits_pipeline.warehouse import Tables, open_warehouse
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
@@ -77,9 +77,14 @@ def stale_data(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     watched = json.loads(context.cursor) if context.cursor else {}
     limit, old = settings.stale_after, list[str]()
     hours = f"{limit / timedelta(hours=1):g} hours"
+    try:
+        parts = open_warehouse(settings, lock_timeout_s=LOCK_WAIT_S).each(Tables.read_at)
+    except (CreditsError, OSError) as failed:
+        return dg.SkipReason(f"could not look: {failed}")
+    read = {name: at for part in parts for name, at in part.items()}
 
-    def detect(con: "Connection", active: Sequence[Alert], settings: config.Settings) -> Changes:
-        found = by_age(con, active, settings, watched, limit)
+    def detect(_: "Connection", active: Sequence[Alert], settings: config.Settings) -> Changes:
+        found = by_age(read, active, settings, watched, limit)
         old.extend(str(alert.account) for alert in found.due)
         return found
 
@@ -110,7 +115,7 @@ def look(
 ) -> Exception | None:
     """One pass of the alerts; the error where the warehouse or its folder cannot be used now."""
     try:
-        notify(settings, Warehouse(settings.warehouse_path, lock_timeout_s=LOCK_WAIT_S), detect, run_id=run_id, log=log)
+        notify(settings, open_warehouse(settings, lock_timeout_s=LOCK_WAIT_S), detect, run_id=run_id, log=log)
     except (CreditsError, OSError) as error:
         return error
     return None

@@ -5,14 +5,14 @@ import dagster as dg
 from credits_pipeline import config
 from credits_pipeline.alerts.digest import by_week
 from credits_pipeline.alerts.notify import notify
-from credits_pipeline.warehouse import Warehouse
+from credits_pipeline.warehouse import AnyWarehouse
 
 
 @dg.op(
     description="Sends the digest to the channels of CREDITS_ALERT_URLS, once on a UTC day.",
     retry_policy=dg.RetryPolicy(max_retries=3, delay=60),  # a run that sends alerts, or a program that holds the file
 )
-def send_digest(context: dg.OpExecutionContext, warehouse: dg.ResourceParam[Warehouse]) -> None:
+def send_digest(context: dg.OpExecutionContext, warehouse: dg.ResourceParam[AnyWarehouse]) -> None:
     sent = notify(config.current(), warehouse, by_week, run_id=context.run.run_id, log=context.log)
     context.log.info(
         f"{sent.delivered} delivered" if sent.due else "nothing was read yet, or it went out today already"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from credits_pipeline import files
 from credits_pipeline.warehouse import connection
 from credits_pipeline.warehouse.connection import WarehouseBusy, WarehouseCorrupt, WarehouseError, tables_of
-from credits_pipeline.warehouse.file import WarehouseFile, stamp, temporary
+from credits_pipeline.warehouse.file import WarehouseFile, stamp, temporary, version_of
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
@@ -69,7 +69,7 @@ class Backups(WarehouseFile):
         try:
             with connection.named_errors(source), connection.connect(self.path) as con:
                 connection.attach_patiently(con, source, deadline, read_only=True)
-                version = self._version(con, source)
+                version = version_of(con, source, len(self._steps))
                 con.execute("detach warehouse")
                 connection.attach(con, fresh)
                 self._apply(con, 0, version)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -74,6 +74,19 @@ def attach_patiently(con: "Connection", path: Path, deadline: float, *, read_onl
         clock.sleep(_POLL_S)
 
 
+@contextmanager
+def transaction(con: "Connection") -> Iterator[None]:
+    """What is done inside is committed at the end, and undone by any exception."""
+    con.execute("begin transaction")
+    try:
+        yield
+        con.execute("commit")
+    except BaseException:
+        with suppress(Exception):  # what failed matters more, and closing undoes it too
+            con.execute("rollback")
+        raise
+
+
 def copy_database(con: "Connection", target: Path) -> None:
     """Copy the whole warehouse into a new file; every block is read, so that a damaged one is found."""
     attach(con, target, "target")
@@ -91,6 +104,12 @@ def write_parquet(con: "Connection", schema: str, folder: Path, database: str = 
 def tables_of(con: "Connection", schema: str, database: str = "warehouse") -> list[str]:
     """The names of the tables, not the views, in a schema."""
     named = "select table_name from duckdb_tables() where database_name = ? and schema_name = ? order by all"
+    return [name for (name,) in con.execute(named, [database, schema]).fetchall()]
+
+
+def relations_of(con: "Connection", schema: str, database: str = "warehouse") -> list[str]:
+    """The names of the tables and views in a schema."""
+    named = "select table_name from information_schema.tables where table_catalog = ? and table_schema = ? order by all"
     return [name for (name,) in con.execute(named, [database, schema]).fetchall()]
 
 
@@ -149,5 +168,5 @@ def _renamed(error: Exception, path: Path, remedy: str = _REMEDY, *, opening: bo
     return WarehouseError(f"{path} cannot be opened: {reason}") if opening else error
 
 
-def busy(path: Path, who: str) -> str:
+def busy(path: Path | str, who: str) -> str:
     return f"{path} is held by {who}: let it finish or stop it, then run this again."

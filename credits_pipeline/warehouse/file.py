@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from credits_pipeline import clock, files
 from credits_pipeline.warehouse import connection
-from credits_pipeline.warehouse.connection import WarehouseBusy, WarehouseCorrupt, WarehouseError
+from credits_pipeline.warehouse.connection import WarehouseBusy, WarehouseCorrupt, WarehouseError, transaction
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
@@ -41,15 +41,8 @@ class WarehouseFile:
         The file is created or migrated first where needed. `purpose` is shown to those who have to wait.
         Raises WarehouseBusy, WarehouseCorrupt, or WarehouseError where disk, permissions or versions forbid it.
         """
-        with self._held(purpose) as deadline, self._open(deadline, read_only=False) as con:
-            con.execute("begin transaction")
-            try:
-                yield con
-                con.execute("commit")
-            except BaseException:
-                with suppress(Exception):  # what failed matters more, and closing undoes it too
-                    con.execute("rollback")
-                raise
+        with self._held(purpose) as deadline, self._open(deadline, read_only=False) as con, transaction(con):
+            yield con
 
     @contextmanager
     def reading(self, purpose: str = "reading") -> Iterator["Connection"]:
@@ -71,7 +64,7 @@ class WarehouseFile:
             files.refuse_what_is_no_file(self.path)
             with files.only_one(lock, otherwise=is_busy, timeout_s=self.lock_timeout_s):
                 with suppress(OSError):  # on a full disk one can still read; the note is only for those who wait
-                    lock.write_text(_note(purpose), encoding="utf-8")
+                    lock.write_text(f"{holder()} ({purpose}) since {clock.now():%Y-%m-%d %H:%M:%S} UTC", "utf-8")
                 before = os.umask(0o077)  # DuckDB has no setting for the mode of its files
                 try:
                     yield deadline
@@ -86,7 +79,7 @@ class WarehouseFile:
             if not self.path.exists():
                 self._create(con)
             connection.attach_patiently(con, self.path, deadline, read_only=read_only)
-            if (version := self._version(con, self.path)) < len(self._steps):
+            if (version := version_of(con, self.path, len(self._steps))) < len(self._steps):
                 self._migrate(con, version, deadline)
                 connection.attach_patiently(con, self.path, deadline, read_only=read_only)
             con.execute("use warehouse")
@@ -94,24 +87,7 @@ class WarehouseFile:
 
     @functools.cached_property
     def _steps(self) -> list[str]:
-        return [step.read_text(encoding="utf-8") for step in sorted(self._migrations.glob("*.sql"))]
-
-    def _version(self, con: "Connection", path: Path) -> int:
-        """How many steps the file at `path`, attached as `warehouse`, has been through."""
-        version = 0
-        if "schema_version" in connection.tables_of(con, "ops"):
-            told = "select coalesce(max(try_cast(version as bigint)), 0) from warehouse.ops.schema_version"
-            version = con.execute(told).fetchall()[0][0]
-        if version < 1:
-            raise WarehouseCorrupt(
-                f"{path} is a DuckDB file but no warehouse of this program: move it away, or run `make restore`."
-            )
-        if version > len(self._steps):
-            raise WarehouseError(
-                f"{path} was written by a newer release of this program (its tables have version {version}, "
-                f"this release knows up to {len(self._steps)}): update this program."
-            )
-        return version
+        return steps(self._migrations)
 
     def _create(self, con: "Connection") -> None:
         if (log := files.beside(self.path, ".wal")).exists():
@@ -134,15 +110,41 @@ class WarehouseFile:
     def _apply(self, con: "Connection", old: int, new: int) -> None:
         """Bring the attached warehouse from one version to another in one transaction, and detach it."""
         con.execute("use warehouse")
-        con.execute("begin transaction")
-        for step in self._steps[old:new]:
-            con.execute(step)
-        con.execute("delete from ops.schema_version")
-        con.execute("insert into ops.schema_version values (?, ?)", [new, naive(clock.now())])
-        con.execute("commit")
+        apply(con, self._steps[old:new], new)
         con.execute("checkpoint")  # detaching does it too, but says nothing when there is no room
         con.execute("use memory")
         con.execute("detach warehouse")
+
+
+def steps(migrations: Path = MIGRATIONS) -> list[str]:
+    return [step.read_text(encoding="utf-8") for step in sorted(migrations.glob("*.sql"))]
+
+
+def version_of(con: "Connection", where: Path | str, known: int) -> int:
+    """How many steps the warehouse that is attached as `warehouse` has been through; `where` it is, for messages."""
+    version = 0
+    if "schema_version" in connection.tables_of(con, "ops"):
+        told = "select coalesce(max(try_cast(version as bigint)), 0) from warehouse.ops.schema_version"
+        version = con.execute(told).fetchall()[0][0]
+    if version < 1:
+        raise WarehouseCorrupt(
+            f"{where} is a DuckDB file but no warehouse of this program: move it away, or run `make restore`."
+        )
+    if version > known:
+        raise WarehouseError(
+            f"{where} was written by a newer release of this program (its tables have version {version}, "
+            f"this release knows up to {known}): update this program."
+        )
+    return version
+
+
+def apply(con: "Connection", new_steps: list[str], version: int) -> None:
+    """Take the warehouse in use through `new_steps` to `version`, in one transaction."""
+    with transaction(con):
+        for step in new_steps:
+            con.execute(step)
+        con.execute("delete from ops.schema_version")
+        con.execute("insert into ops.schema_version values (?, ?)", [version, naive(clock.now())])
 
 
 def temporary(path: Path) -> Path:
@@ -167,5 +169,6 @@ def naive(instant: datetime) -> datetime:
     return instant.astimezone(UTC).replace(tzinfo=None)
 
 
-def _note(purpose: str) -> str:
-    return f"process {os.getpid()} on {socket.gethostname()} ({purpose}) since {clock.now():%Y-%m-%d %H:%M:%S} UTC"
+def holder() -> str:
+    """This process, as those who wait for it read of it."""
+    return f"process {os.getpid()} on {socket.gethostname()}"

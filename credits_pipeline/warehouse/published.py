@@ -1,7 +1,7 @@
 """The published copy (`credits.duckdb`), which BI tools open, and the same marts as Parquet: replaced as a whole."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 from credits_pipeline import clock, config, files
 from credits_pipeline.text import literal, quoted
 from credits_pipeline.warehouse import connection
-from credits_pipeline.warehouse.connection import WarehouseError, tables_of
+from credits_pipeline.warehouse.connection import WarehouseError, relations_of, tables_of
+from credits_pipeline.warehouse.engine import load_extensions
 from credits_pipeline.warehouse.file import WarehouseFile, naive, remove_leftovers, temporary
 
 if TYPE_CHECKING:
@@ -42,13 +43,17 @@ class Publisher(WarehouseFile):
                     connection.attach(con, fresh, "published")
                     con.execute("begin transaction")  # one, not one per comment: each waits for the disk
                     _copy_marts(con)
-                    _write_published(con, run_id, published_at, version, is_simulated)
+                    newest = "select max(observed_at) from marts.credits_readings"
+                    as_of = (
+                        con.execute(newest).fetchall()[0][0] if "credits_readings" in tables_of(con, "marts") else None
+                    )
+                    write_published(con, as_of, run_id, published_at, version, is_simulated)
                     con.execute("commit")
                     con.execute("checkpoint published")
                     connection.write_parquet(con, "marts", folder, "published")
                     con.execute("detach published")
                 # DuckDB has released both files by now, so opening them here cannot drop its locks.
-                _replace(fresh, target)
+                replace_published(fresh, target)
                 _replace_folder(folder, parquet)
             finally:
                 remove_leftovers(target)
@@ -69,6 +74,8 @@ def open_published(path: Path) -> Iterator["Connection"]:
     if not path.exists():
         raise WarehouseError(f"There is no {path} yet: run `make run` first (the demo's copy is in data/demo).")
     with connection.named_errors(path), connection.connect(path) as con:
+        if (lake := config.current().lake) and lake.is_bucket:
+            load_extensions(con, lake)
         deadline = clock.monotonic() + _PUBLISHED_WAIT_S
         connection.attach_patiently(con, path, deadline, read_only=True, remedy="run `make run` to publish it anew")
         con.execute("use warehouse")
@@ -88,7 +95,7 @@ def read_mart(name: str, path: Path | None = None) -> "pd.DataFrame":
 
     path = path or config.current().published_path
     with open_published(path) as con:
-        names = tables_of(con, "marts")
+        names = relations_of(con, "marts")
         if name not in names:
             raise WarehouseError(f"There is no mart {name!r} in {path}: there are {', '.join(names)}.")
         table = con.sql(f"from marts.{quoted(name)}").to_arrow_table()
@@ -96,7 +103,7 @@ def read_mart(name: str, path: Path | None = None) -> "pd.DataFrame":
     return frame
 
 
-def _replace(fresh: Path, target: Path) -> None:
+def replace_published(fresh: Path, target: Path) -> None:
     with suppress(PermissionError):  # of a file system without modes
         fresh.chmod(0o444)
     files.move_into_place(fresh, target)
@@ -126,43 +133,49 @@ def _copy_marts(con: "Connection") -> None:
         con.execute(f"create table published.{table} as from warehouse.{table}")
     described = con.execute(
         """
-        select 'table', [table_name], comment from duckdb_tables()
+        select table_name, '', comment from duckdb_tables()
         where database_name = 'warehouse' and schema_name = 'marts' and comment is not null
         union all
-        select 'column', [table_name, column_name], comment from duckdb_columns()
+        select table_name, column_name, comment from duckdb_columns()
         where database_name = 'warehouse' and schema_name = 'marts' and comment is not null
         """
     ).fetchall()
-    # As one script: hundreds of statements by themselves cost more than the copy that they describe.
+    describe(con, "published", "table", described)
+
+
+def describe(con: "Connection", catalog: str, kind: str, described: Iterable[tuple[str, str, str]]) -> None:
+    """Comment on marts, each a `kind`, and on their columns: by table and column, the column empty for the table's own.
+
+    As one script: hundreds of statements by themselves cost more than the copy that they describe.
+    """
     con.execute(
         ";".join(
-            f"comment on {kind} {quoted('published', 'marts', *names)} is {literal(comment)}"
-            for kind, names, comment in described
+            f"comment on {'column' if column else kind} {quoted(catalog, 'marts', table, *filter(None, [column]))}"
+            f" is {literal(comment)}"
+            for table, column, comment in described
         )
     )
 
 
-def _write_published(con: "Connection", run_id: str, published_at: datetime, version: str, is_simulated: bool) -> None:
-    has_readings = "credits_readings" in tables_of(con, "marts")
-    newest = "(select max(observed_at) from warehouse.marts.credits_readings)" if has_readings else "null"
+_PUBLISHED: Final = {
+    "": "One row: which run made this file, when, and as of which reading.",
+    "run_id": "Run that made this file.",
+    "published_at": "UTC instant at which this file was made.",
+    "as_of": "UTC instant of the newest reading of any account.",
+    "version": "Version of the program that made this file.",
+    "is_simulated": "True: the figures come from the simulated API, not from an account.",
+}
+
+
+def write_published(
+    con: "Connection", as_of: datetime | None, run_id: str, published_at: datetime, version: str, is_simulated: bool
+) -> None:
     con.execute(
-        f"""
+        """
         create table published.marts.published as select
-            ?::varchar as run_id, ?::timestamp as published_at, {newest}::timestamp as as_of,
+            ?::varchar as run_id, ?::timestamp as published_at, ?::timestamp as as_of,
             ?::varchar as version, ?::boolean as is_simulated
         """,
-        [run_id, naive(published_at), version, is_simulated],
+        [run_id, naive(published_at), as_of, version, is_simulated],
     )
-    con.execute(
-        """
-        use published.marts;
-        comment on table published is 'One row: which run made this file, when, and as of which reading.';
-        comment on column published.run_id is 'Run that made this file.';
-        comment on column published.published_at is 'UTC instant at which this file was made.';
-        comment on column published.as_of is 'UTC instant of the newest reading of any account.';
-        comment on column published.version is 'Version of the program that made this file.';
-        comment on column published.is_simulated is
-            'True: the figures come from the simulated API, not from an account.';
-        use warehouse;
-        """
-    )
+    describe(con, "published", "table", [("published", column, text) for column, text in _PUBLISHED.items()])

@@ -1,8 +1,9 @@
 """What the API said, stored and asked for: readings are appended, bills are replaced by whole days."""
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from credits_pipeline import clock
 from credits_pipeline.text import literal
 from credits_pipeline.warehouse.connection import WarehouseError
-from credits_pipeline.warehouse.file import WarehouseFile, naive
+from credits_pipeline.warehouse.file import naive
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
@@ -79,8 +80,20 @@ class Reading:
     payload: str | None = None
 
 
-class Tables(WarehouseFile):
-    """The raw tables."""
+class Tables(ABC):
+    """The raw tables of some accounts: of all, or of those of one shard."""
+
+    @abstractmethod
+    def writing(self, purpose: str) -> AbstractContextManager["Connection"]:
+        """A read-write connection inside one transaction. `purpose` is shown to those who have to wait."""
+
+    @abstractmethod
+    def reading(self, purpose: str = "reading") -> AbstractContextManager["Connection"]:
+        """A read-only connection."""
+
+    def holds(self, account: str) -> bool:
+        """Whether the account's rows belong here."""
+        return True
 
     def append_readings(self, readings: Iterable[Reading], con: "Connection | None" = None) -> int:
         """Append readings, all or none, and return how many. Reading twice appends two honest rows.
@@ -106,6 +119,12 @@ class Tables(WarehouseFile):
             return None
         values = dict(zip(columns, found, strict=True))
         return Reading(**values | {"observed_at": values["observed_at"].replace(tzinfo=UTC)})
+
+    def read_at(self) -> dict[str, datetime]:
+        """When each account was read last (naive, UTC)."""
+        with self.reading("looking at the newest readings") as con:
+            newest = "select account, max(observed_at) from raw.credits_snapshots group by account"
+            return dict(con.execute(newest).fetchall())
 
     def has_history(self, account: str) -> bool:
         """Whether the account was ever seen with credits or spend: then a reply of {0, 0} is not believed."""
@@ -232,7 +251,8 @@ class Tables(WarehouseFile):
                     [first, last, SETTLED_AFTER, naive(clock.now())],
                 ).fetchall()
             )
-        return {name: [day for day in _days(first, last) if (name, day) not in settled] for name in accounts}
+        mine = filter(self.holds, accounts)
+        return {name: [day for day in _days(first, last) if (name, day) not in settled] for name in mine}
 
 
 def replace_rows(con: "Connection", table: str, rows: Sequence[object]) -> None:

@@ -14,7 +14,7 @@ from credits_pipeline.alerts import due
 from credits_pipeline.alerts.notify import AlertsBusy, notify
 from credits_pipeline.defs.assets import published
 from credits_pipeline.defs.metadata import columns, preview
-from credits_pipeline.warehouse import Warehouse, WarehouseBusy
+from credits_pipeline.warehouse import AnyWarehouse, WarehouseBusy
 
 KEY = dg.AssetKey("alerts_sent")
 NEWEST = "(select due_at, sent_at, cleared_at, account, kind, threshold_days, channel, title from ops.alerts_sent)"
@@ -28,7 +28,7 @@ NEWEST = "(select due_at, sent_at, cleared_at, account, kind, threshold_days, ch
     kinds={"apprise", "duckdb"},
 )
 def alerts_sent(
-    context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Warehouse]
+    context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[AnyWarehouse]
 ) -> dg.MaterializeResult[None]:
     try:
         sent = notify(config.current(), warehouse, due.by_marts, run_id=context.run.run_id, log=context.log)

@@ -6,32 +6,41 @@ the day's last list. A key that newer lists lack was deleted, and its history st
 
 import dagster as dg
 
-from credits_pipeline.defs.accounts import accounts_check, ask_every_account
-from credits_pipeline.defs.metadata import preview
+from credits_pipeline.defs.accounts import Asked, accounts_check, ask_every_account, may_ask, merged
+from credits_pipeline.defs.keys import KeyNames, names_by_key
+from credits_pipeline.defs.metadata import Newest, newest, preview_of
 from credits_pipeline.openrouter import Client, OpenRouter
-from credits_pipeline.warehouse import Warehouse
+from credits_pipeline.warehouse import AnyWarehouse, Tables
 
 KEY = dg.AssetKey("api_keys")
 
 
 @dg.asset(key=KEY, description=__doc__, pool="warehouse")
 def api_keys(
-    context: dg.AssetExecutionContext, openrouter: OpenRouter, warehouse: dg.ResourceParam[Warehouse]
+    context: dg.AssetExecutionContext, openrouter: OpenRouter, warehouse: dg.ResourceParam[AnyWarehouse]
 ) -> dg.MaterializeResult[None]:
-    asked = ask_every_account(openrouter, warehouse, Client.keys)
-    for account, listed in asked.replies.items():
-        warehouse.replace_keys(account.name, listed.keys, observed_at=listed.observed_at, run_id=context.run.run_id)
-    for account, reason in asked.forbidden.items():
-        context.log.warning(f"{account.name}: this key does not list the account's keys. {reason}")
-    with warehouse.reading() as con:
-        newest = preview(con, "raw.api_keys")
+    may_ask()
+    parts = warehouse.each(list_keys, openrouter, names_by_key(warehouse), context.run.run_id)
+    asked = merged([part for part, _ in parts])
+    for name, reason in asked.forbidden.items():
+        context.log.warning(f"{name}: this key does not list the account's keys. {reason}")
     return dg.MaterializeResult(
         metadata={
-            "keys": sum(len(listed.keys) for listed in asked.replies.values()),
-            "preview": newest,
+            "keys": sum(asked.replies.values()),
+            "preview": preview_of([rows for _, rows in parts]),
             **asked.metadata(),
         }
     )
+
+
+def list_keys(shard: Tables, openrouter: OpenRouter, names: KeyNames, run_id: str) -> tuple[Asked[int], Newest]:
+    """Store the keys of a shard's accounts; how many there are."""
+    asked = ask_every_account(openrouter, shard, names, Client.keys)
+    for name, listed in asked.replies.items():
+        shard.replace_keys(name, listed.keys, observed_at=listed.observed_at, run_id=run_id)
+    with shard.reading() as con:
+        rows = newest(con, "raw.api_keys")
+    return asked.of({name: len(listed.keys) for name, listed in asked.replies.items()}), rows
 
 
 every_list_of_keys_was_read = accounts_check(

@@ -7,16 +7,27 @@ all the same, from `model_usage`, which can be backfilled.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
+from datetime import date
+from decimal import Decimal
 
 import dagster as dg
 
 from credits_pipeline import clock, config
-from credits_pipeline.config import Account
-from credits_pipeline.defs.accounts import FAILED, accounts_check, ask_every_account, failure_summary
-from credits_pipeline.defs.metadata import preview
+from credits_pipeline.defs.accounts import (
+    FAILED,
+    Asked,
+    accounts_check,
+    ask_every_account,
+    failure_summary,
+    may_ask,
+    merged,
+)
+from credits_pipeline.defs.keys import KeyNames, names_by_key
+from credits_pipeline.defs.metadata import Newest, newest, preview_of
 from credits_pipeline.defs.partitions import daily_partitions, requested_days
 from credits_pipeline.openrouter import Client, Credits, OpenRouter
-from credits_pipeline.warehouse import Reading, Warehouse
+from credits_pipeline.warehouse import AnyWarehouse, Reading, Tables
 
 KEY = dg.AssetKey("credits_snapshots")
 
@@ -36,16 +47,6 @@ def refuse_all_but_today(context: dg.AssetExecutionContext) -> None:
     )
 
 
-def unbelieved(replies: Mapping[Account, Credits], warehouse: Warehouse) -> dict[str, str]:
-    """Accounts with history for which the API says 0 and 0, as ordinary keys have been seen to get."""
-    return {
-        account.name: "the API reported 0 credits and 0 usage for an account that has had both, so the reading was "
-        "rejected; check that its key is still a management key of that account"
-        for account, reply in replies.items()
-        if reply.total_credits == reply.total_usage == 0 and warehouse.has_history(account.name)
-    }
-
-
 @dg.asset(
     key=KEY,
     description=__doc__,
@@ -54,47 +55,70 @@ def unbelieved(replies: Mapping[Account, Credits], warehouse: Warehouse) -> dict
     pool="warehouse",
 )
 def credits_snapshots(
-    context: dg.AssetExecutionContext, openrouter: OpenRouter, warehouse: dg.ResourceParam[Warehouse]
+    context: dg.AssetExecutionContext, openrouter: OpenRouter, warehouse: dg.ResourceParam[AnyWarehouse]
 ) -> dg.MaterializeResult[None]:
     for warning in config.current().warnings:
         context.log.warning(warning)
     refuse_all_but_today(context)
-    asked = ask_every_account(openrouter, warehouse, Client.credits)
-    refuse_all_but_today(context)  # the UTC day may have turned while the API was asked
-    failures = asked.without_reply | unbelieved(asked.replies, warehouse)
-    believed = {account: reply for account, reply in asked.replies.items() if account.name not in failures}
-    if not believed:
+    may_ask()
+    today = clock.today()
+    parts = warehouse.each(read_balances, openrouter, names_by_key(warehouse), today, context.run.run_id)
+    refuse_all_but_today(context)  # the UTC day may have turned while the API was asked: then nothing was stored
+    asked = merged([part for part, _, _ in parts])
+    balances, failures = asked.replies, asked.without_reply
+    if not balances:
         raise dg.Failure(f"no account could be read. {failure_summary(failures)}")
-    warehouse.append_readings(
-        Reading(
-            account=account.name,
-            snapshot_date=reply.observed_at.date(),
-            observed_at=reply.observed_at,
-            total_credits=reply.total_credits,
-            total_usage=reply.total_usage,
-            key_fingerprint=account.fingerprint,
-            run_id=context.run.run_id,
-            payload=reply.payload,
-        )
-        for account, reply in believed.items()
-    )
-    context.log.info(f"{len(believed)} of {len(believed) + len(failures)} accounts read")
-    with warehouse.reading() as con:
-        newest = preview(con, "raw.credits_snapshots")
-        query = "select count(*) from raw.credits_snapshots where snapshot_date = ?"
-        rows = con.execute(query, [clock.today()]).fetchall()[0][0]
-    # Over some accounts only, the sum would look like spend in the plot.
-    balance = float(sum(reply.total_credits - reply.total_usage for reply in believed.values()))
+    context.log.info(f"{len(balances)} of {len(balances) + len(failures)} accounts read")
     return dg.MaterializeResult(
         metadata={
-            **({} if failures else {"balance_usd": balance}),
-            "accounts_read": len(believed),
+            # Over some accounts only, the sum would look like spend in the plot.
+            **({} if failures else {"balance_usd": float(sum(balances.values()))}),
+            "accounts_read": len(balances),
             "accounts_failed": len(failures),
             FAILED: dg.MetadataValue.json(failures),
-            "dagster/partition_row_count": rows,
-            "preview": newest,
+            "dagster/partition_row_count": sum(rows for _, rows, _ in parts),
+            "preview": preview_of([rows for _, _, rows in parts]),
         }
     )
+
+
+def read_balances(
+    shard: Tables, openrouter: OpenRouter, names: KeyNames, today: date, run_id: str
+) -> tuple[Asked[Decimal], int, Newest]:
+    """Store a reading of each of a shard's accounts; their balances, and how many readings there are of `today`."""
+    asked = ask_every_account(openrouter, shard, names, Client.credits)
+    failures = {**asked.failures, **unbelieved(asked.replies, shard)}
+    believed = {name: reply for name, reply in asked.replies.items() if name not in failures}
+    if clock.today() == today:
+        shard.append_readings(
+            Reading(
+                account=name,
+                snapshot_date=reply.observed_at.date(),
+                observed_at=reply.observed_at,
+                total_credits=reply.total_credits,
+                total_usage=reply.total_usage,
+                key_fingerprint=asked.fingerprints[name],
+                run_id=run_id,
+                payload=reply.payload,
+            )
+            for name, reply in believed.items()
+        )
+    with shard.reading() as con:
+        rows = newest(con, "raw.credits_snapshots")
+        query = "select count(*) from raw.credits_snapshots where snapshot_date = ?"
+        of_today = con.execute(query, [today]).fetchall()[0][0]
+    balances = {name: reply.total_credits - reply.total_usage for name, reply in believed.items()}
+    return replace(asked.of(balances), failures=failures), of_today, rows
+
+
+def unbelieved(replies: Mapping[str, Credits], shard: Tables) -> dict[str, str]:
+    """Accounts with history for which the API says 0 and 0, as ordinary keys have been seen to get."""
+    return {
+        name: "the API reported 0 credits and 0 usage for an account that has had both, so the reading was "
+        "rejected; check that its key is still a management key of that account"
+        for name, reply in replies.items()
+        if reply.total_credits == reply.total_usage == 0 and shard.has_history(name)
+    }
 
 
 every_account_was_read = accounts_check(

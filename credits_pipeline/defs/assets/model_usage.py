@@ -6,9 +6,9 @@ nothing was billed included. The running day is partial until it has been read a
 run (today and the three days before it) and the schedule `history_backfill` see to.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dagster as dg
 
@@ -16,17 +16,21 @@ from credits_pipeline import clock, config
 from credits_pipeline.config import Account
 from credits_pipeline.defs.accounts import (
     FORBIDDEN_KEYS,
+    Asked,
     accounts_check,
     ask_every_account,
     failure_summary,
+    may_ask,
+    merged,
     newest_metadata,
     stored_json,
 )
 from credits_pipeline.defs.assets import credits_snapshots
-from credits_pipeline.defs.metadata import preview
+from credits_pipeline.defs.keys import KeyNames, names_by_key
+from credits_pipeline.defs.metadata import Newest, newest, preview_of
 from credits_pipeline.defs.partitions import daily_partitions, requested_days
 from credits_pipeline.openrouter import Client, OpenRouter, Usage
-from credits_pipeline.warehouse import Warehouse
+from credits_pipeline.warehouse import AnyWarehouse, Tables
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
@@ -61,17 +65,17 @@ def days_to_fetch(context: dg.AssetExecutionContext) -> tuple[date, date]:
     return first, last
 
 
-def store(warehouse: Warehouse, replies: Mapping[Account, Usage], run_id: str, dimension: str = "") -> dict[str, str]:
+def store(shard: Tables, replies: Mapping[str, Usage], run_id: str, dimension: str = "") -> dict[str, str]:
     """Replace the fetched days of every account, in one transaction; by how much each day known before moved (USD).
 
     With a `dimension`: of the breakdown by it.
     """
     if not replies:
         return {}
-    with warehouse.writing("storing what was billed") as con:
+    with shard.writing("storing what was billed") as con:
         sums = {
-            account.name: warehouse.replace_usage(
-                account.name,
+            name: shard.replace_usage(
+                name,
                 usage.first,
                 usage.last,
                 usage.rows,
@@ -80,7 +84,7 @@ def store(warehouse: Warehouse, replies: Mapping[Account, Usage], run_id: str, d
                 dimension=dimension,
                 con=con,
             )
-            for account, usage in replies.items()
+            for name, usage in replies.items()
         }
     return {
         f"{name} {day}": f"{new - old:+f}"
@@ -108,42 +112,33 @@ def days_read_again(
     pool="warehouse",
 )
 def model_usage(
-    context: dg.AssetExecutionContext, openrouter: OpenRouter, warehouse: dg.ResourceParam[Warehouse]
+    context: dg.AssetExecutionContext, openrouter: OpenRouter, warehouse: dg.ResourceParam[AnyWarehouse]
 ) -> Iterator[dg.AssetMaterialization | dg.MaterializeResult[None]]:
     first, last = days_to_fetch(context)
-
-    async def ask(client: Client, account: Account) -> Usage:
-        def read(since: date, until: date) -> None:
-            context.log.info(f"{account.name}: {since} to {until} read")
-
-        return await client.usage(account, first, last, read)
-
-    asked = ask_every_account(openrouter, warehouse, ask)
+    may_ask()
+    parts = warehouse.each(fetch_bills, openrouter, names_by_key(warehouse), first, last, context.run.run_id)
+    asked = merged([part.asked for part in parts])
     replies, failures = asked.replies, asked.failures
-    changes = store(warehouse, replies, context.run.run_id)
-    for account, usage in replies.items():
-        if usage.first > first:
-            context.log.warning(f"{account.name}: the API no longer tells the bill of {first}, which stays unknown")
-    for account, reason in asked.forbidden.items():
-        context.log.warning(
-            f"{account.name}: no analytics with this key, its spend comes from readings alone. {reason}"
-        )
+    changes = dict(item for part in parts for item in part.changes.items())
+    for name, fetched in replies.items():
+        if fetched.first > first:
+            context.log.warning(f"{name}: the API no longer tells the bill of {first}, which stays unknown")
+    for name, reason in asked.forbidden.items():
+        context.log.warning(f"{name}: no analytics with this key, its spend comes from readings alone. {reason}")
     if failures and not replies and not asked.forbidden and is_only_source(context):
         raise dg.Failure(f"no account's bill could be fetched. {failure_summary(failures)}")
-    with warehouse.reading() as con:
-        newest = preview(con, "raw.model_usage")
-        # Over some accounts only, the sum would look like spend in the plot.
-        figures = {} if failures else figures_by_day(con, first, last)
+    # Over some accounts only, the sum would look like spend in the plot.
+    figures = {} if failures else added([part.figures for part in parts])
     if replies:
         yield from days_read_again(context, KEY, first, figures)
         asked_from, _ = requested_days(context)
         for day in (asked_from + timedelta(days=n) for n in range((last - asked_from).days + 1)):
             context.add_asset_metadata(figures.get(day, {}), partition_key=day.isoformat())
-    context.add_asset_metadata({"preview": newest}, partition_key=last.isoformat())
+    context.add_asset_metadata({"preview": preview_of([part.rows for part in parts])}, partition_key=last.isoformat())
     yield dg.MaterializeResult(
         metadata={
             "days": (last - first).days + 1,
-            "requests": sum(usage.requests_made for usage in replies.values()),
+            "requests": sum(fetched.requests for fetched in replies.values()),
             "days_changed": len(changes),
             "changed_days_usd": dg.MetadataValue.json(changes),
             **asked.metadata(),
@@ -156,8 +151,38 @@ def is_only_source(context: dg.AssetExecutionContext) -> bool:
     return credits_snapshots.KEY not in context.job_def.asset_layer.executable_asset_keys
 
 
-def figures_by_day(con: "Connection", first: date, last: date) -> dict[date, dict[str, Any]]:
-    """What was billed each day, by all accounts: by those, too, that have no key any more and were not asked."""
+class Fetched(NamedTuple):
+    """An account's bill: from which day on, and how many requests it took."""
+
+    first: date
+    requests: int
+
+
+class Bills(NamedTuple):
+    """What was fetched for a shard: how known days moved (USD), and the figures of each day."""
+
+    asked: Asked[Fetched]
+    changes: dict[str, str]
+    figures: dict[date, tuple[float, int]]
+    rows: Newest
+
+
+def fetch_bills(shard: Tables, openrouter: OpenRouter, names: KeyNames, first: date, last: date, run_id: str) -> Bills:
+    """Store what a shard's accounts were billed from `first` to `last`."""
+
+    async def ask(client: Client, account: Account) -> Usage:
+        return await client.usage(account, first, last)
+
+    asked = ask_every_account(openrouter, shard, names, ask)
+    changes = store(shard, asked.replies, run_id)
+    with shard.reading() as con:
+        rows, figures = newest(con, "raw.model_usage"), figures_by_day(con, first, last)
+    fetched = {name: Fetched(usage.first, usage.requests_made) for name, usage in asked.replies.items()}
+    return Bills(asked.of(fetched), changes, figures, rows)
+
+
+def figures_by_day(con: "Connection", first: date, last: date) -> dict[date, tuple[float, int]]:
+    """What was billed each day (USD), and rows of models, by all accounts: also those that have no key any more."""
     rows = con.execute(
         """
         select usage_date, sum(credits_usd)::double, (
@@ -167,7 +192,14 @@ def figures_by_day(con: "Connection", first: date, last: date) -> dict[date, dic
         """,
         [first, last],
     ).fetchall()
-    return {day: {"billed_usd": usd, "dagster/partition_row_count": models} for day, usd, models in rows}
+    return {day: (usd, models) for day, usd, models in rows}
+
+
+def added(parts: Sequence[Mapping[date, tuple[float, int]]]) -> dict[date, dict[str, Any]]:
+    """The figures of each day over all shards, as metadata."""
+    days = {day for part in parts for day in part}
+    sums = {day: [sum(column) for column in zip(*(p[day] for p in parts if day in p), strict=True)] for day in days}
+    return {day: {"billed_usd": usd, "dagster/partition_row_count": rows} for day, (usd, rows) in sums.items()}
 
 
 def keys_without_analytics(instance: dg.DagsterInstance) -> set[str]:

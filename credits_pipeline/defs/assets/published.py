@@ -16,7 +16,7 @@ from credits_pipeline import clock, config
 from credits_pipeline.defs.metadata import exists
 from credits_pipeline.report import metrics
 from credits_pipeline.sql_project import SqlProject
-from credits_pipeline.warehouse import Warehouse
+from credits_pipeline.warehouse import AnyWarehouse
 
 KEY = dg.AssetKey("published")
 
@@ -33,7 +33,7 @@ def published(project: SqlProject) -> dg.AssetsDefinition:
         pool="warehouse",
     )
     def publish(
-        context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Warehouse]
+        context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[AnyWarehouse]
     ) -> dg.MaterializeResult[None]:
         with warehouse.reading("looking for the tables to publish") as con:
             missing = [name for name in marts if not exists(con, name)]

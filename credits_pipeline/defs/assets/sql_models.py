@@ -3,22 +3,21 @@
 One step is one transaction: build the selected models, test them, then commit, or change nothing at all.
 """
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import dagster as dg
 
 from credits_pipeline import config
 from credits_pipeline.defs import metadata
+from credits_pipeline.defs.accounts import FAILED, accounts_check
 from credits_pipeline.defs.assets import api_keys, credits_snapshots, model_usage, usage_breakdown
 from credits_pipeline.errors import CreditsError
-from credits_pipeline.sql_project import BuildResult, Model, SqlProject, Test, TestResult
+from credits_pipeline.sql_project import SAMPLE_ROWS, BuildResult, Model, ModelResult, SqlProject, Test, TestResult
 from credits_pipeline.text import markdown
-from credits_pipeline.warehouse import Warehouse
+from credits_pipeline.warehouse import AnyWarehouse, Tables
 from credits_pipeline.warehouse.tables import replace_rows
-
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection as Connection
 
 PROJECT_DIR = config.PROJECT_ROOT / "dbt_like_sql"
 
@@ -41,7 +40,7 @@ class BlockedBuild(Exception):
     """Leaves the transaction by raising, so that it is rolled back; carries what was found."""
 
     def __init__(self, result: BuildResult) -> None:
-        super().__init__("; ".join(test.message for test in result.blocking))
+        super().__init__(result.because)
         self.result = result
 
 
@@ -57,57 +56,90 @@ def sql_models(project: SqlProject) -> dg.AssetsDefinition:
         pool="warehouse",
     )
     def build(
-        context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Warehouse]
+        context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[AnyWarehouse]
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
         models = [key.path[-1] for key in context.selected_asset_keys]
         wanted = {(key.asset_key.path[-1], key.name) for key in context.selected_asset_check_keys}
+        settings = config.current()
+        shards = warehouse.each(
+            build_shard,
+            project,
+            None if len(models) == len(project.models) else models,
+            [tests[key] for key in wanted],
+            {"raw.account_plans": settings.plans, "raw.teams": settings.teams},
+        )
+        result, blocked = merged([result for result, _ in shards]), [shard for shard in shards if shard[0].blocked]
         shown: dict[str, dict[str, Any]] = {}
-        failure = None
-        try:
-            with warehouse.writing("building the SQL models") as con:
-                settings = config.current()
-                replace_rows(con, "raw.account_plans", settings.plans)
-                if settings.teams is not None:  # a file with a wrong line changes nothing
-                    replace_rows(con, "raw.teams", settings.teams)
-                result = project.build(con, select=None if len(models) == len(project.models) else models)
-                result = add_unselected_tests(project, con, result, [tests[key] for key in wanted])
-                if result.blocked:
-                    raise BlockedBuild(result)
-        except BlockedBuild as blocked:
-            result = blocked.result
-            failure = dg.Failure(
-                f"the tables were not rebuilt, because {blocked}. The previous tables are unchanged. Fix the data or"
-                " the test, then run again.",
-                allow_retries=False,
-            )
-        else:
+        if len(blocked) < len(shards):
             shown = described(context, warehouse, project, result)
+            left = {name: f"its tables are yesterday's: {part.because}" for part, names in blocked for name in names}
+            failed = {FAILED: dg.MetadataValue.json(left)} if blocked else {}
             for built in result.models:
-                yield dg.MaterializeResult(asset_key=built.model, metadata=shown.get(built.model))
+                yield dg.MaterializeResult(asset_key=built.model, metadata={**shown.get(built.model, {}), **failed})
         for test in result.tests:
             if (test.test.model, test.test.name) in wanted:
                 yield check_result(test, shown.get(test.test.name, {}))
-        if failure:
-            raise failure
+        if len(blocked) == len(shards):
+            raise dg.Failure(
+                f"the tables were not rebuilt, because {result.because}. The previous tables are unchanged. Fix the"
+                " data or the test, then run again.",
+                allow_retries=False,
+            )
 
     return build
 
 
-def add_unselected_tests(
-    project: SqlProject, con: "Connection", result: BuildResult, wanted: list[Test]
-) -> BuildResult:
-    """Run also the tests that were asked for without their model (an asset check executed alone)."""
-    done = {(r.test.model, r.test.name) for r in result.tests}
-    lone = [test for test in wanted if (test.model, test.name) not in done]
-    return BuildResult(result.models, (*result.tests, *project.test(con, lone)), result.dropped)
+def build_shard(
+    shard: Tables,
+    project: SqlProject,
+    models: Collection[str] | None,
+    wanted: Sequence[Test],
+    configured: Mapping[str, Sequence[object] | None],
+) -> tuple[BuildResult, list[str]]:
+    """Build, test and commit a shard, or change nothing of it; what was found, and whose tables stay as they were."""
+    try:
+        with shard.writing("building the SQL models") as con:
+            for table, rows in configured.items():
+                if rows is not None:  # a file of teams with a wrong line changes nothing
+                    replace_rows(con, table, rows)
+            result = project.build(con, models)
+            done = {(r.test.model, r.test.name) for r in result.tests}
+            # Tests that were asked for without their model: a check executed alone.
+            lone = [test for test in wanted if (test.model, test.name) not in done]
+            result = replace(result, tests=(*result.tests, *project.test(con, lone)))
+            if result.blocked:
+                raise BlockedBuild(result)
+    except BlockedBuild as blocked:
+        with shard.reading("naming the accounts") as con:
+            found = con.execute("select distinct account from raw.credits_snapshots order by account").fetchall()
+        return blocked.result, [name for (name,) in found]
+    return result, []
+
+
+def merged(results: Sequence[BuildResult]) -> BuildResult:
+    """What was built and found in all shards together. Tables of a shard that is blocked are not counted."""
+    built = [result for result in results if not result.blocked] or results
+    models = tuple(
+        ModelResult(parts[0].model, sum(part.row_count for part in parts), sum(part.seconds for part in parts))
+        for parts in zip(*(result.models for result in built), strict=True)
+    )
+    tests = tuple(
+        TestResult(
+            parts[0].test,
+            sum(part.failing_rows for part in parts),
+            tuple(row for part in parts for row in part.sample)[:SAMPLE_ROWS],
+        )
+        for parts in zip(*(result.tests for result in results), strict=True)
+    )
+    return BuildResult(models, tests, results[0].dropped)
 
 
 def described(
-    context: dg.AssetExecutionContext, warehouse: Warehouse, project: SqlProject, result: BuildResult
+    context: dg.AssetExecutionContext, warehouse: AnyWarehouse, project: SqlProject, result: BuildResult
 ) -> dict[str, dict[str, Any]]:
     """Metadata by model and check: after the commit, so that nothing which goes wrong here can undo it."""
     try:
-        with warehouse.reading("describing the tables") as con:
+        with warehouse.built("describing the tables") as con:
             of_models = {m.model: metadata.of_model(con, project.models[m.model], m) for m in result.models}
             rolled_up = {
                 check: {"by_month": metadata.preview(con, f"marts.{mart}", rows=ROLLED_UP_ROWS)}
@@ -147,7 +179,8 @@ def check_spec(test: Test) -> dg.AssetCheckSpec:
         test.name,
         asset=test.model,
         description=test.description,
-        blocking=test.severity == "error",
+        # In a lake, a shard that is blocked stays as it was, and the others are published.
+        blocking=test.severity == "error" and config.current().lake is None,
     )
 
 
@@ -162,3 +195,11 @@ def check_result(result: TestResult, beside: dict[str, Any]) -> dg.AssetCheckRes
         description=markdown(result.message),
         metadata={"failing_rows": result.failing_rows, "reason": result.message, **beside},
     )
+
+
+every_shard_was_rebuilt = accounts_check(
+    dg.AssetKey("credits_runway"),
+    "every_shard_was_rebuilt",
+    "Of a lake: a shard whose tests fail keeps its tables as they were, the others are published, and the run ends red "
+    "naming the tests and the accounts.",
+)

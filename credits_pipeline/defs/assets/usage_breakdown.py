@@ -6,18 +6,20 @@ CREDITS_BREAKDOWNS says by whom: a dimension is one more request per account and
 members is shown as `(unattributed)` in the tables made of both.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import date
 
 import dagster as dg
 
 from credits_pipeline import config
 from credits_pipeline.config import Account
-from credits_pipeline.defs.accounts import accounts_check, ask_every_account
+from credits_pipeline.defs.accounts import Asked, accounts_check, ask_every_account, may_ask, merged
 from credits_pipeline.defs.assets import model_usage
-from credits_pipeline.defs.metadata import preview
+from credits_pipeline.defs.keys import KeyNames, names_by_key
+from credits_pipeline.defs.metadata import Newest, newest, preview_of
 from credits_pipeline.defs.partitions import daily_partitions
 from credits_pipeline.openrouter import Client, OpenRouter, Usage
-from credits_pipeline.warehouse import Warehouse
+from credits_pipeline.warehouse import AnyWarehouse, Tables
 
 KEY = dg.AssetKey("usage_breakdown")
 
@@ -30,32 +32,51 @@ KEY = dg.AssetKey("usage_breakdown")
     pool="warehouse",
 )
 def usage_breakdown(
-    context: dg.AssetExecutionContext, openrouter: OpenRouter, warehouse: dg.ResourceParam[Warehouse]
+    context: dg.AssetExecutionContext, openrouter: OpenRouter, warehouse: dg.ResourceParam[AnyWarehouse]
 ) -> Iterator[dg.AssetMaterialization | dg.MaterializeResult[None]]:
     first, last = model_usage.days_to_fetch(context)
+    may_ask()
     dimensions = config.current().breakdowns
-
-    async def ask(client: Client, account: Account) -> list[Usage]:
-        return [await client.usage(account, first, last, dimension=dimension) for dimension in dimensions]
-
-    asked = ask_every_account(openrouter, warehouse, ask)
-    for place, dimension in enumerate(dimensions):
-        replies = {account: usages[place] for account, usages in asked.replies.items()}
-        model_usage.store(warehouse, replies, context.run.run_id, dimension)
-    for account, reason in asked.forbidden.items():
-        context.log.warning(f"{account.name}: this key does not tell who spends. {reason}")
+    parts = warehouse.each(
+        fetch_breakdowns, openrouter, names_by_key(warehouse), dimensions, first, last, context.run.run_id
+    )
+    asked = merged([part for part, _ in parts])
+    for name, reason in asked.forbidden.items():
+        context.log.warning(f"{name}: this key does not tell who spends. {reason}")
     yield from model_usage.days_read_again(context, KEY, first, {})
-    with warehouse.reading() as con:
-        newest = preview(con, "raw.usage_breakdown")
     yield dg.MaterializeResult(
         metadata={
             "days": (last - first).days + 1,
             "dimensions": ", ".join(dimensions) or "none",
-            "requests": sum(usage.requests_made for usages in asked.replies.values() for usage in usages),
-            "preview": newest,
+            "requests": sum(asked.replies.values()),
+            "preview": preview_of([rows for _, rows in parts]),
             **asked.metadata(),
         }
     )
+
+
+def fetch_breakdowns(
+    shard: Tables,
+    openrouter: OpenRouter,
+    names: KeyNames,
+    dimensions: Sequence[str],
+    first: date,
+    last: date,
+    run_id: str,
+) -> tuple[Asked[int], Newest]:
+    """Store who spent, of a shard's accounts; how many requests that took of each."""
+
+    async def ask(client: Client, account: Account) -> list[Usage]:
+        return [await client.usage(account, first, last, dimension=dimension) for dimension in dimensions]
+
+    asked = ask_every_account(openrouter, shard, names, ask)
+    for place, dimension in enumerate(dimensions):
+        replies = {name: usages[place] for name, usages in asked.replies.items()}
+        model_usage.store(shard, replies, run_id, dimension)
+    with shard.reading() as con:
+        rows = newest(con, "raw.usage_breakdown")
+    requests = {name: sum(usage.requests_made for usage in usages) for name, usages in asked.replies.items()}
+    return asked.of(requests), rows
 
 
 every_breakdown_was_fetched = accounts_check(
