@@ -8,14 +8,13 @@ import asyncio
 import logging
 import random
 import ssl
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import ValidationError
@@ -46,6 +45,7 @@ P = TypeVar("P", bound=replies.Item)
 REQUESTS_PER_MINUTE = 60
 ROWS_PER_REPLY, DAYS_PER_QUERY = 10_000, 365  # documented limits of POST /analytics/query
 ROWS_PER_PAGE = 100  # of GET /keys and GET /workspaces
+LARGEST_REPLY = 10_000_000  # bytes; 10,000 rows are some 3 MB
 DIMENSIONS = {name: name for name in config.BREAKDOWNS} | {"api_key": "api_key_id"}  # as the API calls them
 LONGEST_WAIT_S = 120.0  # of any single wait, also where Retry-After asks for more: a run must come to an end
 # A reply's own Date, against our clock: beyond this the clock is wrong, and with it the day of whatever is stored.
@@ -54,14 +54,6 @@ CLOCK_TOLERANCE = timedelta(minutes=10)
 DAY = timedelta(days=1)
 
 Question = dict[str, Any] | None  # the body of a POST, the parameters of a GET
-
-
-@dataclass
-class Answer(Generic[R]):
-    data: R
-    read_at: datetime
-    content: bytes
-    attempts: int = 1
 
 
 class RateLimit:
@@ -86,12 +78,12 @@ class Client:
         import httpx
 
         self._base_url, self._limits, self._rate_limits = base_url, limits, rate_limits
-        self._host = urlsplit(base_url).netloc
-        # A logger's filter does not hold for its children, so each one that a request uses gets it.
-        for name in ("httpx", "httpcore", "httpcore.connection", "httpcore.http11"):
-            logging.getLogger(name).addFilter(replies.without_keys)
+        self._host, self._requests = urlsplit(base_url).netloc, Counter[str]()
+        # They would log a reply's status line and headers, in which a hostile server may repeat the key.
+        for name in ("httpx", "httpcore.connection", "httpcore.http11"):
+            logging.getLogger(name).disabled = True
         self._http = httpx.AsyncClient(
-            verify=_trusted_certificates(base_url),
+            verify=_trusted_certificates(),
             trust_env=False,  # proxy variables would hand the key to the proxy, or to whoever set them
             follow_redirects=False,
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # accounts share no session
@@ -111,18 +103,16 @@ class Client:
 
         An ordinary key has been seen to get two zeros, with status 200, on a funded account.
         """
-        answer = await self._ask(account, replies.Counters)
-        found = answer.data
-        if (
-            found.total_credits == found.total_usage == 0
-            and not (await self._ask(account, replies.KeyInfo)).data.is_management_key
-        ):
-            raise Forbidden(
-                f"the API answered 0 credits and 0 usage to the key in {account.variable}, which is not a"
-                f" management key: create one under {MANAGEMENT_KEYS_PAGE} and put it there"
-            )
-        payload = replies.hidden(answer.content.decode())
-        return Credits(found.total_credits, found.total_usage, answer.read_at, payload)
+        found, content = await self._ask(account, replies.Counters)
+        observed_at = clock.now()
+        if found.total_credits == found.total_usage == 0:
+            key, _ = await self._ask(account, replies.KeyInfo)
+            if not key.is_management_key:
+                raise Forbidden(
+                    f"the API answered 0 credits and 0 usage to the key in {account.variable}, which is not a"
+                    f" management key: create one under {MANAGEMENT_KEYS_PAGE} and put it there"
+                )
+        return Credits(found.total_credits, found.total_usage, observed_at, replies.hidden(content.decode()))
 
     async def usage(
         self,
@@ -134,48 +124,42 @@ class Client:
     ) -> Usage:
         """What was billed on the UTC days `first` to `last`, both included, per model. Raises OpenRouterError.
 
-        With a `dimension` of `config.BREAKDOWNS`, per member and model. One request for up to 365 days. Where the reply
-        is truncated, or the server takes too long, the range is halved, down to one day. `on_progress` is told each
-        range that is done. A first day that the API refuses as too old is left out: the result says where it begins.
+        With a `dimension` of `config.BREAKDOWNS`, per member and model. `on_progress` is told each range that is done.
+        A first day that the API refuses as too old is left out: the result says where it begins.
         """
-        waiting, requests_made = [(first, last)], 0
-        oldest = clock.today() - DAY * DAYS_PER_QUERY
-        rows: list[replies.UsageRow] = []
-        recency: list[datetime] = []
-        while waiting:
-            begin, end = waiting.pop()
+
+        async def billed(begin: date, end: date) -> tuple[list[replies.UsageRow], datetime]:
+            """One request for up to 365 days; half of them, where it takes too long or not all rows fit in a reply."""
+            if (end - begin).days < DAYS_PER_QUERY:
+                asked_at, query = clock.now(), _usage_query(begin, end, dimension)
+                try:
+                    reply, _ = await self._ask(account, replies.UsageReply, query, is_divisible=begin < end)
+                    if not reply.metadata.truncated:
+                        on_progress(begin, end)
+                        return reply.summed(), reply.as_of(asked_at)
+                except TookTooLong:
+                    if begin == end:
+                        raise
+                if begin == end:
+                    raise OpenRouterError(
+                        f"{begin} alone has more usage rows than one reply can hold ({ROWS_PER_REPLY}), so nothing"
+                        " was stored: fetch ranges that leave this day out"
+                    )
             middle = begin + (end - begin) // 2
-            halves = [(middle + DAY, end), (begin, middle)]
-            if (end - begin).days >= DAYS_PER_QUERY:
-                waiting += halves
-                continue
-            asked_at, query = clock.now(), _usage_query(begin, end, dimension)
+            earlier, later = await billed(begin, middle), await billed(middle + DAY, end)
+            return earlier[0] + later[0], min(earlier[1], later[1])
+
+        requests, oldest = self._requests[account.name], clock.today() - DAY * DAYS_PER_QUERY
+        for _ in range(2):
             try:
-                answer = await self._ask(account, replies.UsageReply, query, is_divisible=begin < end)
+                rows, as_of = await billed(first, last)
+                break
             except OpenRouterError as error:
-                requests_made += error.attempts
-                if isinstance(error, TookTooLong) and begin < end:
-                    waiting += halves
-                elif error.status == 400 and begin == first < last and first <= oldest:
-                    first += DAY  # the API may count 365 days, or as many hours
-                    waiting += [(first, end)] if first <= end else []
-                else:
+                if error.status != 400 or not first < last or first > oldest:
                     raise
-                continue
-            requests_made += answer.attempts
-            if not answer.data.metadata.truncated:
-                rows += answer.data.summed()
-                recency.append(answer.data.as_of(asked_at))
-                on_progress(begin, end)
-            elif begin < end:
-                waiting += halves
-            else:
-                raise OpenRouterError(
-                    f"{begin} alone has more usage rows than one reply can hold ({ROWS_PER_REPLY}), so nothing"
-                    " was stored: fetch ranges that leave this day out"
-                )
+            first += DAY  # the API may count 365 days, or as many hours
         rows.sort(key=lambda row: (row.usage_date, row.member, row.model))
-        return Usage(first, last, tuple(rows), min(recency), requests_made)
+        return Usage(first, last, tuple(rows), as_of, self._requests[account.name] - requests)
 
     async def keys(self, account: Account) -> Keys:
         """Every API key of the account as it is now, in all workspaces, disabled ones too. Raises OpenRouterError."""
@@ -196,8 +180,8 @@ class Client:
         """All items of a list, each once: it may grow and shrink between two pages."""
         items: dict[str, P] = {}
         while True:
-            answer = await self._ask(account, kind, {**question, "offset": len(items)})
-            page = {item.id: item for item in answer.data.items}
+            reply, _ = await self._ask(account, kind, {**question, "offset": len(items)})
+            page = {item.id: item for item in reply.items}
             is_last = len(page) < ROWS_PER_PAGE or page.keys() <= items.keys()
             items |= page
             if is_last:
@@ -205,64 +189,63 @@ class Client:
 
     async def _ask(
         self, account: Account, kind: type[R], question: Question = None, *, is_divisible: bool = False
-    ) -> Answer[R]:
+    ) -> tuple[R, bytes]:
         """The answer to one call, after as many attempts as it may take; one, if a part can be asked for instead."""
         attempt = 0
         while True:
             attempt += 1
             await self._rate_limits[account.fingerprint].turn()
+            self._requests[account.name] += 1
             # Errors are returned, not raised, up to here: an exception raised inside httpx's handler would chain
             # the request, and with it the key.
             got = await self._once(account, kind, question)
-            got.attempts = attempt
-            if isinstance(got, Answer):
+            if not isinstance(got, OpenRouterError):
                 return got
+            got.attempts = attempt
             is_too_much = is_divisible and isinstance(got, TookTooLong)
             if not got.retryable or attempt >= self._limits.max_attempts or is_too_much:
                 raise got
             backoff = 2 ** (attempt - 1) + random.random()  # noqa: S311 - no secret
             await clock.pause(min(max(backoff, got.retry_after_s), LONGEST_WAIT_S))
 
-    async def _once(self, account: Account, kind: type[R], question: Question) -> "Answer[R] | OpenRouterError":
+    async def _once(self, account: Account, kind: type[R], question: Question) -> tuple[R, bytes] | OpenRouterError:
         import httpx
 
         method, path = kind.call.split()
         asked: dict[str, Any] = {"json" if method == "POST" else "params": question}
         headers = {"Authorization": f"Bearer {account.key}"}
-        if len(account.key) >= 8:  # hiding every "k" of a made-up one would garble all text
-            replies.keys_sent.add(account.key)
-        response, content = None, None
+        replies.keys_sent.add(account.key)
+        response, content = None, bytearray()
         try:
             # httpx has no limit for a request as a whole: a server may drip a byte now and then for ever.
             async with (
                 asyncio.timeout(self._limits.total_timeout_s),
                 self._http.stream(method, self._base_url + path, headers=headers, **asked) as response,
             ):
-                content = await _read(response, kind.largest)
+                async for chunk in response.aiter_raw():
+                    content += chunk
+                    if len(content) > LARGEST_REPLY:
+                        return unbelievable(kind.call, f"it is larger than {LARGEST_REPLY} bytes")
         except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, OSError) as error:
             # The status alone decides a refusal: the key is not sent again just to read the error's text.
             if response is None or response.status_code == 200:
                 return unreachable(self._host, error)
-        return self._judged(kind, question, response, content, account.variable)
+        return self._judged(account, kind, question, response, bytes(content))
 
     def _judged(
-        self,
-        kind: type[R],
-        question: Question,
-        response: "httpx.Response",
-        content: bytes | None,
-        variable: str,
-    ) -> "Answer[R] | OpenRouterError":
-        """The answer that a reply is, or the error."""
-        now = clock.now()
-        document = replies.json_object(content or b"")
-        error = failure(self._host, kind.call, variable, response.status_code, content or b"", document)
-        if error:
+        self, account: Account, kind: type[R], question: Question, response: "httpx.Response", content: bytes
+    ) -> tuple[R, bytes] | OpenRouterError:
+        """What a reply says, or why it is refused. An error that comes with status 200 is known by its own code."""
+        now, status = clock.now(), response.status_code
+        document = None if content.lstrip()[:1] == b"<" else replies.json_object(content)
+        if status == 200 and document and (error := document.get("error")):
+            code = error.get("code") if isinstance(error, dict) else None
+            status = code if isinstance(code, int) and 400 <= code < 600 else 500
+        if document is None or status != 200:
+            failed = failure(self._host, kind.call, account.variable, status, document)
             with suppress(ValueError):  # the contract says seconds
-                error.retry_after_s = float(response.headers.get("Retry-After", ""))
-            return error
-        if content is None:
-            return unbelievable(kind.call, f"it is larger than {kind.largest} bytes and was cut off")
+                failed.retry_after_s = float(response.headers.get("Retry-After", ""))
+            return failed
         data = document.get("data")
         if not isinstance(data, list if issubclass(kind, replies.Page) else dict):
             return unbelievable(kind.call, "it is no JSON with the data that were asked for", retryable=True)
@@ -275,8 +258,7 @@ class Client:
                 " so nothing was stored: set the clock, then run again"
             )
         try:
-            data = {"items": data} if isinstance(data, list) else data
-            return Answer(kind.model_validate(data, context=question), now, content)
+            return kind.model_validate({"items": data} if isinstance(data, list) else data, context=question), content
         except ValidationError as wrong:
             first = wrong.errors()[0]
             where = "".join(f"{part}: " for part in first["loc"])
@@ -293,22 +275,10 @@ def _usage_query(first: date, last: date, dimension: str) -> dict[str, object]:
     return {**question, "time_range": span, "limit": ROWS_PER_REPLY}
 
 
-async def _read(response: "httpx.Response", largest: int) -> bytes | None:
-    """The body's bytes; None, and no more of it is read, when they are more than `largest`."""
-    content = bytearray()
-    async for chunk in response.aiter_raw():
-        content += chunk
-        if len(content) > largest:
-            return None
-    return bytes(content)
-
-
-def _trusted_certificates(base_url: str) -> ssl.SSLContext:
+def _trusted_certificates() -> ssl.SSLContext:
     """SSL_CERT_FILE and SSL_CERT_DIR are honoured: companies need them, and who can set them can read the key too."""
     import httpx
 
-    if not base_url.startswith("https:"):
-        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody
     try:
         context = httpx.create_ssl_context(trust_env=True)
     except OSError:

@@ -7,8 +7,6 @@ from credits_pipeline.config import MANAGEMENT_KEYS_PAGE
 from credits_pipeline.errors import CreditsError
 from credits_pipeline.openrouter.replies import shown
 
-CHECK_ADDRESS = "check OPENROUTER_BASE_URL"
-
 
 class OpenRouterError(CreditsError):
     """The API gave no answer that can be used. `retryable`: the same request may succeed later by itself."""
@@ -31,45 +29,34 @@ class TookTooLong(OpenRouterError):
     """The server gave up, or we did: perhaps the question was too much for it."""
 
 
-def failure(
-    host: str, call: str, variable: str, status: int, content: bytes, document: dict[str, Any]
-) -> OpenRouterError | None:
-    """Why a reply is no answer; None if it may be one. An error that comes with status 200 is known by its own code."""
+def failure(host: str, call: str, variable: str, status: int, document: dict[str, Any] | None) -> OpenRouterError:
+    """Why a reply is no answer; `document`: its JSON, None for a web page."""
+    if document is None:  # from what stands between us and the API, whatever the status: it says nothing of the key
+        what, advice = f"{host} answered {call} with a web page", "check OPENROUTER_BASE_URL, then run again later"
+        return OpenRouterError(f"{what} ({status}): {advice}", retryable=True)
     error = document.get("error") or {}
-    error = error if isinstance(error, dict) else {"message": error}
-    if error and status == 200:
-        code = error.get("code")
-        status = code if isinstance(code, int) and 400 <= code < 600 else 500
-    words = shown(str(error.get("message") or ""))
-    said = f'{status}: "{words}"' if words else f"{status}"
+    words = shown(str(error.get("message") or "") if isinstance(error, dict) else str(error))
+    create = f"create a management key under {MANAGEMENT_KEYS_PAGE} and put it there"
     kind, what, advice, retryable = OpenRouterError, f"{host} failed at {call}", "run again later", True
-    if content.lstrip()[:1] == b"<":
-        # From what stands between us and the API, whatever the status: it says nothing of the key.
-        what, advice, status = f"{host} answered {call} with a web page", f"{CHECK_ADDRESS}, then run again later", 0
-    elif status == 200:
-        return None
-    elif status in {401, 403}:
-        what, advice = _refused(host, call, variable, is_known=status == 403, words=words)
-        kind, retryable = (Forbidden if status == 403 else OpenRouterError), False
+    if status == 401:
+        what, advice, retryable = f"{host} does not know the key in {variable}", create, False
+    elif status == 403:
+        kind, what, advice, retryable = Forbidden, f"the key in {variable} is not a management key", create, False
+        if not re.search("management|provisioning", words, re.IGNORECASE):
+            what = f"{host} refuses {call} to the key in {variable}"
+            advice = "if that speaks of an address, add this machine's to the key's allow-list under " + (
+                MANAGEMENT_KEYS_PAGE
+            )
     elif status in {408, 504, 524}:  # the last is the CDN's word for 504
         kind = TookTooLong
     elif status == 429:
         advice = "it is rate limiting us, fewer requests are needed, run again in some minutes"
     elif status < 400:
-        advice = f"redirects are not followed with a key, {CHECK_ADDRESS}, then run again later"
+        advice = "redirects are not followed with a key, check OPENROUTER_BASE_URL, then run again later"
     elif status < 500 and status != 425:
-        advice, retryable = f"{CHECK_ADDRESS}, and look for a newer version of this program", False
+        advice, retryable = "check OPENROUTER_BASE_URL, and look for a newer version of this program", False
+    said = f'{status}: "{words}"' if words else f"{status}"
     return kind(f"{what} ({said}): {advice}", retryable=retryable, status=status)
-
-
-def _refused(host: str, call: str, variable: str, *, is_known: bool, words: str) -> tuple[str, str]:
-    create = f"create a management key under {MANAGEMENT_KEYS_PAGE} and put it there"
-    if not is_known:
-        return f"{host} does not know the key in {variable}", create
-    if re.search("management|provisioning", words, re.IGNORECASE):
-        return f"the key in {variable} is not a management key", create
-    allow = f"if that speaks of an address, add this machine's to the key's allow-list under {MANAGEMENT_KEYS_PAGE}"
-    return f"{host} refuses {call} to the key in {variable}", allow
 
 
 def unreachable(host: str, error: Exception) -> OpenRouterError:
@@ -82,11 +69,9 @@ def unreachable(host: str, error: Exception) -> OpenRouterError:
             f"{host} could not prove that it is {host}, so no key was sent ({reason}): check the network and"
             " OPENROUTER_BASE_URL; where a company inspects TLS, set SSL_CERT_FILE"
         )
-    slow = isinstance(error, TimeoutError | httpx.ReadTimeout | httpx.WriteTimeout)
+    kind = TookTooLong if isinstance(error, TimeoutError | httpx.ReadTimeout | httpx.WriteTimeout) else OpenRouterError
     advice = "check the network and OPENROUTER_BASE_URL, then run again"
-    return (TookTooLong if slow else OpenRouterError)(
-        f"no complete reply from {host} ({reason}): {advice}", retryable=True
-    )
+    return kind(f"no complete reply from {host} ({reason}): {advice}", retryable=True)
 
 
 def unbelievable(call: str, what: str, *, retryable: bool = False) -> OpenRouterError:

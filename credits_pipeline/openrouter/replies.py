@@ -5,7 +5,6 @@ Source: the vendor's OpenAPI document.
 """
 
 import json
-import logging
 import re
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -16,10 +15,10 @@ from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
 from pydantic import (
     AfterValidator,
+    AwareDatetime,
     BaseModel,
     ConfigDict,
     Field,
-    PlainValidator,
     StrictBool,
     ValidationInfo,
     field_validator,
@@ -32,6 +31,7 @@ from credits_pipeline.config import LARGEST_TOTAL_USD
 NANO_DOLLAR = Decimal("1e-9")  # below anything that is billed; the API's doubles may print with more digits
 # Of an account and day. Believed, more than these would stop the figures of all: sums would not fit their columns.
 LARGEST_DAY_USD, LARGEST_COUNT = 2_500_000, 10**15
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 OLDEST_CACHE = timedelta(days=1)  # a `cachedAt` further back, or ahead, is a mistake and says nothing
 LONGEST_MESSAGE, LONGEST_NAME = 300, 200  # characters of the server's own words, and of a model's name
 
@@ -52,25 +52,8 @@ def shown(words: str, longest: int = LONGEST_MESSAGE) -> str:
     return words if len(words) <= longest else words[: longest - 1] + "…"
 
 
-def without_keys(record: logging.LogRecord) -> bool:
-    """A filter: httpcore logs a reply's headers at DEBUG, in which a hostile server may repeat the key."""
-    record.msg, record.args = hidden(record.getMessage()), None
-    return True
-
-
-def _usd(value: Any) -> Decimal:
-    try:
-        if not isinstance(value, bool) and abs(amount := Decimal(value)) < 10**9:
-            return amount.quantize(NANO_DOLLAR) + 0  # half-even, never -0
-    except (ArithmeticError, TypeError, ValueError):
-        pass
-    raise ValueError("not a number of dollars")
-
-
-def _total(value: Any) -> Decimal:
-    if isinstance(value, str) or not 0 <= (total := _usd(value)) <= LARGEST_TOTAL_USD:
-        raise ValueError(f"not from 0 to {LARGEST_TOTAL_USD:,} dollars")
-    return total
+def _exact(usd: Decimal) -> Decimal:
+    return usd.quantize(NANO_DOLLAR) + 0  # half-even, never -0
 
 
 @lru_cache(maxsize=2_000)
@@ -95,21 +78,16 @@ def _identifier(value: str) -> str:
     return value
 
 
-def _utc(instant: datetime) -> datetime:
-    return instant.astimezone(UTC) if instant.tzinfo else instant.replace(tzinfo=UTC)
-
-
-Total = Annotated[Decimal, PlainValidator(_total)]
-Billed = Annotated[Decimal, PlainValidator(_usd)]  # in quotes as well: the analytics database quotes numbers
+Total = Annotated[Decimal, Field(ge=0, le=LARGEST_TOTAL_USD), AfterValidator(_exact)]
+Billed = Annotated[Decimal, Field(gt=-(10**9), lt=10**9), AfterValidator(_exact)]
 Count = Annotated[int, Field(ge=0)]
 
 
 class Reply(BaseModel):
-    """The object under `data` of a reply to `call`, of which `largest` bytes are read."""
+    """The object under `data` of a reply to `call`."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
     call: ClassVar[str]
-    largest: ClassVar[int] = 100_000
 
 
 class Counters(Reply):
@@ -136,8 +114,6 @@ P = TypeVar("P", bound=Item)
 
 
 class Page(Reply, Generic[P]):
-    largest = 1_000_000  # 100 keys are some 80 kB
-
     items: list[P]
 
 
@@ -160,8 +136,8 @@ class ApiKey(Item):
     usage_weekly_usd: Billed | None = Field(default=None, validation_alias="usage_weekly")
     usage_monthly_usd: Billed | None = Field(default=None, validation_alias="usage_monthly")
     is_disabled: StrictBool = Field(validation_alias="disabled")
-    created_at: Annotated[datetime, AfterValidator(_utc)] | None = None
-    expires_at: Annotated[datetime, AfterValidator(_utc)] | None = None
+    created_at: AwareDatetime | None = None
+    expires_at: AwareDatetime | None = None
 
     @property
     def key_hash(self) -> str:
@@ -199,7 +175,6 @@ class _Metadata(Reply):
 
 class UsageReply(Reply):
     call = "POST /analytics/query"
-    largest = 20_000_000  # 10,000 rows are some 3 MB
 
     rows: list[UsageRow] = Field(validation_alias="data")
     metadata: _Metadata
@@ -246,9 +221,10 @@ class UsageReply(Reply):
 
         Not when they were read: a bill asked for before midnight lacks what came after, whenever the reply arrives.
         """
-        ms = self.cached_at if isinstance(self.cached_at, int | Decimal) else 0
-        cached = datetime.fromtimestamp(float(ms) / 1000, UTC) if 0 < ms < 10**13 else asked_at
-        return cached if asked_at - OLDEST_CACHE < cached < asked_at else asked_at
+        ms = self.cached_at
+        if isinstance(ms, int) and timedelta(0) < asked_at - EPOCH - timedelta(milliseconds=ms) < OLDEST_CACHE:
+            return EPOCH + timedelta(milliseconds=ms)
+        return asked_at
 
 
 @dataclass(frozen=True)
