@@ -1,6 +1,6 @@
 """The one clock: every "now", "today" and pause of the pipeline comes from here, in UTC.
 
-Tests set it with `frozen`; a frozen clock's `sleep` moves its time on and does not wait.
+Tests set it with `frozen`; under a frozen clock a `sleep` moves its time on and does not wait.
 """
 
 import asyncio
@@ -10,84 +10,62 @@ from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 
 
-class SystemClock:
-    """The machine's clock."""
-
-    def now(self) -> datetime:
-        return datetime.now(UTC)
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
-
-
 class FrozenClock:
     """A clock that stands still until told to move."""
 
     def __init__(self, at: datetime) -> None:
-        if at.tzinfo is None:
-            raise ValueError("a clock needs an aware time: add tzinfo=UTC")
-        self._now = at.astimezone(UTC)
-        self._elapsed = 0.0
-
-    def now(self) -> datetime:
-        return self._now
-
-    def monotonic(self) -> float:
-        return self._elapsed
-
-    def sleep(self, seconds: float) -> None:
-        self.advance(timedelta(seconds=seconds))
-
-    def advance(self, by: timedelta) -> None:
-        self._now += by
-        self._elapsed += by.total_seconds()
+        self.elapsed = 0.0
+        self.set(at)
 
     def set(self, at: datetime) -> None:
-        self._now = at.astimezone(UTC)
+        if at.tzinfo is None:
+            raise ValueError("a clock needs an aware time: add tzinfo=UTC")
+        self.now = at.astimezone(UTC)
+
+    def advance(self, by: timedelta) -> None:
+        self.now += by
+        self.elapsed += by.total_seconds()
 
 
-_clock: SystemClock | FrozenClock = SystemClock()
+_held: FrozenClock | None = None  # None: the machine's clock
 
 
 def now() -> datetime:
     """The present instant, aware, in UTC."""
-    return _clock.now()
+    return _held.now if _held else datetime.now(UTC)
 
 
 def today() -> date:
     """The running UTC day: the vendor bills by UTC days."""
-    return _clock.now().date()
+    return now().date()
 
 
 def monotonic() -> float:
     """Seconds since some fixed point, for deadlines."""
-    return _clock.monotonic()
+    return _held.elapsed if _held else time.monotonic()
 
 
 def sleep(seconds: float) -> None:
     """Wait; under a frozen clock, move its time on instead."""
-    _clock.sleep(seconds)
+    if _held:
+        _held.advance(timedelta(seconds=seconds))
+    else:
+        time.sleep(seconds)
 
 
 async def pause(seconds: float) -> None:
     """`sleep` for coroutines: the others go on meanwhile."""
-    if type(_clock) is SystemClock:
-        await asyncio.sleep(seconds)
-    else:
-        _clock.sleep(seconds)
-        await asyncio.sleep(0)
+    if _held:
+        sleep(seconds)
+    await asyncio.sleep(0 if _held else seconds)
 
 
 @contextmanager
 def frozen(at: datetime) -> Iterator[FrozenClock]:
     """Hold the clock at `at` (aware) until the block ends, in every thread of this process."""
-    global _clock
-    before, held = _clock, FrozenClock(at)
-    _clock = held
+    global _held
+    before, _held = _held, FrozenClock(at)
     try:
-        yield held
+        yield _held
     finally:
-        _clock = before
+        _held = before

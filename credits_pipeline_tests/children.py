@@ -164,7 +164,7 @@ def become(told: dict[str, Any]) -> None:
         signal.alarm(DEADLOCKED_AFTER_S)
         os.environ.clear()
         os.environ.update(told["environ"])
-        clock._clock = Pace(datetime.fromisoformat(told["now"]), waits=bool(told.get("waits")))
+        clock._held = Pace(datetime.fromisoformat(told["now"]), waits=bool(told.get("waits")))
         if told.get("debug"):
             logging.basicConfig(level=logging.DEBUG, force=True)
         if told["demo"]:
@@ -188,24 +188,26 @@ def become(told: dict[str, Any]) -> None:
         os._exit(code)
 
 
-class Pace(clock.SystemClock):
+class Pace(clock.FrozenClock):
     """A clock that starts where it is told and goes on; `sleep` moves it on, and waits only if asked to."""
 
     def __init__(self, at: datetime, *, waits: bool) -> None:
         self._at, self._waits = at.astimezone(UTC), waits
         self._begun, self._slept = time.monotonic(), 0.0
 
-    def monotonic(self) -> float:
+    @property
+    def elapsed(self) -> float:
         return time.monotonic() - self._begun + self._slept
 
+    @property
     def now(self) -> datetime:
-        return self._at + timedelta(seconds=self.monotonic())
+        return self._at + timedelta(seconds=self.elapsed)
 
-    def sleep(self, seconds: float) -> None:
+    def advance(self, by: timedelta) -> None:
         if self._waits:
-            time.sleep(seconds)
+            time.sleep(by.total_seconds())
         else:
-            self._slept += seconds
+            self._slept += by.total_seconds()
 
 
 # -- where, and what -----------------------------------------------------------------------------
