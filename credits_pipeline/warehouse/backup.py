@@ -109,6 +109,5 @@ def _copy_our_tables(con: "Connection") -> None:
         for table in tables_of(con, schema):
             if table != "schema_version":  # written already
                 name = f"{schema}.{table}"
-                columns = ", ".join(row[0] for row in con.execute(f"describe warehouse.{name}").fetchall())
-                con.execute(f"insert into warehouse.{name} ({columns}) select {columns} from backup.{name}")
+                con.execute(f"insert into warehouse.{name} by name select * from backup.{name}")
     con.execute("commit")

@@ -10,19 +10,19 @@ import io
 import json
 import re
 import zoneinfo
-from bisect import bisect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from credits_pipeline import clock
 from credits_pipeline.config import LARGEST_TOTAL_USD
 from credits_pipeline.errors import CreditsError
 from credits_pipeline.text import literal
 from credits_pipeline.warehouse import connection
+from credits_pipeline.warehouse.file import naive
 from credits_pipeline.warehouse.tables import Reading, Tables
 
 COLUMNS: Final = ("time", "total_credits", "total_usage")
@@ -30,13 +30,10 @@ COLUMNS: Final = ("time", "total_credits", "total_usage")
 EARLIEST: Final = datetime(2023, 1, 1, tzinfo=UTC)
 """The vendor opened in 2023; an earlier time is a slip of the pen that would make centuries of empty days."""
 
-_DENIED_BEYOND: Final = Decimal("0.01")
-"""Share of a counter by which a reading may lie outside what the readings around it say."""
-
 _UNIX_SECONDS: Final = re.compile(r"\d{10}(\.\d+)?", re.ASCII)
 _NUMBER: Final = re.compile(r"\+?\d+(\.\d+)?([eE][+-]?\d{1,3})?", re.ASCII)
 
-_Lines = Iterator[tuple[str, tuple[str, ...]]]
+_Lines = Iterator[tuple[str, Sequence[str]]]
 """Where each row is in the file, and its three cells."""
 
 
@@ -52,13 +49,6 @@ class ImportResult:
     already_there: int
 
 
-class _Row(NamedTuple):
-    where: str
-    text: tuple[str, ...]
-    at: datetime
-    counters: tuple[Decimal, Decimal]  # USD ever bought, USD ever used
-
-
 def import_readings(warehouse: Tables, file: Path, account: str, *, tz: str | None = None, run_id: str) -> ImportResult:
     """Append the readings in `file` to the account's, with `source = 'import'`; once more appends nothing.
 
@@ -71,21 +61,24 @@ def import_readings(warehouse: Tables, file: Path, account: str, *, tz: str | No
         zone = zoneinfo.ZoneInfo(tz) if tz is not None else None
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
         raise ImportRefused(f"{tz!r} is no time zone: name one as in TZ=Europe/Paris or TZ=UTC.") from None
-    query = "select observed_at, total_credits, total_usage from raw.credits_snapshots where account = ?"
     try:
-        rows = [_row(where, text, zone) for where, text in _lines(file)]
+        rows = [(where, _reading(where, cells, zone, account, run_id)) for where, cells in _lines(file)]
         with warehouse.writing(f"importing {file.name}") as con:
-            stored = con.execute(query, [account]).fetchall()
-            fresh = _fresh(rows, {at.replace(tzinfo=UTC): counters for at, *counters in stored})
-            warehouse.append_readings((_reading(row, account, run_id) for row in fresh), con=con)
+            asked = {
+                "account": account,
+                "places": [where for where, _ in rows],
+                "times": [naive(reading.observed_at) for _, reading in rows],
+                "bought": [f"{reading.total_credits:f}" for _, reading in rows],
+                "used": [f"{reading.total_usage:f}" for _, reading in rows],
+            }
+            [found] = connection.fetch_dicts(con, Path(__file__).with_suffix(".sql"), asked)
+            if found["problem"]:
+                raise ImportRefused(found["problem"])
+            fresh = [rows[number][1] for number in found["fresh"] or []]
+            warehouse.append_readings(fresh, con=con)
     except ImportRefused as error:
         raise ImportRefused(f"{file}: {error} Nothing was imported.") from None
     return ImportResult(appended=len(fresh), already_there=len(rows) - len(fresh))
-
-
-def _reading(row: _Row, account: str, run_id: str) -> Reading:
-    payload = json.dumps(dict(zip(COLUMNS, row.text, strict=True)))
-    return Reading(account, row.at.date(), row.at, *row.counters, None, run_id, "import", payload)
 
 
 def _lines(file: Path) -> _Lines:
@@ -106,18 +99,19 @@ def _csv_lines(content: bytes) -> _Lines:
     except UnicodeDecodeError:
         raise ImportRefused("it is not UTF-8: save the file as CSV UTF-8.") from None
     delimiter = max(",;\t", key=text.partition("\n")[0].count)
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     marks: set[str] = set()
     try:
-        header = [name.strip().lower() for name in next(lines, [])]
-        places = _places(header)
-        for cells in lines:
-            if not any(cell.strip() for cell in cells):
+        rows.fieldnames = header = [name.strip().lower() for name in rows.fieldnames or []]
+        _check(header)
+        for row in rows:
+            where, beyond = f"line {rows.line_num}", row.pop(None, [])
+            if not any(cell and cell.strip() for cell in row.values()):
                 continue  # spreadsheets pad with empty rows
-            where = f"line {lines.line_num}"
-            if len(cells) < len(header) or any(cell.strip() for cell in cells[len(header) :]):
-                raise ImportRefused(f"{where} has {len(cells)} cells where the header has {len(header)}.")
-            time, *amounts = (cells[place].strip() for place in places)
+            if None in row.values() or any(cell.strip() for cell in beyond):
+                cells = sum(cell is not None for cell in row.values()) + len(beyond)
+                raise ImportRefused(f"{where} has {cells} cells where the header has {len(header)}.")
+            time, *amounts = (row[name].strip() for name in COLUMNS)
             if delimiter == ";":  # then a comma is the decimal mark; but a file has one mark, not two
                 marks |= {",", "."} & set("".join(amounts))
                 if len(marks) > 1:
@@ -125,7 +119,7 @@ def _csv_lines(content: bytes) -> _Lines:
                 amounts = [amount.replace(",", ".") for amount in amounts]
             yield where, (time, *amounts)
     except csv.Error as error:
-        raise ImportRefused(f"line {lines.line_num} is no CSV ({error}).") from None
+        raise ImportRefused(f"line {rows.line_num} is no CSV ({error}).") from None
 
 
 def _parquet_lines(file: Path) -> _Lines:
@@ -135,27 +129,28 @@ def _parquet_lines(file: Path) -> _Lines:
     columns = ", ".join(f"coalesce({name}::varchar, '')" for name in COLUMNS)
     try:
         with connection.connect(file) as con:
-            _places([name for name, *_ in con.execute(f"describe from {relation}").fetchall()])
+            _check([name for name, *_ in con.execute(f"describe from {relation}").fetchall()])
             rows = con.execute(f"select {columns} from {relation}").fetchall()
     except duckdb.Error as error:
         raise ImportRefused(f"it is no readable Parquet file ({_short(str(error))}).") from None
     yield from ((f"row {number}", row) for number, row in enumerate(rows, 1))
 
 
-def _places(header: list[str]) -> list[int]:
+def _check(header: list[str]) -> None:
     if any(header.count(name) != 1 for name in COLUMNS):
         raise ImportRefused(f"it must have the columns {', '.join(COLUMNS)}, each once, not {_short(header)}.")
-    return [header.index(name) for name in COLUMNS]
 
 
-def _row(where: str, text: tuple[str, ...], zone: zoneinfo.ZoneInfo | None) -> _Row:
+def _reading(where: str, cells: Sequence[str], zone: zoneinfo.ZoneInfo | None, account: str, run_id: str) -> Reading:
     values: list[Any] = []
-    for name, cell in zip(COLUMNS, text, strict=True):
+    for name, cell in zip(COLUMNS, cells, strict=True):
         try:
             values.append(_instant(cell, zone) if name == "time" else _amount(cell))
         except ImportRefused as error:
             raise ImportRefused(f"{where} has the {name} {_short(cell)}, {error}") from None
-    return _Row(where, text, values[0], (values[1], values[2]))
+    payload = json.dumps(dict(zip(COLUMNS, cells, strict=True)))
+    at, bought, used = values
+    return Reading(account, at.date(), at, bought, used, None, run_id, "import", payload)
 
 
 def _instant(time: str, zone: zoneinfo.ZoneInfo | None) -> datetime:
@@ -166,8 +161,16 @@ def _instant(time: str, zone: zoneinfo.ZoneInfo | None) -> datetime:
     try:
         if not is_unix and not re.search(r"[T ]\d", text):  # Python would take a day alone for its midnight
             raise ValueError
-        moment = datetime.fromtimestamp(float(text), UTC) if is_unix else datetime.fromisoformat(text)
-        at = _in_zone(moment, zone).astimezone(UTC)
+        at = datetime.fromtimestamp(float(text), UTC) if is_unix else datetime.fromisoformat(text)
+        if not at.tzinfo:
+            if zone is None:
+                raise ImportRefused("without a UTC offset: add its zone, as in TZ=Europe/Paris.")
+            at = at.replace(tzinfo=zone)
+            if at.utcoffset() != at.replace(fold=1).utcoffset():
+                raise ImportRefused(
+                    f"which was skipped or came twice in {zone.key} when the clocks changed: add its offset."
+                )
+        at = at.astimezone(UTC)
     except (ValueError, OverflowError):
         raise ImportRefused("no day and time: write it as 2026-01-05T00:05:00Z or as Unix time.") from None
     if at > clock.now():
@@ -177,22 +180,10 @@ def _instant(time: str, zone: zoneinfo.ZoneInfo | None) -> datetime:
     return at
 
 
-def _in_zone(moment: datetime, zone: zoneinfo.ZoneInfo | None) -> datetime:
-    if moment.tzinfo:
-        return moment
-    if zone is None:
-        raise ImportRefused("without a UTC offset: add its zone, as in TZ=Europe/Paris.")
-    first, second = (moment.replace(tzinfo=zone, fold=fold) for fold in (0, 1))
-    if first.utcoffset() != second.utcoffset():
-        raise ImportRefused(f"which was skipped or came twice in {zone.key} when the clocks changed: add its offset.")
-    return first
-
-
 def _amount(text: str) -> Decimal:
     if not _NUMBER.fullmatch(text):
         raise ImportRefused("no number from 0 up such as 12.5, with a decimal point and no separators.")
-    value = Decimal(text)
-    if value > LARGEST_TOTAL_USD:
+    if (value := Decimal(text)) > LARGEST_TOTAL_USD:
         raise ImportRefused(f"beyond {LARGEST_TOTAL_USD:,} dollars.")
     return round(value, 9)  # halves to even
 
@@ -201,36 +192,3 @@ def _short(value: object) -> str:
     """As it stands in the file, short and with control characters made visible."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _fresh(rows: list[_Row], stored: dict[datetime, Any]) -> list[_Row]:
-    """The rows that say something new, in order of time.
-
-    A lifetime counter must lie between the readings before and after it, and does not fall to zero. Small differences
-    are allowed: figures can be a minute old, and corrections happen. A large one is a typo or another account's
-    reading and, once stored, would show as a huge correction and a huge spend.
-    """
-    known = {at: (tuple(counters), "the reading that is stored") for at, counters in stored.items()}
-    fresh = []
-    for row in sorted(rows, key=lambda row: row.at):
-        if row.at not in known:
-            known[row.at] = row.counters, row.where
-            fresh.append(row)
-        elif known[row.at][0] != row.counters:
-            raise ImportRefused(f"{row.where} and {known[row.at][1]} have the same time and different amounts.")
-    instants = sorted(known)
-    funded = next((at for at in instants if any(known[at][0])), None)
-    for row in fresh:
-        if funded and funded < row.at and not any(row.counters):
-            raise ImportRefused(f"{row.where} has two zeros after credits were seen: no real reading, remove it.")
-        place = bisect(instants, row.at)
-        if not 1 < place < len(instants):
-            continue
-        before, after = (known[instants[neighbour]][0][1] for neighbour in (place - 2, place))
-        tolerance = max(after - before, after * _DENIED_BEYOND)
-        if before <= after and not before - tolerance <= row.counters[1] <= after + tolerance:
-            raise ImportRefused(
-                f"{row.where} has the total_usage {row.text[2]} between readings of {before:f} and {after:f}:"
-                " a mistake, or another account's reading. Correct it or take it out."
-            )
-    return fresh
