@@ -1,19 +1,9 @@
 -- One row per account that was ever read or billed, or has a key: its row of credits_runway (null if never read), its
--- periods of spend, since when it has been read, and whether nothing was ever bought or spent; the purchase to advise, the
--- running month, and who spent most on the last day and in 7 days (each a struct, of nulls where nothing is known).
--- The most urgent first: used up, then by run-out date, then those without a date; at the end those without a key.
+-- periods of spend, the purchase to advise, the running month, and who spent most on the last day and in 7 days (each a
+-- struct, of nulls where nothing is known). The most urgent first; at the end those without a key.
 -- $accounts: who has a key. Where nobody has, as in a copy of the tables on another machine, nothing is known of keys.
 
 with keys as (select unnest(cast($accounts as varchar[])) as account),
-
-readings as (
-    select
-        account,
-        min(observed_at) as first_read_at,
-        bool_and(total_credits = 0 and total_usage = 0) as is_unused
-    from marts.credits_readings
-    group by account
-),
 
 spenders as (
     select
@@ -24,34 +14,20 @@ spenders as (
     from marts.spend_summary_by_member
     where dimension_rank = 1
     group by account
-),
-
-accounts as (
-    select
-        account,
-        keys.account is not null or len($accounts) = 0 as has_key,
-        runway.* exclude (account, spend_7d_usd, spend_30d_usd),
-        readings.* exclude (account),
-        spend.* exclude (account),
-        spenders,
-        purchase,
-        outlook,
-        if(readings.is_unused, 'unused', coalesce(runway.status, 'unread')) as state
-    from marts.credits_runway as runway
-    full join marts.spend_summary as spend using (account)
-    full join keys using (account)
-    left join readings using (account)
-    left join spenders using (account)
-    left join (from marts.topup_plan where is_advised) as purchase using (account)
-    left join marts.month_outlook as outlook using (account)
 )
 
-select * exclude (state)
-from accounts
-order by
-    not has_key,
-    state <> 'exhausted',
-    if(state = 'unused', null, run_out_p50) nulls last,
-    if(state = 'unused', null, run_out_p10) nulls last,
-    list_position(['exhausted', 'ok', 'accumulating', 'idle', 'unused', 'unread'], state),
-    account
+select
+    account,
+    keys.account is not null or len($accounts) = 0 as has_key,
+    runway.* exclude (account, spend_7d_usd, spend_30d_usd),
+    spend.* exclude (account),
+    spenders,
+    purchase,
+    outlook
+from marts.credits_runway as runway
+full join marts.spend_summary as spend using (account)
+full join keys using (account)
+left join spenders using (account)
+left join (from marts.topup_plan where is_advised) as purchase using (account)
+left join marts.month_outlook as outlook using (account)
+order by not has_key, urgency nulls last, account

@@ -116,45 +116,61 @@ words as (
         ) as movement
     from answers
     left join causes using (account)
+),
+
+runways as (
+    select
+        account,
+        as_of,
+        status,
+        is_early,
+        balance_usd,
+        spend_7d_usd,
+        spend_30d_usd,
+        expected_daily_spend_usd
+        {%- for quantile in quantiles %},
+        days_left_{{ quantile }}
+        {%- endfor %}
+        {%- for quantile in quantiles %},
+        close_date + cast(days_left_{{ quantile }} as integer) as run_out_{{ quantile }}
+        {%- endfor %},
+        probability_7d,
+        probability_30d,
+        history_days,
+        imputed_days,
+        if(status = 'ok', 'fuel_gauge', null) as method,
+        calibration_80,
+        case
+            when is_unused then
+                'No credits were ever bought or spent, so there is nothing to forecast until the first are bought.'
+            when status = 'exhausted' then 'The credits are used up: the balance is ' || balance_words || '.'
+            when status = 'idle' then
+                'Nothing was spent in the last {{ var('idle_days') }} days, so the ' || balance_words
+                || ' will last until spending starts again.'
+            when history_days < {{ var('runway_min_days') }} or days_with_spend < {{ var('runway_min_days_with_spend') }} then
+                'A date needs {{ var('runway_min_days') }} complete days, {{ var('runway_min_days_with_spend') }} of them with '
+                || 'spend; known so far: ' || history_days || ', ' || days_with_spend || ' with spend.'
+            when status = 'accumulating' then
+                'Nothing was spent on the ' || recent_days || ' of the last {{ var('idle_days') }} days that are known: there is '
+                || 'no date until something is spent.'
+            else
+                'At about ' || expected_daily_words || ' a day, ' || balance_words || ' will ' || outcome
+                || coalesce(movement, '') || '.'
+        end as explanation,
+        is_unused
+    from words
 )
 
 select
-    account,
-    as_of,
-    status,
-    is_early,
-    balance_usd,
-    spend_7d_usd,
-    spend_30d_usd,
-    expected_daily_spend_usd
-    {%- for quantile in quantiles %},
-    days_left_{{ quantile }}
-    {%- endfor %}
-    {%- for quantile in quantiles %},
-    close_date + cast(days_left_{{ quantile }} as integer) as run_out_{{ quantile }}
-    {%- endfor %},
-    probability_7d,
-    probability_30d,
-    history_days,
-    imputed_days,
-    if(status = 'ok', 'fuel_gauge', null) as method,
-    calibration_80,
-    case
-        when is_unused then
-            'No credits were ever bought or spent, so there is nothing to forecast until the first are bought.'
-        when status = 'exhausted' then 'The credits are used up: the balance is ' || balance_words || '.'
-        when status = 'idle' then
-            'Nothing was spent in the last {{ var('idle_days') }} days, so the ' || balance_words
-            || ' will last until spending starts again.'
-        when history_days < {{ var('runway_min_days') }} or days_with_spend < {{ var('runway_min_days_with_spend') }} then
-            'A date needs {{ var('runway_min_days') }} complete days, {{ var('runway_min_days_with_spend') }} of them with '
-            || 'spend; known so far: ' || history_days || ', ' || days_with_spend || ' with spend.'
-        when status = 'accumulating' then
-            'Nothing was spent on the ' || recent_days || ' of the last {{ var('idle_days') }} days that are known: there is '
-            || 'no date until something is spent.'
-        else
-            'At about ' || expected_daily_words || ' a day, ' || balance_words || ' will ' || outcome
-            || coalesce(movement, '') || '.'
-    end as explanation
-from words
+    *,
+    -- Used up, then by run-out date, then those without one, of which the unused are the last.
+    row_number() over (
+        order by
+            status <> 'exhausted' or is_unused,
+            if(is_unused, null, run_out_p50) nulls last,
+            if(is_unused, null, run_out_p10) nulls last,
+            list_position(['ok', 'accumulating', 'idle', 'exhausted'], status),
+            account
+    ) as urgency
+from runways
 order by account
