@@ -1,6 +1,7 @@
--- One row per account with a key, the nearest run-out first, with what the weekly digest says of it: the week beside the one
+-- One row per account with a key, the most urgent first, with what the weekly digest says of it: the week beside the one
 -- before, the two keys (without a breakdown by key, models) whose spend moved most, when credits run out and what a week
 -- ago was thought, the month, what to buy. Quiet: about the same spend, credits for a month, the budget in no danger.
+-- And the titles of the alerts that stand or are new since $since, of other things than the digest itself says.
 
 with keys as (
     select account, member as name, spend_7d_usd - before_7d_usd as moved_usd
@@ -45,10 +46,20 @@ purchases as (
     inner join marts.credits_runway as runway using (account)
     where events.kind = 'top_up' and events.event_at_latest > runway.as_of - interval 7 days
     group by events.account
+),
+
+alerts as (
+    select title, due_at, list_position($urgency, kind) as place
+    from ops.alerts_sent
+    where cleared_at is null
+        and kind not in ('exhausted', 'run_out', 'digest')
+        and (not list_contains($past, kind) or due_at >= $since)
+    qualify row_number() over (partition by alert_key order by due_at desc, channel) = 1
 )
 
 select
     runway.*,
+    (select list(replace(title, '[SIMULATED] ', '') order by place, due_at)[:5] from alerts) as alerts,
     summary.before_7d_usd,
     summary.unknown_days_7d,
     summary.unknown_days_before_7d,
@@ -72,4 +83,4 @@ left join marts.runway_history as history
 left join marts.month_outlook as outlook on runway.account = outlook.account
 left join marts.topup_plan as purchase on runway.account = purchase.account and purchase.is_advised
 where list_contains($accounts, runway.account)
-order by runway.run_out_p50 nulls last, runway.run_out_p10 nulls last, runway.account
+order by runway.urgency

@@ -8,12 +8,16 @@ losing it. Instants are UTC without a zone, as tables hold them.
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from datetime import date, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from credits_pipeline import clock
+from credits_pipeline.warehouse import fetch_dicts
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
+
+FOLDER: Final = Path(__file__).parent
 
 URGENCY: Final = (
     *("exhausted", "topup_overdue", "run_out", "key_limit", "budget", "run_failed", "stale", "spend"),
@@ -50,41 +54,23 @@ class Alert:
     """Recorded, not sent: the alert for a nearer threshold covers it."""
 
 
-# The fields that are columns of the same name, in the order of the fields.
+# The fields that are columns of the same name.
 COLUMNS = tuple(field.name for field in fields(Alert) if field.name not in {"key", "is_superseded"})
 
 
 def active(con: "Connection") -> list[Alert]:
-    """Alerts that became due earlier and whose cause is not gone; of each its newest record."""
-    newest = "qualify row_number() over (partition by alert_key order by due_at desc, channel) = 1"
-    return [alert for _, alert in _alerts(con, f"cleared_at is null {newest} order by alert_key")]
+    """Alerts that became due earlier and whose cause is not gone."""
+    return [_alert(row) for row in fetch_dicts(con, FOLDER / "active.sql")]
 
 
 def pending(con: "Connection", accounts: Sequence[str]) -> list[tuple[str, Alert]]:
-    """What channels (by fingerprint) have not accepted yet, the most urgent first.
-
-    For `accounts`, those that still have a key; of one account's credits only the nearest: used up, else the nearest
-    threshold.
-    """
-    still_wanted = """
-        sent_at is null and cleared_at is null
-        and (not list_contains($past, kind) or due_at >= $since)
-        and (account is null or list_contains($accounts, account))
-        and not exists (
-            select 1 from ops.alerts_sent nearer
-            where nearer.account = a.account and a.kind = 'run_out' and nearer.cleared_at is null
-                and (nearer.kind = 'exhausted' or nearer.kind = 'run_out' and nearer.threshold_days < a.threshold_days)
-        )
-        order by list_position($urgency, kind), run_out_p50 nulls last, due_at, a.rowid
-    """
-    values = {"since": now() - RETRY_FOR, "past": list(PAST_EVENTS), "accounts": list(accounts)}
-    return _alerts(con, still_wanted, values | {"urgency": list(URGENCY)})
+    """What channels (by fingerprint) have not accepted yet, the most urgent first, for `accounts` that have a key."""
+    asked = {"since": now() - RETRY_FOR, "past": list(PAST_EVENTS), "accounts": accounts, "urgency": list(URGENCY)}
+    return [(row["channel"], _alert(row)) for row in fetch_dicts(con, FOLDER / "pending.sql", asked)]
 
 
-def _alerts(con: "Connection", where: str, values: Any = None) -> list[tuple[str, Alert]]:
-    columns = ", ".join(["channel", "alert_key as key", *COLUMNS])
-    rows = con.execute(f"select {columns} from ops.alerts_sent a where {where}", values).fetchall()
-    return [(channel, Alert(*row)) for channel, *row in rows]
+def _alert(row: dict[str, Any]) -> Alert:
+    return Alert(row["alert_key"], **{name: row[name] for name in COLUMNS})
 
 
 def record(con: "Connection", due: Sequence[Alert], channels: Sequence[str]) -> None:
@@ -93,8 +79,8 @@ def record(con: "Connection", due: Sequence[Alert], channels: Sequence[str]) -> 
         row = {name: getattr(alert, name) for name in COLUMNS} | {"alert_key": alert.key, "due_at": now()}
         for channel in [SUPERSEDED] if alert.is_superseded else channels:
             row |= {"channel": channel, "sent_at": now() if channel in (LOG, SUPERSEDED) else None}
-            names, marks = ", ".join(row), ", ".join(f"${name}" for name in row)
-            con.execute(f"insert into ops.alerts_sent ({names}) values ({marks})", row)
+            marks = ", ".join(f"${name} as {name}" for name in row)
+            con.execute(f"insert into ops.alerts_sent by name select {marks}", row)
 
 
 def clear(con: "Connection", keys: Collection[str]) -> None:

@@ -4,22 +4,17 @@ The sentences stand in `messages.txt.j2`. Names and errors come from outside. In
 a link or pretend to be another line, so they are shown on one line, without the characters that chats interpret.
 """
 
-import functools
 import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
-
-import jinja2
 
 from credits_pipeline import wording
 
-TOP_UP_PAGE = "https://openrouter.ai/settings/credits"
-KEYS_PAGE = "https://openrouter.ai/settings/keys"
+TEMPLATE = Path(__file__).with_name("messages.txt.j2")
 SIMULATED = "SIMULATED"
 
-# About as much of one sentence as people read on a phone.
-LONGEST_SENTENCE = 400
 # Alerts shown in full in one message; of the rest only the titles, so that the message stays readable.
 MOST_IN_FULL, MOST_TITLES = 3, 20
 
@@ -30,7 +25,7 @@ _FOREIGN_LINK = re.compile(r"(?<!https)://|://(?!openrouter\.ai/)", re.IGNORECAS
 
 def message(kind: str, *facts: Any) -> tuple[str, str]:
     """Title and body of an alert of `kind`, one of the macros of `messages.txt.j2`, from what that macro takes."""
-    text = str(getattr(_template().module, kind)(*facts))
+    text = str(getattr(wording.template(TEMPLATE, shown, sentence, when, capital).module, kind)(*facts))
     title, _, body = re.sub(r"\n+", "\n", re.sub(r"\n* +", " ", text).replace(" \n", "\n")).strip().partition("\n")
     return title, body
 
@@ -62,7 +57,7 @@ def shown(text: object, *, longest: int = wording.LONGEST_NAME) -> str:
 
 
 def sentence(text: object) -> str:
-    return shown(text, longest=LONGEST_SENTENCE)
+    return shown(text, longest=wording.LONGEST_SENTENCE)
 
 
 def capital(text: str) -> str:
@@ -74,19 +69,3 @@ def when(runway: Mapping[str, Any]) -> str:
     first = runway["run_out_p10"]
     soon = first is None or first <= runway["as_of"].date() + timedelta(days=1)
     return "now" if soon else f"before {wording.day(first)}"
-
-
-@functools.cache
-def _template() -> jinja2.Template:
-    env = jinja2.Environment(  # noqa: S701  # plain text: there is nothing to escape
-        loader=jinja2.PackageLoader("credits_pipeline", "alerts"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    names = ("usd", "day", "instant", "month", "percent", "to_buy", "month_so_far")
-    env.filters |= {name: getattr(wording, name) for name in names}
-    env.filters |= {f.__name__: f for f in (shown, sentence, when, capital)}
-    env.globals |= {name: getattr(wording, name) for name in ("answer", "change", "of_days")}
-    env.globals |= {"TOP_UP_PAGE": TOP_UP_PAGE, "KEYS_PAGE": KEYS_PAGE, "MOST_IN_FULL": MOST_IN_FULL}
-    return env.get_template("messages.txt.j2")

@@ -19,7 +19,8 @@ from credits_pipeline.alerts.memory import Alert
 from credits_pipeline.alerts.messages import message
 from credits_pipeline.alerts.notify import Detector, notify, send_without_memory
 from credits_pipeline.errors import CreditsError
-from credits_pipeline.launch import end_dead_runs, reason
+from credits_pipeline.launch.instance import end_dead_runs
+from credits_pipeline.launch.runs import reason
 from credits_pipeline.warehouse import Tables, open_warehouse
 
 if TYPE_CHECKING:
@@ -34,23 +35,23 @@ STALE_EVERY_S: Final = 600
 DEAD_EVERY_S: Final = 60
 """How long other runs wait for one whose process is gone."""
 MOST_REASONS: Final = 5
-"""Failed steps and checks named in one message: the first is usually the cause, the others its consequences."""
+"""Failed steps named in one message: the first is usually the cause, the others its consequences."""
 
 
 @dg.run_failure_sensor(
     name="run_failure",
     default_status=dg.DefaultSensorStatus.RUNNING,
     monitor_all_code_locations=True,  # a run from the command line belongs to none
-    description="Sends an alert for a run that failed, whatever the job and whoever started it, with the failed steps "
-    "and blocking checks; of a run that Dagster tries again, once the last try has failed. A job that fails again for "
-    "the same reason is reported once a day until it has succeeded.",
+    description="Sends an alert for a run that failed, whatever the job and whoever started it, with what its failed "
+    "steps said; of a run that Dagster tries again, once the last try has failed. A job that fails again for the same "
+    "reason is reported once a day until it has succeeded.",
 )
 def run_failure(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
-    settings, instance = config.current(), context.instance
-    failed = instance.get_run_by_id(context.dagster_run.run_id) or context.dagster_run
-    if context.repository_def and not belongs_to(failed, context.repository_def):
+    instance = context.instance
+    run = instance.get_run_by_id(context.dagster_run.run_id) or context.dagster_run
+    if context.repository_def and not belongs_to(run, context.repository_def):
         return dg.SkipReason("a run of another project that shares this DAGSTER_HOME")
-    if failed.tags.get("dagster/will_retry") == "true":
+    if run.tags.get("dagster/will_retry") == "true":
         return dg.SkipReason("Dagster tries this run again: only the last try is reported")
     alert = failure_alert(context)
 
@@ -58,10 +59,10 @@ def run_failure(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
         resolved = (a.key for a in active if a.kind == "run_failed" and is_resolved(instance, a))
         return Changes((alert,), frozenset(resolved))
 
-    if error := look(settings, detect, context.log, run_id=failed.run_id):
+    if error := look(detect, context.log, run_id=run.run_id):
         # A full disk or a damaged warehouse may be why the run failed: this alert then matters most.
         context.log.warning(f"this alert is not remembered: {error}")
-        send_without_memory(settings, alert, log=context.log)
+        send_without_memory(config.current(), alert, log=context.log)
     return None
 
 
@@ -73,10 +74,8 @@ def run_failure(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
     "daily one), and no more until there is a new one. Also retries alerts that a channel did not accept.",
 )
 def stale_data(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-    settings = config.current()
-    watched = json.loads(context.cursor) if context.cursor else {}
+    settings, watched = config.current(), json.loads(context.cursor or "{}")
     limit, old = settings.stale_after, list[str]()
-    hours = f"{limit / timedelta(hours=1):g} hours"
     try:
         parts = open_warehouse(settings, lock_timeout_s=LOCK_WAIT_S).each(Tables.read_at)
     except (CreditsError, OSError) as failed:
@@ -88,9 +87,10 @@ def stale_data(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         old.extend(str(alert.account) for alert in found.due)
         return found
 
-    if error := look(settings, detect, context.log):
+    if error := look(detect, context.log):
         return dg.SkipReason(f"could not look: {error}")
     context.update_cursor(json.dumps(watched))
+    hours = f"{limit / timedelta(hours=1):g} hours"
     late = f"no new reading for {hours}: {', '.join(old)}"
     return dg.SkipReason(late if old else f"every account with a key was read within the last {hours}")
 
@@ -110,10 +110,9 @@ def dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
 SENSORS = [run_failure, stale_data, dead_runs]
 
 
-def look(
-    settings: config.Settings, detect: Detector, log: logging.Logger, run_id: str | None = None
-) -> Exception | None:
+def look(detect: Detector, log: logging.Logger, run_id: str | None = None) -> Exception | None:
     """One pass of the alerts; the error where the warehouse or its folder cannot be used now."""
+    settings = config.current()
     try:
         notify(settings, open_warehouse(settings, lock_timeout_s=LOCK_WAIT_S), detect, run_id=run_id, log=log)
     except (CreditsError, OSError) as error:
@@ -133,7 +132,6 @@ def failure_alert(context: dg.RunFailureSensorContext) -> Alert:
     run, events = context.dagster_run, context.get_step_failure_events()
     reasons = [f"{event.step_key}: {first_line(reason(event))}" for event in events]
     reasons = (reasons or [first_line(context.failure_event.message or "no reason given")])[:MOST_REASONS]
-    reasons += failed_checks(context.instance, run.run_id, told=reasons)[:MOST_REASONS]
     record = context.instance.get_run_record_by_id(run.run_id)
     at = datetime.fromtimestamp(record.end_time, UTC) if record and record.end_time else clock.now()
     # The same for the same reasons, whatever days, counts and run ids they name.
@@ -149,22 +147,6 @@ def what_ran(run: dg.DagsterRun) -> str:
     return ", ".join(sorted(key.to_user_string() for key in run.asset_selection or ())) or "assets"
 
 
-def failed_checks(instance: dg.DagsterInstance, run_id: str, told: Sequence[str]) -> list[str]:
-    """The checks of a run that failed as errors, each with its failing rows and what `told` does not say yet."""
-    found = []
-    events = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records
-    for check in (event.event_log_entry.asset_check_evaluation for event in events):
-        if check and not check.passed and check.severity == dg.AssetCheckSeverity.ERROR:
-            rows, plain = check.metadata.get("failing_rows"), check.metadata.get("reason")
-            why = first_line(str(plain.value) if plain else check.description or "")  # that one is Markdown
-            is_news = bool(why) and not any(why in reason for reason in told)
-            counted, because = f" ({rows.value} rows)" if rows else "", f": {why}" if is_news else ""
-            if counted or because:
-                name = f"check {check.check_name} of {check.asset_key.to_user_string()}"
-                found.append(f"{name} failed{counted}{because}")
-    return found
-
-
 def is_resolved(instance: dg.DagsterInstance, alert: Alert) -> bool:
     """Whether a reported failure may be reported again: a day later, or when its job has succeeded since."""
     told_at = alert.due_at.replace(tzinfo=UTC) if alert.due_at else clock.now()
@@ -175,4 +157,4 @@ def is_resolved(instance: dg.DagsterInstance, alert: Alert) -> bool:
 
 
 def first_line(text: str) -> str:
-    return next((line.strip() for line in text.splitlines() if line.strip()), "")
+    return next(iter(text.strip().splitlines()), "")

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from credits_pipeline import config
-from credits_pipeline.alerts.digest import by_week
+from credits_pipeline.alerts.due import by_week
 from credits_pipeline.alerts.notify import notify
 from credits_pipeline.warehouse import AnyWarehouse
 

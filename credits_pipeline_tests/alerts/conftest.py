@@ -21,7 +21,7 @@ NOW = datetime(2026, 6, 17, 0, 5, tzinfo=UTC)
 LOG = logging.getLogger("credits_pipeline_tests.alerts")
 
 MARTS = (
-    *("credits_runway", "spend_summary", "credit_events", "credits_readings", "unusual_spend", "key_limits"),
+    *("credits_runway", "spend_summary", "credit_events", "unusual_spend", "key_limits"),
     *("month_outlook", "daily_spend_by_model", "daily_spend_by_key", "topup_plan", "topup_outlook", "credit_lots"),
     *("daily_spend", "spend_summary_by_member", "runway_history"),
 )
@@ -39,10 +39,6 @@ class World:
         self.data_dir = data_dir
         with self.warehouse.writing("making the marts of a test") as con:
             create_marts(con, *MARTS)
-            con.execute(
-                "insert into marts.credits_readings by name select unnest(['default', 'acme']) as account,"
-                " timestamp '2026-01-01' as observed_at, 1 as total_credits, 1 as total_usage, 0 as balance_usd"
-            )
 
     @property
     def warehouse(self) -> Warehouse:
@@ -67,16 +63,11 @@ class World:
             "run_out_p10": until and until - timedelta(days=1), "run_out_p50": until,
             "run_out_p90": until and until + timedelta(days=3), "probability_7d": 0.63, "probability_30d": 0.995,
             "history_days": 200, "calibration_80": 0.78,
-            "explanation": "The date moved 2 days nearer: spend was above expectation.", **columns,
+            "explanation": "The date moved 2 days nearer: spend was above expectation.",
+            "is_unused": False, "urgency": left, **columns,
         }  # fmt: skip
         self.execute("delete from marts.credits_runway where account = $account", account=account)
         self.insert("credits_runway", row)
-
-    def reading(self, credits_usd: str, usage_usd: str, account: str = "default") -> None:
-        """At the present instant."""
-        row = {"account": account, "observed_at": clock.now().replace(tzinfo=None), "total_credits": credits_usd}
-        balance = Decimal(credits_usd) - Decimal(usage_usd)
-        self.insert("credits_readings", row | {"total_usage": usage_usd, "balance_usd": balance})
 
     def top_up(self, account: str = "default") -> None:
         """Seen by the reading of the present instant."""

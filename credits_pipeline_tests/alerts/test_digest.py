@@ -7,7 +7,7 @@ from decimal import Decimal
 import dagster as dg
 
 from credits_pipeline import clock, config
-from credits_pipeline.alerts.digest import by_week
+from credits_pipeline.alerts.due import by_week
 from credits_pipeline.defs import weekly_digest
 from credits_pipeline_tests.alerts.conftest import DAY, World
 from credits_pipeline_tests.receiver import Receiver

@@ -156,11 +156,9 @@ def test_where_nothing_can_be_planned_at_least_the_debt_is_named(world: World) -
 
 def test_an_account_that_never_bought_or_spent_anything_is_no_alarm(world: World) -> None:
     world.env["OPENROUTER_API_KEY_NEW"] = "sk-or-v1-new"
-    world.reading("0", "0", "new")
-    world.runway(0, "new", status="exhausted", balance_usd=Decimal(0), expected_daily_spend_usd=None)
-    assert world.due() == []
-    world.reading("0", "0.01", "new")
-    assert world.due() == ["exhausted/new"]
+    for is_unused, due in ((True, []), (False, ["exhausted/new"])):
+        world.runway(0, "new", status="exhausted", balance_usd=Decimal(0), is_unused=is_unused)
+        assert world.due() == due
 
 
 def test_days_that_are_not_known_are_said_beside_the_sums(world: World) -> None:

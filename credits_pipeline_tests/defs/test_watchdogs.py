@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import pytest
@@ -78,36 +77,16 @@ def readings() -> None:
         raise dg.Failure(mood["reason"], allow_retries=False)
 
 
-@dg.asset(check_specs=[dg.AssetCheckSpec("sums_up", asset="spend", blocking=True)])
-def spend() -> Iterator[Any]:
-    yield dg.AssetCheckResult(
-        asset_key="spend",
-        check_name="sums_up",
-        passed=False,
-        description="2 days of <b>acme</b> do not sum up",
-        metadata={"failing_rows": 2},
-    )
-    raise dg.Failure("the tables were not rebuilt", allow_retries=False)
-
-
-@dg.asset(check_specs=[dg.AssetCheckSpec("agrees", asset="told_twice", blocking=True)])
-def told_twice() -> Iterator[Any]:
-    yield dg.AssetCheckResult(asset_key="told_twice", check_name="agrees", passed=False, description="3 is not 4")
-    raise dg.Failure("nothing was changed, because 3 is not 4", allow_retries=False)
-
-
 @dg.asset
 def careless() -> None:
     raise ValueError("no such day: 2026-02-30\nsecond line")
 
 
 JOBS = dg.Definitions(
-    assets=[readings, spend, told_twice, careless],
+    assets=[readings, careless],
     jobs=[
         dg.define_asset_job("daily", selection=[readings]),
         dg.define_asset_job("weekly", selection=[readings]),
-        dg.define_asset_job("sql", selection=[spend]),
-        dg.define_asset_job("twice", selection=[told_twice]),
         dg.define_asset_job("careless_job", selection=[careless]),
     ],
 )
@@ -145,19 +124,6 @@ def test_a_failed_run_is_reported_with_the_job_and_the_sentence_of_the_failed_st
     report("daily")
     assert told.titles == ["The run of daily failed"]
     assert "- readings: the key of acme was rejected (401): make a new one" in told.bodies[0]
-
-
-def test_a_failed_blocking_check_is_reported_with_how_many_rows_it_found(report: Report, told: Told) -> None:
-    report("sql")
-    (said,) = told.bodies
-    assert "- spend: the tables were not rebuilt" in said
-    assert "- check sums_up of spend failed (2 rows): 2 days of ‹b›acme‹/b› do not sum up" in said
-
-
-def test_what_a_step_and_its_check_both_say_is_told_once(report: Report, told: Told) -> None:
-    report("twice")
-    (said,) = told.bodies
-    assert said.count("3 is not 4") == 1
 
 
 def test_of_an_exception_the_first_line_is_told_and_no_traceback(report: Report, told: Told) -> None:
