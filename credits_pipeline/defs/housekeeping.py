@@ -15,7 +15,7 @@ from typing import Final
 import dagster as dg
 
 from credits_pipeline import clock
-from credits_pipeline.launch import is_ours
+from credits_pipeline.launch.instance import is_ours
 
 LOGS_KEPT: Final = timedelta(days=60)
 """Events and output of a run: for looking into what went wrong, which is done soon or never."""

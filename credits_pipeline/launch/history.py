@@ -6,7 +6,6 @@ a write-ahead log `synchronous = normal` is safe from corruption; a power cut ma
 a reading: those are in DuckDB. Without these lines in dagster.yaml Dagster reads and writes the same files.
 """
 
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,9 +16,7 @@ import sqlalchemy as sa
 from dagster._core.storage.event_log import SqlEventLogStorageTable, SqliteEventLogStorage
 from dagster._serdes import ConfigurableClassData
 
-MOST_FILES_HELD: Final = 8
-"""A run writes to two: its own events, and the index of all runs. A web server and housekeeping look at many."""
-
+INDEX: Final = "index"
 BUSY_TIMEOUT_S: Final = 30
 """How long Dagster itself waits for a file that another process writes to."""
 
@@ -28,7 +25,7 @@ class EventLog(SqliteEventLogStorage):
     """`event_log_storage` of dagster.yaml; `base_dir` is DAGSTER_HOME."""
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
-        self._held: OrderedDict[str, sa.Engine] = OrderedDict()
+        self._held: dict[str, sa.Engine] = {}  # the index of all runs, and the events of one
         self._held_lock = Lock()
         super().__init__(base_dir, inst_data)
 
@@ -51,7 +48,7 @@ class EventLog(SqliteEventLogStorage):
 
     @contextmanager
     def index_connection(self) -> Iterator[sa.Connection]:
-        with self._engine("index").begin() as connection:
+        with self._engine(INDEX).begin() as connection:
             yield connection
 
     def delete_events(self, run_id: str) -> None:
@@ -59,7 +56,7 @@ class EventLog(SqliteEventLogStorage):
         super().delete_events(run_id)
         with self.index_connection() as connection:
             connection.execute(sa.text("delete from asset_check_executions where run_id = :run_id"), {"run_id": run_id})
-        self._close(run_id)
+        self._engine(run_id).dispose()
         for suffix in ("", "-wal", "-shm"):
             Path(self.path_for_shard(run_id) + suffix).unlink(missing_ok=True)
 
@@ -78,30 +75,24 @@ class EventLog(SqliteEventLogStorage):
         return removed > 0
 
     def dispose(self) -> None:
-        for shard in tuple(self._held):
-            self._close(shard)
+        for engine in self._held.values():
+            engine.dispose()
         super().dispose()
 
     def _engine(self, shard: str) -> sa.Engine:
         with self._held_lock:
             if shard not in self._held:
+                for other in self._held.keys() - {INDEX}:
+                    self._held.pop(other).dispose()
                 url, options = self.conn_string_for_shard(shard), {"timeout": BUSY_TIMEOUT_S}
                 engine = sa.create_engine(url, connect_args=options)
                 sa.event.listen(engine, "connect", lose_nothing_but_the_last_events)
                 with engine.connect() as connection:  # if another program holds the file: Dagster would wait ten times
                     connection.execute(sa.text("select count(*) from sqlite_master"))
-                with super().index_connection() if shard == "index" else super().run_connection(shard):
+                with super().index_connection() if shard == INDEX else super().run_connection(shard):
                     pass  # makes the tables
                 self._held[shard] = engine
-                if len(self._held) > MOST_FILES_HELD:
-                    self._held.popitem(last=False)[1].dispose()
-            self._held.move_to_end(shard)
             return self._held[shard]
-
-    def _close(self, shard: str) -> None:
-        with self._held_lock:
-            if engine := self._held.pop(shard, None):
-                engine.dispose()
 
 
 def lose_nothing_but_the_last_events(connection: Any, _: object) -> None:

@@ -1,13 +1,14 @@
 """Our Dagster instance: where its history is, with which settings, which runs are ours, and which of them are dead."""
 
 import atexit
+import errno
 import os
 import socket
+import sqlite3
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from hashlib import sha256
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,16 +18,17 @@ import yaml
 from dagster_shared.check import CheckError
 
 from credits_pipeline import config, files
-from credits_pipeline.launch.storage_errors import in_sentences
+from credits_pipeline.errors import CreditsError
 
 # On a run: the file that the process which does it holds locked.
 PROCESS_TAG = "credits_pipeline/process"
 
 JOBS = frozenset({"daily_credits", "backfill_history", "rebuild", "weekly_digest", "housekeeping"})
 
+# What the operating system says where there is no room or no permission; anything else is a bug.
+NOT_WRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
+
 INSTANCE_SETTINGS = Path(__file__).with_name("dagster.yaml")
-# The dagster.yaml of the first release (SHA-256): where nobody has changed it, it is brought up to date.
-EARLIER_SETTINGS = {"58344885efe406e1c4f1b5b07a9bcadb724a5bf000d3c4b5feef924522682931"}
 
 
 def dagster_home(settings: config.Settings) -> Path:
@@ -40,8 +42,7 @@ def dagster_home(settings: config.Settings) -> Path:
             f"Dagster cannot keep its history in {home}: set DAGSTER_HOME to a path without ? % * [ and ]"
         )
     files.make_directory(home)
-    own = home / "dagster.yaml"
-    if not own.exists() or sha256(own.read_bytes()).hexdigest() in EARLIER_SETTINGS:
+    if not (own := home / "dagster.yaml").exists():
         files.write(own, INSTANCE_SETTINGS.read_text(encoding="utf-8"))
     os.environ["DAGSTER_HOME"] = str(home)
     return home
@@ -81,16 +82,12 @@ def tag_with_process(context: dg.InitResourceContext) -> None:
 @cache
 def sign_of_life(home: Path, pid: int) -> str:
     """The name of a file in `home` that this process holds locked until it ends, in whatever way and container."""
-    name = f"{socket.gethostname()}-{pid}-{uuid4().hex[:8]}"
-    lock = filelock.FileLock(processes(home) / name, timeout=5, mode=0o600)
+    file = processes(home) / f"{socket.gethostname()}-{pid}-{uuid4().hex[:8]}"
+    lock = filelock.FileLock(file, timeout=5, mode=0o600)
     lock.acquire()
-
-    @atexit.register
-    def ended() -> None:
-        (processes(home) / name).unlink(missing_ok=True)
-        lock.release()
-
-    return name
+    atexit.register(lock.release)
+    atexit.register(file.unlink, missing_ok=True)  # before that
+    return file.name
 
 
 def processes(home: Path) -> Path:
@@ -121,3 +118,38 @@ def is_free(lock: Path) -> bool:
             return True
     except (filelock.Timeout, OSError):
         return False
+
+
+class HistoryLocked(CreditsError):
+    """Another program holds Dagster's history; readings can be taken without it."""
+
+
+@contextmanager
+def in_sentences() -> Iterator[None]:
+    """Raise CreditsError for an error of Dagster's history, or of the disk that it is on; let others through."""
+    try:
+        yield
+    except Exception as error:
+        from sqlalchemy.exc import DBAPIError
+
+        if isinstance(error, (sqlite3.Error, DBAPIError)) or getattr(error, "errno", None) in NOT_WRITABLE:
+            raise sentence(error) from error
+        raise
+
+
+def sentence(error: Exception) -> CreditsError:
+    place = getattr(error, "filename", None) or os.environ.get("DAGSTER_HOME", "the data directory")
+    said = getattr(error, "strerror", None) or str(getattr(error, "orig", error))
+    if "is locked" in said:
+        return HistoryLocked(
+            f"Dagster's history in {place} is held by another program (a backup, a browser of databases): close that,"
+            " then run this again"
+        )
+    if "not a database" in said or "malformed" in said:
+        return CreditsError(
+            f"Dagster's history in {place} is damaged ({said}): move that folder away, then run this again (it holds"
+            " only runs, no readings and no figures)"
+        )
+    return CreditsError(
+        f"{place} cannot be written ({said}): free some space or make it writable for this user, then run this again"
+    )

@@ -247,7 +247,7 @@ def test_a_second_ui_and_a_taken_port_are_refused_in_one_line(
         taken.listen()
         assert main(["dev", "--port", f"{taken.getsockname()[1]}"]) == 1
     assert "is taken by another program: name a free one" in capsys.readouterr().err
-    home = launch.dagster_home(config.current())
+    home = launch.instance.dagster_home(config.current())
     with filelock.FileLock(home / "dev.lock"):
         assert main(["dev"]) == 1
     assert f"a Dagster UI is already running on {home}" in capsys.readouterr().err
@@ -302,23 +302,6 @@ def test_a_history_that_another_program_holds_costs_no_reading(
     assert "is held by another program" in said
     assert "free some space" not in said
     assert Warehouse(config.current().warehouse_path).newest_reading("default") is not None
-
-
-def test_the_dagster_yaml_of_the_first_release_is_brought_up_to_date_unless_somebody_changed_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CREDITS_DATA_DIR", str(tmp_path))
-    file = launch.dagster_home(config.current()) / "dagster.yaml"
-    ours = file.read_bytes()
-    first = (Path(__file__).parent.parent / "fixtures" / "first-release-dagster.yaml").read_bytes()
-    file.write_bytes(first)
-    launch.dagster_home(config.current())
-    assert file.read_bytes() == ours
-    changed = first.replace(b"purge_after_days: 90", b"purge_after_days: 30")
-    file.write_bytes(changed)
-    with launch.open_instance(config.current()) as instance:
-        assert instance.get_runs() == [], "it goes on working"
-    assert file.read_bytes() == changed
 
 
 def test_paths_on_the_command_line_may_begin_with_a_tilde(

@@ -141,7 +141,7 @@ def test_every_job_is_known_as_ours_where_projects_share_a_history() -> None:
     from credits_pipeline.definitions import defs
 
     named = {job.name for job in defs.get_repository_def().get_all_jobs()}
-    assert {name for name in named if not name.startswith("__")} == launch.JOBS
+    assert {name for name in named if not name.startswith("__")} == launch.instance.JOBS
 
 
 def test_dg_and_workspace_yaml_lead_to_the_same_definitions() -> None:

@@ -269,7 +269,7 @@ def test_nothing_is_rebuilt_while_a_backfill_from_the_ui_goes_on(
 
 def test_a_rebuild_that_fails_is_tried_twice_more() -> None:
     assert schedules.rebuild_after_manual_changes.run_tags["dagster/max_retries"] == "2"
-    settings = yaml.safe_load(launch.INSTANCE_SETTINGS.read_text(encoding="utf-8"))
+    settings = yaml.safe_load(launch.instance.INSTANCE_SETTINGS.read_text(encoding="utf-8"))
     assert settings["run_retries"] == {"enabled": True, "max_retries": 0}
 
 

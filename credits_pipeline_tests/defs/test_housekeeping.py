@@ -83,7 +83,7 @@ def test_logs_go_after_two_months_runs_after_more_than_the_api_remembers_and_no_
                 [small],
                 partition_key=f"{at:%Y-%m-%d}",
                 instance=instance,
-                tags={launch.PROCESS_TAG: "here/1"},
+                tags={launch.instance.PROCESS_TAG: "here/1"},
             ).run_id
             happened(home, runs[name], at)
         assert housekeeping.sweep(instance) == housekeeping.Swept(runs=1, logs=2)
@@ -109,7 +109,10 @@ def test_of_hundreds_of_runs_a_day_the_newest_are_kept_whole_and_one_per_day_bef
         for minutes, day in enumerate(["15", "15", "16", "16", "16", "17", "17"]):
             runs.append(
                 dg.materialize(
-                    [small], partition_key=f"2026-06-{day}", instance=instance, tags={launch.PROCESS_TAG: "here"}
+                    [small],
+                    partition_key=f"2026-06-{day}",
+                    instance=instance,
+                    tags={launch.instance.PROCESS_TAG: "here"},
                 ).run_id
             )
             happened(home, runs[-1], now - timedelta(minutes=60 - minutes))
@@ -255,7 +258,7 @@ def test_a_year_of_schedules_and_sensors_leaves_bounded_files_and_memory(
     monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setattr(tempfile, "tempdir", None)
     settings = config.current()
-    launch.dagster_home(settings)
+    launch.instance.dagster_home(settings)
     with (home / "dagster.yaml").open("a", encoding="utf-8") as file:
         file.write(DAEMON)
     # Half of the days are to lie behind each limit, however few days there are: else nothing were seen of a bound.

@@ -123,7 +123,7 @@ def test_a_damaged_history_of_dagster_is_named_and_once_moved_away_the_next_run_
     simulate: Simulate, capsys: pytest.CaptureFixture[str]
 ) -> None:
     simulate(spender())
-    home = launch.dagster_home(config.current())
+    home = launch.instance.dagster_home(config.current())
     assert main(["run"]) == 0
     before = raw_readings()
     (home / "history" / "runs.db").write_bytes(b"what a failing disk left" * 1000)
@@ -141,7 +141,7 @@ def test_a_dagster_yaml_that_cannot_be_read_is_one_line_that_names_it(
     simulate: Simulate, capsys: pytest.CaptureFixture[str]
 ) -> None:
     simulate(spender())
-    file = launch.dagster_home(config.current()) / "dagster.yaml"
+    file = launch.instance.dagster_home(config.current()) / "dagster.yaml"
     file.write_bytes(b"tellemetry: {}")
     assert main(["run"]) == 1
     (said,) = capsys.readouterr().err.splitlines()
