@@ -162,23 +162,23 @@ def reshard(shards: int) -> int:
 
 def answer(as_json: bool, days: int | None, probability: float) -> int:
     """The answer as of the newest reading; 3 where credits are gone within `days` with at least this probability."""
-    from credits_pipeline.report import machine_answer
+    from credits_pipeline.report import answer as report
 
     settings = config.current().valid()
     if as_json:
-        tell(machine_answer.text(settings))
+        tell(report.as_json(settings))
     else:
         print_answer(settings)
-    gone = machine_answer.gone_within(settings, days, probability) if days else []
+    gone = report.gone_within(settings, days, probability) if days else []
     warn(f"{account}: at least {probability:.0%} likely to be without credits within {days} days" for account in gone)
     return SOON_GONE if gone else 0
 
 
 def what_if(model: str, other: str, share: float, account: str | None) -> int:
     """Spend and run-out if `share` of the tokens of one model went to another."""
-    from credits_pipeline.report import what_if
+    from credits_pipeline.report import answer as report
 
-    tell(what_if.text(config.current().valid(), model=model, other=other, share=share, account=account))
+    tell(report.what_if(config.current().valid(), model=model, other=other, share=share, account=account))
     return 0
 
 
@@ -206,9 +206,9 @@ def alert_test() -> int:
 
 
 def print_answer(settings: config.Settings) -> None:
-    from credits_pipeline.report import answer as summary
+    from credits_pipeline.report import answer as report
 
-    tell(summary.text(settings))
+    tell(report.text(settings))
 
 
 def tell(line: str) -> None:

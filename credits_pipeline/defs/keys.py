@@ -8,25 +8,15 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import NamedTuple
 
 from credits_pipeline.config import KEY_VARIABLE, Account, Settings
 from credits_pipeline.openrouter import Credits, OpenRouterError
-from credits_pipeline.warehouse import AnyWarehouse, Tables
+from credits_pipeline.warehouse import AnyWarehouse, Tables, fetch_dicts
 from credits_pipeline.wording import usd
 
 # A counter that has more than doubled since a key was replaced belongs to somebody else. Below this (USD, lifetime)
 # it says nothing: a young account doubles in a day.
 LEAST_JUMP_USD = Decimal(100)
-
-
-class Newest(NamedTuple):
-    """An account's newest reading: the newest key known (None: imported only) and the two counters (USD)."""
-
-    fingerprint: str | None
-    total_credits: Decimal
-    total_usage: Decimal
-    observed_at: datetime  # naive, UTC
 
 
 KeyNames = Mapping[str, Sequence[str]]
@@ -54,46 +44,46 @@ class KnownKeys:
     """What the readings of a shard say of keys, and whether the configured ones agree with it."""
 
     def __init__(self, settings: Settings, shard: Tables, names: KeyNames) -> None:
-        with shard.reading("looking at the newest readings") as con:
-            newest = con.execute(
-                "select account, arg_max(key_fingerprint, observed_at), arg_max(total_credits, observed_at),"
-                " arg_max(total_usage, observed_at), max(observed_at) from raw.credits_snapshots group by account"
-            ).fetchall()
         self._settings, self._names = settings, names
-        self._newest = {name: Newest(*rest) for name, *rest in newest}
+        with shard.reading("looking at the newest readings") as con:
+            rows = fetch_dicts(
+                con,
+                "select account, arg_max(key_fingerprint, observed_at) as fingerprint, max(observed_at) as observed_at,"
+                " arg_max(total_credits, observed_at) as bought, arg_max(total_usage, observed_at) as used"
+                " from raw.credits_snapshots group by account",
+            )
+        self._newest = {row["account"]: row for row in rows}  # null fingerprint: imported only
 
     def is_new(self, account: Account) -> bool:
         """Whether an account that was read before has another key now."""
         before = self._newest.get(account.name)
-        return before is not None and before.fingerprint not in {None, account.fingerprint}
+        return before is not None and before["fingerprint"] not in {None, account.fingerprint}
 
     def under_another_name(self) -> dict[str, str]:
         """Accounts that are not to be asked for anything, each with the sentence that says what to do."""
         keys = {account.name: account.fingerprint for account in self._settings.accounts}
         refused = {}
         for name, fingerprint in keys.items():
-            names = self._names.get(fingerprint, [])
+            names = self._names.get(fingerprint, [name])
             # Under two names at once is allowed: it is warned of whenever the settings are read.
-            if not names or name in names or any(keys.get(other) == fingerprint for other in names):
-                continue
-            refused[name] = (
-                f"the readings of this key are stored under the name {names[0]}, and would be counted twice: run"
-                f" `make rename FROM={names[0]} TO={name}`, or give the key its former name again"
-            )
+            if name not in names and not any(keys.get(other) == fingerprint for other in names):
+                refused[name] = (
+                    f"the readings of this key are stored under the name {names[0]}, and would be counted twice: run"
+                    f" `make rename FROM={names[0]} TO={name}`, or give the key its former name again"
+                )
         return refused
 
     def compare(self, account: Account, now: Credits) -> None:
         """Raise OpenRouterError where the counters behind a new key do not go on, unless the user says they do."""
         before = self._newest[account.name]
-        spent = now.total_usage - before.total_usage
-        days = max((now.observed_at.replace(tzinfo=None) - before.observed_at).days, 1)
-        believable = max(before.total_usage, LEAST_JUMP_USD) * days
-        goes_on = now.total_credits >= before.total_credits and 0 <= spent <= believable
-        if goes_on or account.fingerprint in self._settings.accepted_keys:
-            return
-        raise OpenRouterError(
-            f"its key is another one than before, and the counters do not go on (bought {usd(before.total_credits)},"
-            f" then {usd(now.total_credits)}; used {usd(before.total_usage)}, then {usd(now.total_usage)}), so nothing"
-            f" was stored: give another account's key a name of its own, in {KEY_VARIABLE}_<NAME>; if it is the"
-            f" same account, say so with CREDITS_ACCEPT_KEY={account.fingerprint}"
-        )
+        bought, used = before["bought"], before["used"]
+        days = max((now.observed_at.replace(tzinfo=None) - before["observed_at"]).days, 1)
+        believable = max(used, LEAST_JUMP_USD) * days
+        goes_on = now.total_credits >= bought and 0 <= now.total_usage - used <= believable
+        if not goes_on and account.fingerprint not in self._settings.accepted_keys:
+            raise OpenRouterError(
+                f"its key is another one than before, and the counters do not go on (bought {usd(bought)}, then"
+                f" {usd(now.total_credits)}; used {usd(used)}, then {usd(now.total_usage)}), so nothing was stored:"
+                f" give another account's key a name of its own, in {KEY_VARIABLE}_<NAME>; if it is the same account,"
+                f" say so with CREDITS_ACCEPT_KEY={account.fingerprint}"
+            )

@@ -3,7 +3,9 @@
 The drawing code is the report's. Only some tables have a picture: it is kept with every run's history, 10 to 50 kB.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dagster as dg
@@ -19,13 +21,9 @@ if TYPE_CHECKING:
 Metadata = dict[str, Any]
 Row = dict[str, Any]
 
+ANSWERS = Path(__file__).with_name("answers.txt.j2")
 # A week: enough to see the rhythm of a daily table.
 PREVIEW_ROWS = 7
-
-# What `accounts.sql` reads.
-ACCOUNT_MARTS = (
-    "credits_runway", "credits_readings", "month_outlook", "spend_summary", "spend_summary_by_member", "topup_plan",
-)  # fmt: skip
 
 # Table → chart of the report.
 PICTURES = {
@@ -50,27 +48,11 @@ def of_model(con: "Connection", model: Model, built: ModelResult) -> Metadata:
 
 def answers(con: "Connection", model: Model) -> Metadata:
     """One sentence per account, the most urgent first; at the end, those that have no key any more."""
-    say = ANSWERS.get(model.name)
-    said = [(row["account"], say(row)) for row in by_urgency(con)] if say else []
+    if not hasattr(wording.template(ANSWERS).module, model.name):
+        return {}
+    said = [(row["account"], wording.say(model.name, row, file=ANSWERS)) for row in by_urgency(con)]
     lines = [f"**{markdown(wording.name(account))}**: {markdown(words)}" for account, words in said if words]
     return {"answer": dg.MetadataValue.md("\n\n".join(lines))} if lines else {}
-
-
-def run_out(row: Row) -> str:
-    if not row["has_key"]:
-        return wording.no_key(row)
-    answer = wording.answer(row)
-    balance = f" Balance {wording.usd(row['balance_usd'])}." if row["status"] == "ok" else ""
-    return f"{answer.headline} {answer.detail}{balance}"
-
-
-# Table → what it says of an account, a row of `accounts.sql`; nothing where there is nothing to say.
-ANSWERS: dict[str, Callable[[Row], str]] = {
-    "credits_runway": run_out,
-    "month_outlook": lambda row: wording.month_so_far(row["outlook"]) if row["outlook"]["month_p50_usd"] else "",
-    "spend_summary_by_member": lambda row: wording.spent_most(row) if row["spenders"]["most_7d"] else "",
-    "topup_plan": lambda row: wording.to_buy(row["purchase"]) if row["purchase"]["until_date"] else "",
-}
 
 
 def picture(con: "Connection", model: Model) -> Metadata:
@@ -86,10 +68,14 @@ def picture(con: "Connection", model: Model) -> Metadata:
 
 
 def by_urgency(con: "Connection") -> list[Row]:
-    from credits_pipeline.report.accounts import accounts
+    import duckdb
 
-    # A build of some models may come before the others were ever built.
-    return accounts(con, config.current()) if all(exists(con, mart) for mart in ACCOUNT_MARTS) else []
+    from credits_pipeline.report.answer import accounts
+
+    try:
+        return accounts(con, config.current())
+    except duckdb.CatalogException:  # a build of some models may come before the others were ever built
+        return []
 
 
 def plots(con: "Connection", model: Model) -> Metadata:
@@ -101,16 +87,13 @@ def plots(con: "Connection", model: Model) -> Metadata:
         return {}
     names = [account.name for account in config.current().accounts]
     query = f"select {', '.join(aggregates.values())} from {model.relation} where account in (select unnest(?))"
-    row = con.execute(query, [names]).fetchone() or ()
+    [row] = con.execute(query, [names]).fetchall()
     return {name: plotted(value) for name, value in zip(aggregates, row, strict=True) if value is not None}
 
 
 def plotted(value: Any) -> int | float | str:
     """Exact amounts as the UI can plot them; what is no number as text."""
-    try:
-        return value if isinstance(value, int) else float(value)
-    except (TypeError, ValueError):
-        return str(value)
+    return float(value) if isinstance(value, Decimal) else value if isinstance(value, int | float) else str(value)
 
 
 def newest_rows(con: "Connection", model: Model) -> Metadata:

@@ -1,18 +1,16 @@
-"""Charts of an account: how each looks is in `charts/<name>.vl.json`, its rows come from `charts/<name>.sql`.
+"""Charts of an account: how each looks is in `charts/<name>.vl.json`, its rows come from `charts/<name>.sql`, and what
+it says in words, also where there is nothing to draw, from `charts/words.txt.j2`.
 
-Here is what depends on the width of the picture, and each chart in words. Money is in USD, days are UTC days. With
-nothing to draw, a chart is one plain sentence.
+Here is what depends on the width of the picture. Money is in USD, days are UTC days.
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import date, datetime, time
+from datetime import date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any
 
 from credits_pipeline import wording
-from credits_pipeline.report.axes import DAY, LETTER_PX, day_axis, legend
-from credits_pipeline.report.drawing import FOLDER, PLOT_WIDTH, Chart
+from credits_pipeline.report.drawing import FOLDER, PLOT_WIDTH, WIDTH, Chart
 from credits_pipeline.warehouse import fetch_dicts
 
 if TYPE_CHECKING:
@@ -20,6 +18,8 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
+DAY, DAY_MS = timedelta(days=1), 86_400_000
+LETTER_PX = 8  # on average, in the widest of the usual fonts
 STACK_COLOURS = ("m0", "m1", "m2", "m3", "billed", "m5")
 QUANTILES = ("run_out_p10", "run_out_p50", "run_out_p90")
 # In the order of the legend.
@@ -27,153 +27,142 @@ KINDS = (
     "Measured", "As billed", "Estimate", "Latest day, so far", "Unknown", "Top-up", "Refund, transfer or expiry",
     "Correction",
 )  # fmt: skip
-NOT_CHECKED = "No forecast could be checked against what happened yet."
+# Which days an axis may label, from every day to every hundredth January: the first that labels few enough.
+LABELLED: Sequence[Callable[[date], bool]] = (
+    *(lambda day, step=step: day.toordinal() % step == 0 for step in (1, 2, 3)),
+    *(lambda day, step=step: day.toordinal() % step == 1 for step in (7, 14)),  # Mondays
+    *(lambda day, step=step: day.day == 1 and (day.month - 1) % step == 0 for step in (1, 2, 3, 6)),
+    *(lambda day, step=step: day.day == day.month == 1 and day.year % step == 0 for step in (1, 2, 5, 10, 20, 100)),
+)  # fmt: skip
 
 
 def of_account(con: "Connection", name: str, account: str) -> Chart:
     """The chart `name` of an account, from the marts of `con`."""
     (row,) = fetch_dicts(con, FOLDER / f"{name}.sql", {"account": account})
-    return CHARTS[name]({key: value if value is not None else [] for key, value in row.items()})
+    found = {key: value if value is not None else [] for key, value in row.items()}
+    file, rows, params = CHARTS[name](found)  # which adds what the words need
+    words = wording.say(file, found, file=FOLDER / "words.txt.j2")
+    return Chart(words, file, rows, params) if rows else Chart(words)
 
 
-def daily_spend(found: Row) -> Chart:
+Drawn = tuple[str, Row, Row]
+"""The Vega-Lite file, its rows (none: there is nothing to draw) and its parameters."""
+
+
+def daily_spend(found: Row) -> Drawn:
     """Measured days are filled, billed ones filled in a lighter blue, estimates hollow and dashed, the day that is not
     over hollow, unknown ones a grey band. What lowers the balance points down.
     """
-    days, highest = found["spend"], found["highest"]
-    if not highest:
-        return Chart("No spend is known yet.")
-    first, last = days[0]["spend_date"], days[-1]["spend_date"]
-    events = _with_labels(found["events"], first, last + DAY)
-    of_kind = Counter(row["kind"] for row in (*days, *events))
-    words = (
-        f"Spend per UTC day from {wording.day(first)} to {wording.day(last)}, in USD. "
-        f"The highest day was {wording.day(highest['spend_date'])} with {wording.usd(highest['spend_usd'])}."
-        + _counted(of_kind["Estimate"], "day", "estimated")
-        + _counted(of_kind["Unknown"], "day", "unknown")
-        + _counted(len(events), "top-up or correction", "marked", many="top-ups or corrections")
-    )
+    if not found["highest"]:
+        return "daily_spend", {}, {}
+    days, end = found["spend"], found["spend"][-1]["spend_date"] + DAY
+    events = _with_labels(found["events"], days[0]["spend_date"], end)
+    kinds = {row["kind"] for row in (*days, *events)}
     params = {"headroom": 26 if events else 6, "top": None if any(row["spend_usd"] for row in days) else 1}
-    params |= {**day_axis(first, last + DAY), **legend([kind for kind in KINDS if of_kind[kind]])}
-    return Chart(words, "daily_spend", {"spend": days, "events": events}, params)
+    params |= {**day_axis(days[0]["spend_date"], end), **legend([kind for kind in KINDS if kind in kinds])}
+    return "daily_spend", {"spend": days, "events": events}, params
 
 
-def balance(found: Row) -> Chart:
+def balance(found: Row) -> Drawn:
     """The run-out interval is marked on the zero line; days with an unknown balance are gaps, estimates dashed."""
-    past, fan, runway = found["past"], found["fan"], found["runway"]
+    past, fan = found["past"], found["fan"]
     if not past:
-        return Chart("No balance is known yet.")
-    interval = _interval(runway) if fan else []
-    words = f"Balance in USD: {wording.usd(runway['balance_usd'])} at the latest reading." if runway else ""
-    if found["has_closes"]:
-        words = (
-            f"Balance in USD at the end of each UTC day from {wording.day(past[0]['balance_date'])}: "
-            f"{wording.usd(past[-1]['balance_usd'])} at the end of {wording.day(past[-1]['balance_date'])}."
-        )
-    if fan:
-        answer = wording.answer(runway)
-        words += f" The forecast continues from there. {answer.headline} {answer.detail}"
+        return "balance", {}, {}
+    interval = _interval(found["runway"]) if fan else []
     is_estimated = any(row["is_estimated"] and row["balance_usd"] is not None for row in past)
     shown = ["Balance", *["Estimate"] * is_estimated, *["Forecast, 80 % sure", "Forecast, median"] * bool(fan)]
     shown += ["Runs out, 80 % sure"] * len(interval)
     params = {"room": 28 if interval else 0, "top": None if any(row["balance_usd"] for row in past) else 1}
     params |= {**day_axis(past[0]["balance_date"], found["end"]), **legend(shown)}
-    return Chart(words, "balance", {"past": past, "fan": fan, "interval": interval}, params)
+    return "balance", {"past": past, "fan": fan, "interval": interval}, params
 
 
-def spend_by_model(found: Row) -> Chart:
-    return _stacked(found, "model")
-
-
-def spend_by_member(found: Row) -> Chart:
-    return _stacked(found, wording.member(found["dimension"] or "api_key"))
-
-
-def _stacked(found: Row, of: str) -> Chart:
+def stacked(found: Row) -> Drawn:
     """Who or what spent; a name keeps its colour as long as no other on the chart has the same one."""
     parts, largest, rest, unit = found["parts"], found["largest"], found["others"], found["unit"]
+    of = found["of"] = wording.member(found.get("dimension", "model") or "api_key")
     if not parts:
-        return Chart(f"No spend by {of} is known yet.")
-    other = f"other {of}s"
-    names, colours = _names(largest, other), _colours(largest)
-    kinds = [*names.values(), *[other] * bool(rest)]
-    share = f" with {wording.percent(found['share'])} of it" if found["share"] else ""
-    words = (
-        f"Spend in USD per UTC {unit}, by {of}, from {wording.day(found['first'])} to {wording.day(found['last'])}. "
-        f"The largest is {kinds[0]}{share}.{_counted(rest, f'smaller {of}', 'grouped together')}"
-    )
+        return "stacked", {}, {}
+    kinds = found["kinds"] = [*_names(largest, f"other {of}s"), *[f"other {of}s"] * bool(rest)]
     end = parts[-1]["to"]
     params = {
         "unit": f"USD per UTC {unit}" + (", the latest one not over" if end - found["last"] > DAY else ""),
-        "colours": [f"var(--c-{colour})" for colour in (*colours.values(), *["other"] * bool(rest))],
+        "colours": [f"var(--c-{colour})" for colour in (*_colours(largest).values(), *["other"] * bool(rest))],
     }
     params |= {**day_axis(parts[0]["from"], end), **legend(kinds)}
-    return Chart(words, "stacked", {"parts": [part | {"kind": kinds[part["place"]]} for part in parts]}, params)
+    return "stacked", {"parts": [part | {"kind": kinds[part["place"]]} for part in parts]}, params
 
 
-def run_out_history(found: Row) -> Chart:
+def run_out_history(found: Row) -> Drawn:
     nights = found["nights"]
     if not nights:
-        beyond = found["latest"] and found["is_dated"]
-        every = "Every prediction so far: longer than a year."
-        return Chart(every if beyond else "No earlier predictions yet: each night adds one.")
+        return "run_out_history", {}, {}
     dates = [night[key] for night in nights for key in (*QUANTILES, "used_up_date") if night[key] is not None]
     room = max((max(dates) - min(dates)) * 0.06, DAY)
     side = day_axis(min(dates) - room, max(dates) + DAY + room, margin=0.1, most=3)
-    first, last, checked = nights[0]["as_of_date"], nights[-1]["as_of_date"], found["checked"]
-    shown = ["Predicted, 80 % sure", "Predicted, median", *["Actually used up"] * bool(checked)]
+    shown = ["Predicted, 80 % sure", "Predicted, median", *["Actually used up"] * bool(found["checked"])]
     params = {"dates": side["span"], "dates_shown": side["days"], "dates_labels": side["labels"]}
-    params |= {**day_axis(first, last + DAY), **legend(shown)}
-    latest = wording.dated({**found["latest"], "days_left_p50": 0}).brief
-    words = f"Run-out dates as predicted from {wording.day(first)} to {wording.day(last)}; the latest: {latest}. " + (
-        f"Of {len(nights)} predictions, {checked} can be checked by now; "
-        f"for {found['inside']} of them the actual day was inside the interval."
-        if checked
-        else "None of these balances has been used up yet, so none can be checked."
-    )
-    return Chart(words, "run_out_history", {"nights": nights}, params)
+    params |= {**day_axis(nights[0]["as_of_date"], nights[-1]["as_of_date"] + DAY), **legend(shown)}
+    return "run_out_history", {"nights": nights}, params
 
 
-def interval_coverage(found: Row) -> Chart:
-    checks = [
-        check | {"label": f"{wording.percent(check['coverage_80'])} of {wording.count(check['replays'])}"}
-        for check in found["checks"]
-    ]
-    if not checks:
-        return Chart(NOT_CHECKED)
-    words = " ".join(f"Over {check['horizon']}: {check['label']} replays." for check in checks)
-    words = f"How often actual spend fell inside the 80 % interval. {words}"
-    return Chart(words, "interval_coverage", {"checks": checks})
+def interval_coverage(found: Row) -> Drawn:
+    for check in found["checks"]:
+        check["label"] = f"{wording.percent(check['coverage_80'])} of {wording.count(check['replays'])}"
+    return "interval_coverage", {"checks": found["checks"]} if found["checks"] else {}, {}
 
 
-def forecast_loss(found: Row) -> Chart:
-    losses = [loss | {"label": wording.usd(loss["loss_usd"])} for loss in found["losses"]]
-    if not losses:
-        return Chart(NOT_CHECKED)
-    most = float(max(loss["loss_usd"] for loss in losses))
+def forecast_loss(found: Row) -> Drawn:
+    if not (losses := found["losses"]):
+        return "forecast_loss", {}, {}
+    for loss in losses:
+        loss["label"] = wording.usd(loss["loss_usd"])
+    most = float(max(loss["loss_usd"] for loss in losses)) or 1
     room = max(len(loss["label"]) * LETTER_PX + 10 for loss in losses)
-    words = "Mean pinball loss of the forecast, compared with simply repeating the 7-day average. " + " ".join(
-        f"Over {one['horizon']}: {one['label']} against {other['label']}."
-        for one, other in zip(losses[::2], losses[1::2], strict=True)
-    )
-    return Chart(words, "forecast_loss", {"losses": losses}, {"most": (most or 1) * PLOT_WIDTH / (PLOT_WIDTH - room)})
+    return "forecast_loss", {"losses": losses}, {"most": most * PLOT_WIDTH / (PLOT_WIDTH - room)}
 
 
-CHARTS: Mapping[str, Callable[[Row], Chart]] = {
-    chart.__name__: chart
-    for chart in (
-        balance,
-        daily_spend,
-        spend_by_model,
-        spend_by_member,
-        run_out_history,
-        interval_coverage,
-        forecast_loss,
-    )
+# In the order of the page.
+CHARTS: Mapping[str, Callable[[Row], Drawn]] = {
+    "balance": balance,
+    "daily_spend": daily_spend,
+    "spend_by_member": stacked,
+    "spend_by_model": stacked,
+    "run_out_history": run_out_history,
+    "interval_coverage": interval_coverage,
+    "forecast_loss": forecast_loss,
 }
 
 
 # ---------------------------------------------------------------- parts of the charts
+
+
+def legend(kinds: Sequence[str]) -> Row:
+    columns = WIDTH // (36 + max(map(len, kinds)) * LETTER_PX)
+    return {"kinds": kinds, "columns": max(1, min(len(kinds), columns))}
+
+
+def day_axis(first: date, end: date, *, margin: float = 0.08, most: int = 5) -> Row:
+    """An axis of days: its ends, and the days to label, "12 Mar", "Mar" or "2026", the year once where it is not said.
+
+    There is no label in the `margin` at either end, where the unit or the edge of the picture is.
+    """
+    span = (end - first).days
+    inner = [first + n * DAY for n in range(span) if margin <= (n + 0.5) / span <= 1 - margin] or [first]
+    ticks = next(found for rule in LABELLED if 0 < len(found := [day for day in inner if rule(day)]) <= most)
+    by_month = len(ticks) > 1 and all(day.day == 1 for day in ticks)
+    by_year = by_month and all(day.month == 1 for day in ticks)
+    labels: list[Any] = []
+    for before, day in zip([None, *ticks], ticks, strict=False):
+        label = wording.day(day, year=False).split()[-1] if by_month else wording.day(day, year=False)
+        new = before is None or before.year != day.year
+        labels.append(str(day.year) if by_year else [label, str(day.year)] if new else label)
+    noon = 0 if by_month else DAY_MS // 2
+    return {"span": [_ms(first), _ms(end)], "days": [_ms(day) + noon for day in ticks], "labels": labels}
+
+
+def _ms(day: date) -> int:
+    return (day - date(1970, 1, 1)).days * DAY_MS
 
 
 def _with_labels(events: Sequence[Row], first: date, end: date) -> list[Row]:
@@ -211,15 +200,11 @@ def _colours(stacked: Iterable[str]) -> dict[str, str]:
     return {name: taken[name] for name in stacked}
 
 
-def _names(stacked: Iterable[str], other: str) -> dict[str, str]:
+def _names(stacked: Iterable[str], other: str) -> list[str]:
     """Names to show; two that look the same after cleaning get a number."""
-    shown: dict[str, str] = {}
+    shown: list[str] = []
     for one in stacked:
         name = wording.name(one, longest=36)
         numbered = (name, *(f"{name} ({number})" for number in range(2, 9)))
-        shown[one] = next(free for free in numbered if free not in (*shown.values(), other))
+        shown.append(next(free for free in numbered if free not in (*shown, other)))
     return shown
-
-
-def _counted(number: int, one: str, what: str, *, many: str | None = None) -> str:
-    return f" {number} {one} is {what}." if number == 1 else f" {number} {many or one + 's'} are {what}." * bool(number)

@@ -10,7 +10,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
@@ -28,18 +28,7 @@ PICTURE_PX = 560
 
 # The models' colours (m0 to m5, and "billed") stay distinct under every common kind of colour blindness: Okabe and
 # Ito's, darkened until they stand out from white; least CIE76 distance 13 under simulated deuteranopia, theirs 7.
-PALETTES: Mapping[str, Mapping[str, str]] = {
-    "light": {
-        "paper": "#ffffff", "ink": "#1b1f24", "muted": "#57606a", "grid": "#e4e7eb", "axis": "#6e7781",
-        "spend": "#0067a8", "billed": "#4c9fd8", "band": "#9cc7e6", "warn": "#b93815", "event": "#00704f",
-        "m0": "#0072b2", "m1": "#cc8400", "m2": "#007a5a", "m3": "#a8457f", "m5": "#d2452e", "other": "#8a939d",
-    },
-    "dark": {
-        "paper": "#161b22", "ink": "#e6edf3", "muted": "#a3adb8", "grid": "#2b323b", "axis": "#8b949e",
-        "spend": "#3d8fd1", "billed": "#a5daf8", "band": "#2f5f85", "warn": "#ff8a63", "event": "#3fc79d",
-        "m0": "#3d8fd1", "m1": "#f0b429", "m2": "#1fae88", "m3": "#e79bc8", "m5": "#e0633a", "other": "#7d8793",
-    },
-}  # fmt: skip
+PALETTES: Mapping[str, Mapping[str, str]] = json.loads((FOLDER / "colours.json").read_text(encoding="utf-8"))
 
 
 class DrawingFailed(CreditsError):
@@ -59,15 +48,24 @@ class Chart:
 def svg(chart: Chart, theme: Literal["auto", "light", "dark"] = "auto", *, name: str = "chart") -> str:
     """The chart as an SVG element of 10 to 40 kB; `name` (letters, digits, -) keeps its ids apart on a page.
 
-    It has no title: the page that embeds it sets `role="img"` and `aria-label` to `chart.words`. Raises DrawingFailed.
+    Without the parts that a page does not need, ids numbered, the plot always at the same place. It has no title: the
+    page that embeds it sets `role="img"` and `aria-label` to `chart.words`. Raises DrawingFailed.
     """
-    colours = {} if theme == "auto" else PALETTES[theme]
+    drawn, colours = draw(specification(chart)), {} if theme == "auto" else PALETTES[theme]
+    ids = {found: f"{name}-{n}" for n, found in enumerate(dict.fromkeys(re.findall(r' id="(\w+)"', drawn)), 1)}
 
-    def finished(tag: str) -> str:
-        tag = re.sub(r'( id="|url\(#)', rf"\g<1>{name}-", tag)
-        return re.sub(r"var\(--c-(\w+)\)", lambda found: colours.get(str(found[1]), str(found[0])), tag)
+    def tidied(found: re.Match[str]) -> str:
+        """Only tags are touched: in the text between them "<" is escaped, so no name can look like one."""
+        tag = re.sub(r' (?:role|aria-[a-z]+|pointer-events|class)="[^"]*"', "", found[0])
+        tag = re.sub(r' (?:d|transform)="[^"]*"', lambda at: re.sub(r"(\.\d\d)\d+", r"\1", at[0]), tag)
+        tag = re.sub(r'( id="|url\(#)(\w+)', lambda at: at[1] + ids.get(at[2], at[2]), tag)
+        return re.sub(r"var\(--c-(\w+)\)", lambda at: colours.get(at[1], at[0]), tag)
 
-    return _in_tags(finished, _drawn(specification(chart)))
+    width, height = (float(at) for at in re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', drawn)[0])
+    plot = float(re.findall(r"translate\(([\d.]+),", drawn)[0])
+    left = LEFT if plot <= LEFT else 1.2 * plot  # room for another font, whose digits are wider
+    box = f'viewBox="{plot - left:.0f} 0 {left - plot + max(plot + WIDTH - LEFT, width):.0f} {height + 4:.0f}"'
+    return re.sub(r'width="[\d.]+" height="[\d.]+" viewBox="[^"]*"', box, re.sub("<[^>]*>", tidied, drawn), count=1)
 
 
 def data_uri(chart: Chart, theme: Literal["light", "dark"] = "light") -> str:
@@ -86,7 +84,7 @@ def specification(chart: Chart) -> str:
     """The chart's Vega-Lite as one line of JSON, with its rows and parameters in place of the file's samples."""
     spec = {**_file(f"{chart.name}.vl.json"), "config": _file("config.json"), "datasets": chart.rows}
     spec["params"] = [{**p, "value": chart.params[p["name"]]} for p in spec.get("params", [])]
-    return json.dumps(spec, default=_plain, allow_nan=False)
+    return json.dumps(spec, default=plain, allow_nan=False)
 
 
 @cache
@@ -98,35 +96,14 @@ def _file(name: str) -> dict[str, Any]:
     return content
 
 
-def _plain(value: Decimal | date) -> float | str:
+def plain(value: Decimal | date) -> float | str:
+    """A value as JSON has it: amounts as numbers, days and instants (UTC) as ISO 8601."""
     if isinstance(value, Decimal):
         return float(value)
     return value.isoformat() + ("Z" if isinstance(value, datetime) else "")
 
 
 @lru_cache(maxsize=32)
-def _drawn(spec: str) -> str:
-    """An SVG element without the parts that a page does not need, ids numbered, the plot always at the same place."""
-    drawn = draw(spec)
-    numbers = {found: str(n) for n, found in enumerate(dict.fromkeys(re.findall(r' id="(\w+)"', drawn)), 1)}
-
-    def tidied(tag: str) -> str:
-        lean = re.sub(r' (?:role|aria-[a-z]+|pointer-events|class)="[^"]*"', "", tag)
-        lean = re.sub(r' (?:d|transform)="[^"]*"', lambda at: re.sub(r"(\.\d\d)\d+", r"\1", at[0]), lean)
-        return re.sub(r'( id="|url\(#)(\w+)', lambda found: found[1] + numbers.get(found[2], found[2]), lean)
-
-    width, height = (float(at) for at in re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', drawn)[0])
-    plot = float(re.findall(r"translate\(([\d.]+),", drawn)[0])
-    left = LEFT if plot <= LEFT else 1.2 * plot  # room for another font, whose digits are wider
-    box = f'viewBox="{plot - left:.0f} 0 {left - plot + max(plot + WIDTH - LEFT, width):.0f} {height + 4:.0f}"'
-    return re.sub(r'width="[\d.]+" height="[\d.]+" viewBox="[^"]*"', box, _in_tags(tidied, drawn), count=1)
-
-
-def _in_tags(change: Callable[[str], str], drawn: str) -> str:
-    """Only tags are touched: in the text between them "<" is escaped, so no name can look like one."""
-    return re.sub(r"<[^>]*>", lambda tag: change(tag[0]), drawn)
-
-
 def draw(spec: str) -> str:
     """Vega-Lite as the drawing program's SVG. Raises DrawingFailed."""
     program = _program()

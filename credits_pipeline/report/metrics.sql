@@ -1,7 +1,24 @@
 -- One row per sample of metrics.prom: its metric, its labels, and its value. What a mart does not know has no sample.
 -- $accounts: who has a key. The last reading of one that has none any more would be on a dashboard for ever.
 
-with newest as (
+with metrics (metric, help) as (
+    values
+    ('balance_usd', 'Credits left at the newest reading, USD.'),
+    ('bought_usd_total', 'Credits ever bought, USD.'),
+    ('expected_daily_spend_usd', 'Expected spend of an average day, USD.'),
+    ('month_budget_usd', 'Budget of the UTC month, USD.'),
+    ('month_forecast_usd', 'What the whole UTC month will have cost, USD, by percentile.'),
+    ('month_over_budget_probability', 'Probability that the UTC month costs at least its budget.'),
+    ('month_spent_usd', 'Spent in the UTC month up to the newest reading, USD.'),
+    ('published_info', 'Which version published these figures, and whether they are simulated.'),
+    ('reading_timestamp_seconds', 'When the newest reading was taken.'),
+    ('run_out_probability', 'Probability that the credits are gone within so many days.'),
+    ('run_out_timestamp_seconds', 'UTC day on which the credits run out, by percentile.'),
+    ('topup_overdue', '1 where an automatic top-up should have arrived and did not.'),
+    ('used_usd_total', 'Credits ever used, USD. A correction can lower it.')
+),
+
+newest as (
     select * from marts.credits_readings
     qualify row_number() over (partition by account order by observed_at desc) = 1
 ),
@@ -59,9 +76,12 @@ samples as (
 
 select
     'openrouter_credits_' || metric as metric,
+    help,
+    if(metric like '%_total', 'counter', 'gauge') as type,
     map_concat(labels, label) as labels,
     value
 from samples
+inner join metrics using (metric)
 where value is not null
     and (labels['account'] is null or len($accounts) = 0 or list_contains(cast($accounts as varchar[]), labels['account']))
 order by metric, labels

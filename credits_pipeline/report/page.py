@@ -8,15 +8,15 @@ a picture cannot be drawn, what it shows is there in words.
 A table of an account is a query in `tables/`, whose rows the template finds under the file's name.
 """
 
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from credits_pipeline import clock, files, wording
 from credits_pipeline.config import Settings
 from credits_pipeline.errors import CreditsError
 from credits_pipeline.report import charts, drawing
-from credits_pipeline.report.accounts import Row, accounts
-from credits_pipeline.report.templates import FOLDER, template
+from credits_pipeline.report.answer import FOLDER, Row, accounts
 from credits_pipeline.warehouse import fetch_dicts, open_published
 
 if TYPE_CHECKING:
@@ -28,38 +28,21 @@ FULL_ACCOUNTS = 10
 # Writing takes milliseconds; a process that holds the lock longer is hung.
 LOCK_TIMEOUT_S = 30
 
-FIGURES = {
-    "balance": "Balance and forecast",
-    "daily_spend": "Spend per day",
-    "spend_by_member": "Who spent, day by day",
-    "spend_by_model": "Spend by model",
-    "run_out_history": "Predicted run-out date, day by day",
-    "interval_coverage": "How often the 80\u00a0% interval was right",
-    "forecast_loss": "How far off the forecast was",
-}
-
-
-class ReportNotWritten(CreditsError):
-    """The page could not be replaced; the previous one is still there."""
-
 
 def write(settings: Settings) -> None:
     """Render the published copy and put the page in place in one step, readable by its owner only (mode 0600).
 
-    Raises WarehouseError where there is no published copy yet, ReportNotWritten where the disk refuses the page.
+    Raises WarehouseError where there is no published copy yet, CreditsError where the disk refuses the page.
     """
     path = settings.report_path
     with open_published(settings.published_path) as con:
         page = render(con, settings, generated_at=clock.now())
-    hung = ReportNotWritten(
-        f"Another run has been writing {path} for more than {LOCK_TIMEOUT_S} s: stop it, then run again."
-    )
+    hung = CreditsError(f"Another run has been writing {path} for {LOCK_TIMEOUT_S} s: stop it, then run again.")
     try:
-        lock = path.with_name(f".{path.name}.lock")
-        with files.only_one(lock, otherwise=hung, timeout_s=LOCK_TIMEOUT_S):
+        with files.only_one(path.with_name(f".{path.name}.lock"), otherwise=hung, timeout_s=LOCK_TIMEOUT_S):
             files.write(path, page)
     except OSError as error:
-        raise ReportNotWritten(
+        raise CreditsError(
             f"{path} could not be written ({error.strerror}): free some space, or let this user write there."
         ) from error
 
@@ -70,32 +53,37 @@ def render(con: "Connection", settings: Settings, *, generated_at: datetime) -> 
     keyed = [row for row in rows if row["has_key"]]
     published = next(iter(fetch_dicts(con, "from marts.published")), None)
     (total,) = fetch_dicts(con, FOLDER / "total.sql", {"accounts": [row["account"] for row in keyed]})
+    newest = max((row["as_of"] for row in keyed if row["as_of"]), default=None)
+    age = generated_at - newest.replace(tzinfo=UTC) if newest else timedelta()
+
+    def is_stale(as_of: datetime | None) -> bool:
+        return wording.is_stale(as_of, generated_at, settings.stale_after)
 
     def section(number: int, row: Row) -> dict[str, Any]:
         """What the page says about one account; charts and tables only of the first FULL_ACCOUNTS."""
-        anchor, is_full = f"account-{number}", number <= FULL_ACCOUNTS
-        return {
+        anchor = f"account-{number}"
+        said: dict[str, Any] = {
             "anchor": anchor,
             "row": row,
             "answer": wording.answer(row, seen_at=generated_at, after=settings.stale_after),
-            "is_stale": wording.is_stale(row["as_of"], generated_at, settings.stale_after),
-            "is_full": is_full,
-            "figures": figures(con, row["account"], anchor) if is_full else {},
-            "tables": tables(con, row["account"]) if is_full else {},
+            "is_stale": is_stale(row["as_of"]),
+            "is_full": number <= FULL_ACCOUNTS,
         }
+        if said["is_full"]:
+            said |= {"figures": figures(con, row["account"], anchor), "tables": tables(con, row["account"])}
+        return said
 
-    newest = max((row["as_of"] for row in keyed if row["as_of"]), default=None)
-    return template("report.html.j2").render(
+    return wording.template(FOLDER / "report.html.j2").render(
         sections=[section(number, row) for number, row in enumerate(keyed, start=1)],
         full_accounts=FULL_ACCOUNTS,
         without_key=[row for row in rows if not row["has_key"]],
         total=total,
         published=published,
         as_of=newest,
-        is_stale=wording.is_stale(newest, generated_at, settings.stale_after),
-        age=wording.age(newest, generated_at),
+        is_stale=is_stale(newest),
+        age_minutes=age // timedelta(minutes=1),
         generated_at=generated_at.astimezone(UTC),
-        stale_hours=int(settings.stale_after.total_seconds() // 3600),
+        stale_hours=settings.stale_after // timedelta(hours=1),
         light=drawing.css("light"),
         dark=drawing.css("dark"),
     )
@@ -103,19 +91,16 @@ def render(con: "Connection", settings: Settings, *, generated_at: datetime) -> 
 
 def tables(con: "Connection", account: str) -> dict[str, list[Row]]:
     """The rows of every query in `tables/`, by its name."""
-    return {
-        file.stem: fetch_dicts(con, file, {"account": account}) for file in sorted((FOLDER / "tables").glob("*.sql"))
-    }
+    return {file.stem: fetch_dicts(con, file, {"account": account}) for file in (FOLDER / "tables").glob("*.sql")}
 
 
 def figures(con: "Connection", account: str, anchor: str) -> dict[str, dict[str, Any]]:
     """The charts of an account by name, in words, and drawn where there is something to draw and drawing works."""
     found = {}
-    for number, (name, title) in enumerate(FIGURES.items(), start=1):
-        chart = charts.of_account(con, name, account)
-        try:
-            svg = drawing.svg(chart, name=f"{anchor}-{number}") if chart.name else ""
-        except drawing.DrawingFailed:
-            svg = ""
-        found[name] = {"title": title, "words": chart.words, "has_picture": bool(chart.name), "svg": svg}
+    for number, name in enumerate(charts.CHARTS, start=1):
+        chart, svg = charts.of_account(con, name, account), ""
+        if chart.name:
+            with suppress(drawing.DrawingFailed):
+                svg = drawing.svg(chart, name=f"{anchor}-{number}")
+        found[name] = {"words": chart.words, "has_picture": bool(chart.name), "svg": svg}
     return found

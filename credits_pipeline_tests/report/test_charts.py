@@ -13,7 +13,7 @@ import duckdb
 import pytest
 
 from credits_pipeline.report import charts, drawing
-from credits_pipeline.report.axes import day_axis
+from credits_pipeline.report.charts import day_axis
 from credits_pipeline.report.drawing import Chart, DrawingFailed
 from credits_pipeline_tests.models import create_marts
 

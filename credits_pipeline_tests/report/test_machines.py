@@ -14,9 +14,8 @@ import pytest
 
 from credits_pipeline import clock, config
 from credits_pipeline.__main__ import main
-from credits_pipeline.report import metrics
-from credits_pipeline.report import what_if as what_if_module
-from credits_pipeline.report.accounts import accounts
+from credits_pipeline.report import answer, metrics
+from credits_pipeline.report.answer import accounts
 from credits_pipeline.warehouse import fetch_dicts
 from credits_pipeline_tests.models import World
 from credits_pipeline_tests.report.people import KEYED, MODELS, NOW, WRITTEN, publish
@@ -44,6 +43,9 @@ def settings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[config.S
 
 # -- Prometheus ----------------------------------------------------------------------------
 
+METRICS = {
+    f"openrouter_credits_{name}" for name in re.findall(r"^    \('(\w+)',", metrics.SQL.read_text(), re.MULTILINE)
+}
 SAMPLE = re.compile(r'(?P<metric>[a-z_]+)\{(?P<labels>[a-z_]+="[^"\\]*"(,[a-z_]+="[^"\\]*")*)\} (?P<value>[-+.e\d]+)')
 
 
@@ -97,7 +99,7 @@ def test_prometheus_reads_what_the_tables_say(settings: config.Settings, people:
     assert sample("run_out_timestamp_seconds", account="years", percentile="50") is None
     assert sample("month_budget_usd", account="soon") is None
     assert sample("balance_usd", account="former") is None  # its key was taken away
-    assert {metric for metric, _ in found} == set(metrics.HELP)
+    assert {metric for metric, _ in found} == METRICS
 
 
 def test_prometheus_itself_takes_the_file_and_the_rules_of_the_docs(
@@ -115,14 +117,14 @@ def test_prometheus_itself_takes_the_file_and_the_rules_of_the_docs(
 def test_the_docs_name_every_metric_and_no_other() -> None:
     table = re.findall(r"\| metric \(.*?\n\n", DOCS, re.DOTALL)[0]
     named = re.findall(r"`(\w+)`", "".join(line.split("|")[1] for line in table.splitlines()[2:] if line))
-    assert {f"openrouter_credits_{name}" for name in named} == set(metrics.HELP)
-    assert set(re.findall(r"openrouter_credits_\w+", DOCS)) <= set(metrics.HELP)
+    assert {f"openrouter_credits_{name}" for name in named} == METRICS
+    assert set(re.findall(r"openrouter_credits_\w+", DOCS)) <= METRICS
 
 
 def test_the_grafana_dashboard_asks_for_metrics_that_there_are() -> None:
     dashboard = json.loads((config.PROJECT_ROOT / "tools" / "grafana.json").read_text(encoding="utf-8"))
     asked = " ".join(target["expr"] for panel in dashboard["panels"] for target in panel["targets"])
-    assert set(re.findall(r"openrouter_credits_\w+", asked)) <= set(metrics.HELP)
+    assert set(re.findall(r"openrouter_credits_\w+", asked)) <= METRICS
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
     assert "openrouter_credits_balance_usd" in dashboard["templating"]["list"][1]["query"]
 
@@ -202,7 +204,7 @@ def what_if(capsys: pytest.CaptureFixture[str], model: str, other: str, *more: s
 
 
 def rows(people: World, **asked: object) -> list[dict[str, object]]:
-    return fetch_dicts(people.con, what_if_module.SQL, {"account": "steady", **asked})
+    return fetch_dicts(people.con, answer.FOLDER / "what_if.sql", {"account": "steady", **asked})
 
 
 def test_moving_nothing_or_to_the_same_price_changes_no_date(people: World) -> None:

@@ -120,10 +120,10 @@ def test_the_tone_turns_a_week_and_two_weeks_before_by_the_days_left_of_the_tabl
 
 
 def test_unknown_days_are_counted_and_known_ones_are_not_mentioned() -> None:
-    assert wording.of_days(0, 7) == wording.of_days(None, 7) == ""
-    assert wording.of_days(1, 7) == "1 of these 7 days is unknown"
-    assert wording.of_days(30, 30) == "30 of these 30 days are unknown"
-    assert wording.of_days(1, 1) == "unknown"
+    assert wording.say("of_days", 0, 7) == wording.say("of_days", None, 7) == ""
+    assert wording.say("of_days", 1, 7) == "1 of these 7 days is unknown"
+    assert wording.say("of_days", 30, 30) == "30 of these 30 days are unknown"
+    assert wording.say("of_days", 1, 1) == "unknown"
 
 
 def test_80_percent_sure_is_not_said_alone_where_the_accounts_own_record_is_worse() -> None:
