@@ -83,4 +83,4 @@ left join marts.runway_history as history
 left join marts.month_outlook as outlook on runway.account = outlook.account
 left join marts.topup_plan as purchase on runway.account = purchase.account and purchase.is_advised
 where list_contains($accounts, runway.account)
-order by runway.urgency
+order by runway.urgency, runway.account

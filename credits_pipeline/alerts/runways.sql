@@ -98,4 +98,4 @@ select
     )[:if(is_automatic, 1, 99)] as due
 from runways
 left join told using (account)
-order by urgency
+order by urgency, account

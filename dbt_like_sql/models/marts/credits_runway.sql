@@ -163,14 +163,15 @@ runways as (
 
 select
     *,
-    -- Used up, then by run-out date, then those without one, of which the unused are the last.
-    row_number() over (
-        order by
-            status <> 'exhausted' or is_unused,
-            if(is_unused, null, run_out_p50) nulls last,
-            if(is_unused, null, run_out_p10) nulls last,
-            list_position(['ok', 'accumulating', 'idle', 'exhausted'], status),
-            account
+    -- Of an account alone, so that it sorts the accounts of several warehouses too. Days are counted from 1970.
+    cast(
+        case
+            when status = 'exhausted' and not is_unused then 0
+            else
+                coalesce(if(is_unused, null, run_out_p50) - date '1970-01-01', 99999) * 1000000
+                + coalesce(if(is_unused, null, run_out_p10) - date '1970-01-01', 99999) * 10
+                + list_position(['ok', 'accumulating', 'idle', 'exhausted'], status)
+        end as bigint
     ) as urgency
 from runways
 order by account
