@@ -29,7 +29,6 @@ _CENT = Decimal("0.01")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _SIZES = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k"))
 UNKNOWN = "unknown"
-FEW_CHECKS = 20  # fewer say little about a 1-in-5 chance
 
 # The default thresholds of the alerts: under two weeks is worth a look, under one week a top-up.
 WATCH_DAYS, URGENT_DAYS = 14, 7
@@ -66,7 +65,6 @@ def template(path: Path, *filters: Callable[..., str]) -> "Template":
     environment.filters |= {macro: partial(say, macro) for macro in macros}
     own = (name, sentence, usd, day, days, month, instant, percent, count, compact, member, span, answer)
     environment.filters |= {word.__name__: word for word in (*own, *filters)}
-    environment.globals["FEW_CHECKS"] = FEW_CHECKS
     return environment.get_template(path.name)
 
 

@@ -30,10 +30,6 @@ _OURS = ("OPENROUTER_", "CREDITS_", "APPRISE_")
 # characters), in one piece; and no other host than the one that is named.
 _DEFAULTS = {"overflow": "truncate", "redirect": "no"}
 
-UNKNOWN_ADDRESS = "Apprise does not know this kind of address, or something in it is missing"
-UNREACHABLE = "it could not be reached"
-NOT_TAKEN = "it did not accept the message"
-
 
 @dataclass(frozen=True)
 class Channel:
@@ -123,10 +119,12 @@ def _send(channel: Channel, title: str, body: str, *, attached: Path | None, lim
 def _reason(printed: str) -> str:
     """The one fact worth reporting of what Apprise printed, in words of our own: it may hold the address."""
     if status := re.search(r"\berror=([1-5][0-9]{2})\b", printed):
-        return f"{NOT_TAKEN} (HTTP {status[1]})"
+        return f"it did not accept the message (HTTP {status[1]})"
     if "onnection error" in printed or "Socket Exception" in printed:
-        return UNREACHABLE
-    return UNKNOWN_ADDRESS if "at least one service URL" in printed else NOT_TAKEN
+        return "it could not be reached"
+    if "at least one service URL" in printed:
+        return "Apprise does not know this kind of address, or something in it is missing"
+    return "it did not accept the message"
 
 
 def _scheme(url: str) -> str:
