@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
+WORDS = FOLDER / "words.txt.j2"
 DAY, DAY_MS = timedelta(days=1), 86_400_000
 LETTER_PX = 8  # on average, in the widest of the usual fonts
 STACK_COLOURS = ("m0", "m1", "m2", "m3", "billed", "m5")
@@ -41,7 +42,7 @@ def of_account(con: "Connection", name: str, account: str) -> Chart:
     (row,) = fetch_dicts(con, FOLDER / f"{name}.sql", {"account": account})
     found = {key: value if value is not None else [] for key, value in row.items()}
     file, rows, params = CHARTS[name](found)  # which adds what the words need
-    words = wording.say(file, found, file=FOLDER / "words.txt.j2")
+    words = wording.say(file, found, file=WORDS)
     return Chart(words, file, rows, params) if rows else Chart(words)
 
 
@@ -65,10 +66,13 @@ def daily_spend(found: Row) -> Drawn:
 
 def balance(found: Row) -> Drawn:
     """The run-out interval is marked on the zero line; days with an unknown balance are gaps, estimates dashed."""
-    past, fan = found["past"], found["fan"]
+    past, fan, runway = found["past"], found["fan"], found["runway"]
     if not past:
         return "balance", {}, {}
-    interval = _interval(found["runway"]) if fan else []
+    interval = []
+    if fan and runway["run_out_p10"]:
+        label = wording.say("run_out_interval", runway, file=WORDS)
+        interval = [{key: runway[key] for key in QUANTILES} | {"label": label}]
     is_estimated = any(row["is_estimated"] and row["balance_usd"] is not None for row in past)
     shown = ["Balance", *["Estimate"] * is_estimated, *["Forecast, 80 % sure", "Forecast, median"] * bool(fan)]
     shown += ["Runs out, 80 % sure"] * len(interval)
@@ -178,16 +182,6 @@ def _with_labels(events: Sequence[Row], first: date, end: date) -> list[Row]:
         labelled.append(event | {"align": align, "label": label if has_room else ""})
         free = px + (wide if align == "left" else 8)
     return labelled
-
-
-def _interval(runway: Row) -> list[Row]:
-    """The run-out interval with its dates in words; it ends beyond a year where its late end is null."""
-    early, middle, late = (runway[key] for key in QUANTILES)
-    if early is None:
-        return []
-    label = f"{wording.day(early, year=False)} – {wording.day(late) if late else 'beyond a year'}"
-    label = f"about {wording.day(middle, year=False)} ({label})" if middle else label
-    return [{key: runway[key] for key in QUANTILES} | {"label": wording.day(late) if early == late else label}]
 
 
 def _colours(stacked: Iterable[str]) -> dict[str, str]:
