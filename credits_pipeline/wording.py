@@ -61,7 +61,7 @@ def template(path: Path, *filters: Callable[..., str]) -> "Template":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    macros = re.findall(r"macro (\w+)", SENTENCES.read_text(encoding="utf-8"))
+    macros = re.findall(r"{% macro (\w+)", SENTENCES.read_text(encoding="utf-8"))
     environment.filters |= {macro: partial(say, macro) for macro in macros}
     own = (name, sentence, usd, day, days, month, instant, percent, count, compact, member, span, answer)
     environment.filters |= {word.__name__: word for word in (*own, *filters)}
