@@ -8,8 +8,10 @@ from pathlib import Path
 import dagster as dg
 import hypothesis
 import pytest
+from dagster._core.storage.event_log import InMemoryEventLogStorage
 
 from credits_pipeline import clock
+from credits_pipeline.launch.history import PlansOnce
 from credits_pipeline.simulator import SimulatedAccount
 from credits_pipeline.warehouse import Warehouse
 from credits_pipeline_tests.faulty import FaultyAPI
@@ -80,8 +82,13 @@ def at_five_past_midnight() -> Iterator[clock.FrozenClock]:
         yield held
 
 
+class InMemoryLog(PlansOnce, InMemoryEventLogStorage):
+    """Plans a run of a year as our log does: Dagster's own would take two minutes for it."""
+
+
 @pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
+def instance(monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
+    monkeypatch.setattr("dagster._core.storage.event_log.InMemoryEventLogStorage", InMemoryLog)
     with dg.DagsterInstance.ephemeral() as held:
         yield held
 

@@ -77,6 +77,9 @@ def test_every_day_of_a_range_shows_its_own_bill(
     }
     assert instance.get_materialized_partitions(BILL[0]) == shown.keys()
     assert len(shown) == 7
+    checked = dg.AssetCheckKey(BILL[0], "every_account_was_fetched")
+    found = instance.event_log_storage.get_asset_check_execution_history(checked, limit=20)
+    assert [record.status.name for record in found] == ["SUCCEEDED"] * 2  # of each run, not of each day
     for day, usd in shown.items():
         if day != TODAY.isoformat():
             assert usd == pytest.approx(float(account.spend(date.fromisoformat(day))))
