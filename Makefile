@@ -8,8 +8,8 @@ RUN := $(PY) -m credits_pipeline
 # Port of the Dagster UI.
 PORT ?= 3000
 
-.PHONY: help demo demo-ui test test-slow test-duckdb test-browser test-image test-all run dev answer what-if backfill import \
-	backup restore rename alert-test chaos lint types check bench bench-forecast pictures lock clean
+.PHONY: help demo demo-ui test test-slow test-duckdb test-browser test-image test-cluster test-all run dev answer what-if backfill \
+	import backup restore rename reshard cluster alert-test chaos lint types check bench bench-forecast pictures lock clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sort | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -55,14 +55,17 @@ reshard: $(VENV)/installed ## spread a lake over other shards, or move the wareh
 	@[ -n "$$SHARDS" ] || { echo "how many? make reshard SHARDS=16"; exit 1; }
 	@$(RUN) reshard "$$SHARDS"
 
+cluster: $(VENV)/installed-cluster ## install what a lake and a Dask cluster need (docs/scale.md)
+	@echo "$(VENV) has Dask, and DuckDB 1.5.5 with the extensions of a lake: docs/scale.md says what to set."
+
 alert-test: $(VENV)/installed ## send a test alert to every channel of CREDITS_ALERT_URLS
 	@$(RUN) alert-test
 
 test: $(VENV)/installed-dev ## the fast tests, which need only this machine (under three minutes)
-	@$(PY) -m pytest -n 2 --dist worksteal -q -m "not heavy and not browser and not slow"
+	@$(PY) -m pytest -n 2 --dist worksteal -q -m "not heavy and not browser and not slow and not cluster"
 
 test-slow: $(VENV)/installed-dev ## the slow tests: faults, secrets, recovery, real dbt, readers, alerts
-	@$(PY) -m pytest -n 2 --dist loadfile -q -m "slow and not heavy and not browser"
+	@$(PY) -m pytest -n 2 --dist loadfile -q -m "slow and not heavy and not browser and not cluster"
 
 # The oldest DuckDB that we support; the other tests run on the locked one, which is the newest.
 DUCKDB_TESTS := sql/test_models_*.py sql/test_forecast.py sql/test_sql_project.py sql/test_key_limits.py sql/test_money.py \
@@ -78,7 +81,10 @@ test-browser: $(VENV)/installed-dev ## test the Dagster UI and the report in Deb
 test-image: $(VENV)/installed-dev ## build the container image and run it (needs buildah, crun, mmdebstrap)
 	@$(PY) -m pytest -q -m heavy credits_pipeline_tests/project/test_image.py
 
-test-all: $(VENV)/installed-dev ## the heavy tests: load, chaos, old drivers, BI servers (about two hours)
+test-cluster: $(VENV)/cluster/installed ## test the lake and Dask with PostgreSQL and S3 (Debian: apt-get install postgresql)
+	@PYTHONPATH=$(CURDIR)/$(VENV)/cluster $(PY) -m pytest -q -m cluster
+
+test-all: $(VENV)/installed-dev test-cluster ## the heavy tests: load, chaos, old drivers, BI servers (about two hours), and test-cluster
 	@$(PY) -m pytest -q -m heavy
 
 MINUTES ?= 20
@@ -104,9 +110,13 @@ check: $(VENV)/installed-dev ## run Dagster's own check of the definitions
 	@mkdir -p $(VENV)/check && cp credits_pipeline/launch/dagster.yaml $(VENV)/check/
 	@DAGSTER_HOME=$(CURDIR)/$(VENV)/check $(VENV)/bin/dg check defs
 
-lock: ## update requirements.lock and requirements-dev.lock (needs uv)
+lock: ## update requirements.lock and the locks built on it (needs uv)
 	uv pip compile pyproject.toml $(LOCK_OPTIONS) -o requirements.lock
 	uv pip compile pyproject.toml --extra dev $(LOCK_OPTIONS) -c requirements.lock -o requirements-dev.lock
+	sed '/^duckdb==/,/# via/d' requirements-dev.lock | \
+	  uv pip compile pyproject.toml --extra cluster $(LOCK_OPTIONS) -c - -o requirements-cluster.lock
+	uv pip compile pyproject.toml --extra cluster --extra cluster-test $(LOCK_OPTIONS) \
+	  -c requirements-cluster.lock -o requirements-cluster-test.lock
 LOCK_OPTIONS := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-strip-extras -q -U
 
 clean: ## remove the virtual environment and the demo's data, never your own
@@ -144,6 +154,18 @@ $(VENV)/installed-dev: requirements-dev.lock $(VENV)/installed
 	@echo "Installing the test tools …"
 	@install="$(INSTALL)"; touch $(UNFINISHED); $$install --require-hashes -r requirements-dev.lock || $(FAILED)
 	@rm -f $(UNFINISHED) && touch $@
+
+# DuckDB's extensions exist for one version only, which takes the place of the other: `make clean` brings that back.
+$(VENV)/installed-cluster: requirements-cluster.lock $(VENV)/installed
+	@echo "Installing Dask and DuckDB's extensions …"
+	@install="$(INSTALL)"; touch $(UNFINISHED); $$install --require-hashes -r requirements-cluster.lock || $(FAILED)
+	@rm -f $(UNFINISHED) && touch $@
+
+# In a folder of its own, so that all other tests keep their DuckDB.
+$(VENV)/cluster/installed: requirements-cluster-test.lock $(VENV)/installed-dev
+	@echo "Installing Dask, DuckDB's extensions and an S3 server for the tests …"
+	@rm -rf $(VENV)/cluster; $(INSTALL) --require-hashes --target $(VENV)/cluster -r requirements-cluster-test.lock || $(FAILED)
+	@touch $@
 
 export SUPERSET_VENV ?= $(CURDIR)/.venv-superset
 $(SUPERSET_VENV)/installed: tools/requirements-superset.lock | $(VENV)/bin/python

@@ -33,11 +33,12 @@ def test_every_package_of_a_lock_is_one_version_with_its_hashes_and_no_lock_name
 def test_every_direct_dependency_is_justified_in_one_line() -> None:
     text = (PROJECT_ROOT / "pyproject.toml").read_text(encoding="utf-8")
     counted = {}
-    for name, block in re.findall(r"^(dependencies|dev) = \[\n(.*?)^\]", text, re.DOTALL | re.MULTILINE):
+    lists = r"^(dependencies|dev|cluster|cluster-test) = \[\n(.*?)^\]"
+    for name, block in re.findall(lists, text, re.DOTALL | re.MULTILINE):
         lines = [line.strip() for line in block.splitlines()]
         counted[name] = len(lines)
         assert [line for line in lines if not re.fullmatch(r'"[^"]+",\s+# \S.{10,}', line)] == []
-    print(f"\n{counted['dependencies']} direct dependencies, {counted['dev']} more for the tests")
+    print(f"\ndirect dependencies: {counted}")
     assert counted["dependencies"] <= 20, "each one is looked after for ever: which could be missed?"
 
 
@@ -65,7 +66,7 @@ def auditor() -> Path:
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock"])
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock", "requirements-cluster-test.lock"])
 def test_no_vulnerability_is_known_in_what_is_locked(auditor: Path, lock: str) -> None:
     asked = ["--disable-pip", "--progress-spinner", "off", "--format", "json", "-s", "osv"]
     command = [auditor, "-r", PROJECT_ROOT / lock, *asked]
