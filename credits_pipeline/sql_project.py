@@ -6,6 +6,7 @@ exposures and unit tests are left to dbt; whatever else a .yml says is refused.
 
 import re
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 RAW_SCHEMAS = {"raw", "ops"}  # written by Python, and never emptied
 SAMPLE_ROWS = 5  # failing rows that a test shows: enough to see the pattern
 SAMPLE_CHARACTERS = 300  # of one such row: a whole reply in JSON would drown the rest
+_JINJA = SandboxedEnvironment(undefined=jinja2.StrictUndefined, optimized=False)  # each template is rendered once
 
 
 @dataclass(frozen=True)
@@ -151,8 +153,8 @@ class SqlProject:
                 yml_path=yml_path,
                 sql=made.template,
                 compiled=made.sql,
-                depends_on=made.refs,
-                sources=made.sources,
+                depends_on=tuple(made.refs),
+                sources=tuple(made.sources),
             )
         order = _in_order(models)
         tests = [*_generic_tests(templates, models), *_singular_tests(templates, order)]
@@ -198,11 +200,11 @@ class SqlProject:
 
 
 class _Rendered(NamedTuple):
-    template: str
-    sql: str
-    refs: tuple[str, ...]
-    sources: tuple[str, ...]
+    refs: dict[str, str]
+    sources: dict[str, str]
     config: dict[str, Any]
+    template: str = ""
+    sql: str = ""
 
 
 class _Templates:
@@ -211,44 +213,55 @@ class _Templates:
     def __init__(
         self, root: Path, models: Mapping[str, str], sources: Mapping[str, Table], variables: Mapping[str, Any]
     ) -> None:
-        self.root, self._models, self._sources, self._variables = root, models, sources, variables
-        self._macros = read_texts(root, "macros/*.sql")
-
-    def render(self, path: Path, template: str | None = None) -> _Rendered:
-        """The file at `path`, or a template that stands in it. Raises SqlProjectError."""
-        text = (self.root.parent / path).read_text("utf-8") if template is None else template
-        refs, sources, config = dict[str, str](), dict[str, str](), dict[str, Any]()
-
-        def look_up(name: str, among: Mapping[str, Any], what: str) -> Any:
-            if name not in among:
-                raise LookupError(f"there is no {what} named {name!r}")
-            return among[name]
-
-        def source(group: str, table: str) -> str:
-            name = f"{group}.{table}"
-            return sources.setdefault(name, look_up(name, self._sources, "source").relation)
-
-        context: dict[str, Any] = {
-            "ref": lambda name: refs.setdefault(name, look_up(name, self._models, "model")),
-            "source": source,
-            "var": lambda name: look_up(name, self._variables, "var"),
-            "config": lambda **given: config.update(Config(**given).model_dump(exclude_unset=True)) or "",
+        self.root, self._sources = root, sources
+        self._asked = _Rendered({}, {}, {})
+        self._context: dict[str, Any] = {
+            "ref": lambda name: self._asked.refs.setdefault(name, _look_up(name, models, "model")),
+            "source": self._source,
+            "var": lambda name: _look_up(name, variables, "var"),
+            "config": lambda **said: self._asked.config.update(Config(**said).model_dump(exclude_unset=True)) or "",
         }
-        try:
-            for macro in self._macros.values():
-                module = vars(_template(macro).make_module(context))
-                context |= {name: value for name, value in module.items() if name[0] != "_"}
-            sql = _template(text).render(context)
-        except Exception as error:  # whatever an expression in a template may raise
-            raise SqlProjectError(path, str(error)) from error
-        return _Rendered(text, sql, tuple(refs), tuple(sources), config)
+        for path, text in read_texts(root, "macros/*.sql").items():
+            with _named(path):
+                module = vars(_template(text).make_module(self._context))
+            self._context |= {name: value for name, value in module.items() if name[0] != "_"}
+
+    def render(self, path: Path) -> _Rendered:
+        """The file at `path`. Raises SqlProjectError."""
+        text = (self.root.parent / path).read_text("utf-8")
+        self._asked = _Rendered({}, {}, {}, template=text)
+        with _named(path):
+            return self._asked._replace(sql=_template(text).render(self._context))
+
+    def call(self, path: Path, macro: str, arguments: Mapping[str, Any]) -> str:
+        """What a macro makes of arguments that stand in the file at `path`. Raises SqlProjectError."""
+        with _named(path):
+            return str(_look_up(macro, self._context, "macro")(**arguments))
+
+    def _source(self, group: str, table: str) -> str:
+        name = f"{group}.{table}"
+        return self._asked.sources.setdefault(name, _look_up(name, self._sources, "source").relation)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # whatever an expression in a template may raise
+        raise SqlProjectError(path, str(error)) from error
+
+
+def _look_up(name: str, among: Mapping[str, Any], what: str) -> Any:
+    if name not in among:
+        raise LookupError(f"there is no {what} named {name!r}")
+    return among[name]
 
 
 @cache
 def _template(text: str) -> jinja2.Template:
     # To dbt, too, a generic test is a macro.
     text = re.sub(r"{% test (\w+)", r"{% macro test_\1", text).replace("{% endtest", "{% endmacro")
-    return SandboxedEnvironment(undefined=jinja2.StrictUndefined).from_string(text)
+    return _JINJA.from_string(text)
 
 
 def _in_order(models: Mapping[str, Model]) -> list[str]:
@@ -267,10 +280,10 @@ def _generic_tests(templates: _Templates, models: Mapping[str, Model]) -> Iterat
         for column, about, item in ((column, about, item) for column, about, items in parts for item in items):
             [(kind, test)] = {item: GenericTest()}.items() if isinstance(item, str) else item.items()
             arguments = {**test.arguments, **column}
-            made = templates.render(model.yml_path, f"{{{{ test_{kind}(**{arguments | {'model': model.relation}}) }}}}")
+            made = templates.call(model.yml_path, f"test_{kind}", arguments | {"model": model.relation})
             name = test.name or _test_name(kind, model.name, arguments)
             told = about.format(kind.replace("_", " "))
-            yield Test(name, model.name, test.config.severity, made.sql, told, model.yml_path)
+            yield Test(name, model.name, test.config.severity, made, told, model.yml_path)
 
 
 def _singular_tests(templates: _Templates, order: list[str]) -> Iterator[Test]:

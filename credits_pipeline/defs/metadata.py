@@ -3,7 +3,7 @@
 The drawing code is the report's. Only some tables have a picture: it is kept with every run's history, 10 to 50 kB.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Metadata = dict[str, Any]
 Row = dict[str, Any]
+Accounts = Callable[[], list[Row]]  # `by_urgency`, asked once for all tables
 
 ANSWERS = Path(__file__).with_name("answers.txt.j2")
 # A week: enough to see the rhythm of a daily table.
@@ -34,30 +35,35 @@ PICTURES = {
 }
 
 
-def of_model(con: "Connection", model: Model, built: ModelResult) -> Metadata:
+def of_model(con: "Connection", model: Model, built: ModelResult, accounts: Accounts) -> Metadata:
     """What a build says of a table. A figure that cannot be computed, or a picture that cannot be drawn, says so."""
     entries: Metadata = {"dagster/row_count": built.row_count, "build_seconds": round(built.seconds, 4)}
-    parts = {"answer": answers, "picture": picture, "plots": plots, "preview": newest_rows}
+    parts: dict[str, Callable[[], Metadata]] = {
+        "answer": lambda: answers(model, accounts),
+        "picture": lambda: picture(con, model, accounts),
+        "plots": lambda: plots(con, model),
+        "preview": lambda: {"preview": preview(con, model.relation)},
+    }
     for name, part in parts.items():
         try:
-            entries |= part(con, model)
+            entries |= part()
         except Exception as error:  # what is shown of the figures must not cost the figures
             entries[name] = dg.MetadataValue.md(f"This could not be shown: {markdown(str(error))}")
     return entries
 
 
-def answers(con: "Connection", model: Model) -> Metadata:
+def answers(model: Model, accounts: Accounts) -> Metadata:
     """One sentence per account, the most urgent first; at the end, those that have no key any more."""
     if not hasattr(wording.template(ANSWERS).module, model.name):
         return {}
-    said = [(row["account"], wording.say(model.name, row, file=ANSWERS)) for row in by_urgency(con)]
+    said = [(row["account"], wording.say(model.name, row, file=ANSWERS)) for row in accounts()]
     lines = [f"**{markdown(wording.name(account))}**: {markdown(words)}" for account, words in said if words]
     return {"answer": dg.MetadataValue.md("\n\n".join(lines))} if lines else {}
 
 
-def picture(con: "Connection", model: Model) -> Metadata:
+def picture(con: "Connection", model: Model, accounts: Accounts) -> Metadata:
     """A chart of the account whose credits run out first, with what it says for those who cannot see it."""
-    keyed = [row["account"] for row in by_urgency(con) if row["has_key"]] if model.name in PICTURES else []
+    keyed = [row["account"] for row in accounts() if row["has_key"]] if model.name in PICTURES else []
     if not keyed:
         return {}
     from credits_pipeline.report import charts, drawing
@@ -94,10 +100,6 @@ def plots(con: "Connection", model: Model) -> Metadata:
 def plotted(value: Any) -> int | float | str:
     """Exact amounts as the UI can plot them; what is no number as text."""
     return float(value) if isinstance(value, Decimal) else value if isinstance(value, int | float) else str(value)
-
-
-def newest_rows(con: "Connection", model: Model) -> Metadata:
-    return {"preview": preview(con, model.relation)}
 
 
 def preview(con: "Connection", relation: str, rows: int = PREVIEW_ROWS) -> dg.MarkdownMetadataValue:

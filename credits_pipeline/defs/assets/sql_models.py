@@ -5,6 +5,7 @@ One step is one transaction: build the selected models, test them, then commit, 
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import dagster as dg
@@ -140,7 +141,8 @@ def described(
     """Metadata by model and check: after the commit, so that nothing which goes wrong here can undo it."""
     try:
         with warehouse.built("describing the tables") as con:
-            of_models = {m.model: metadata.of_model(con, project.models[m.model], m) for m in result.models}
+            rows = cache(lambda: metadata.by_urgency(con))
+            of_models = {m.model: metadata.of_model(con, project.models[m.model], m, rows) for m in result.models}
             rolled_up = {
                 check: {"by_month": metadata.preview(con, f"marts.{mart}", rows=ROLLED_UP_ROWS)}
                 for check, mart in ROLL_UPS.items()
