@@ -7,8 +7,9 @@ Source: the vendor's OpenAPI document.
 import json
 import re
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache, partial
 from typing import Annotated, Any, ClassVar, Generic, TypeVar
@@ -19,6 +20,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PlainValidator,
     StrictBool,
     ValidationInfo,
     field_validator,
@@ -31,8 +33,7 @@ from credits_pipeline.config import LARGEST_TOTAL_USD
 NANO_DOLLAR = Decimal("1e-9")  # below anything that is billed; the API's doubles may print with more digits
 # Of an account and day. Believed, more than these would stop the figures of all: sums would not fit their columns.
 LARGEST_DAY_USD, LARGEST_COUNT = 2_500_000, 10**15
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-OLDEST_CACHE = timedelta(days=1)  # a `cachedAt` further back, or ahead, is a mistake and says nothing
+OLDEST_CACHE_MS = 86_400_000  # a `cachedAt` further back, or ahead, is a mistake and says nothing
 LONGEST_MESSAGE, LONGEST_NAME = 300, 200  # characters of the server's own words, and of a model's name
 
 _KEY_LIKE = re.compile(r"sk-or-[\w-]{8,}|(?=[0-9eE]*[a-dA-DfF])[0-9a-fA-F]{32,}")  # and no long number
@@ -52,8 +53,11 @@ def shown(words: str, longest: int = LONGEST_MESSAGE) -> str:
     return words if len(words) <= longest else words[: longest - 1] + "…"
 
 
-def _exact(usd: Decimal) -> Decimal:
-    return usd.quantize(NANO_DOLLAR) + 0  # half-even, never -0
+def _usd(value: Any) -> Decimal:  # in half the time of pydantic's own: a year has many rows
+    with suppress(ArithmeticError, TypeError, ValueError):
+        if not isinstance(value, bool) and abs(amount := Decimal(value)) < 10**9:
+            return amount.quantize(NANO_DOLLAR) + 0  # half-even, never -0
+    raise ValueError("not a number of dollars")
 
 
 @lru_cache(maxsize=2_000)
@@ -78,8 +82,8 @@ def _identifier(value: str) -> str:
     return value
 
 
-Total = Annotated[Decimal, Field(ge=0, le=LARGEST_TOTAL_USD), AfterValidator(_exact)]
-Billed = Annotated[Decimal, Field(gt=-(10**9), lt=10**9), AfterValidator(_exact)]
+Billed = Annotated[Decimal, PlainValidator(_usd)]
+Total = Annotated[Billed, Field(ge=0, le=LARGEST_TOTAL_USD)]
 Count = Annotated[int, Field(ge=0)]
 
 
@@ -221,9 +225,9 @@ class UsageReply(Reply):
 
         Not when they were read: a bill asked for before midnight lacks what came after, whenever the reply arrives.
         """
-        ms = self.cached_at
-        if isinstance(ms, int) and timedelta(0) < asked_at - EPOCH - timedelta(milliseconds=ms) < OLDEST_CACHE:
-            return EPOCH + timedelta(milliseconds=ms)
+        if isinstance(self.cached_at, int):
+            age = int(asked_at.timestamp() * 1000) - self.cached_at
+            return asked_at - timedelta(milliseconds=age if 0 < age < OLDEST_CACHE_MS else 0)
         return asked_at
 
 
