@@ -18,9 +18,10 @@ def plain(text: str) -> str:
     return "".join("\ufffd" if unicodedata.category(c) in _HIDDEN else c for c in text)
 
 
-def one_line(text: str) -> str:
-    """`text` with its line breaks and other white space as single blanks, and otherwise as `plain` shows it."""
-    return plain(" ".join(text.split()))
+def one_line(text: str, longest: int = 0) -> str:
+    """`text` with line breaks and other white space as single blanks, as `plain` shows it, of `longest` characters."""
+    line = plain(" ".join(text.split()))
+    return line if not longest or len(line) <= longest else line[: longest - 1] + "…"
 
 
 def markdown(text: str) -> str:
@@ -41,17 +42,13 @@ def cell(value: Any) -> str:
     return "" if value is None else f"{value:f}" if isinstance(value, Decimal) else str(value)
 
 
-def shortened(text: str) -> str:
-    return text if len(text) <= LONGEST_CELL else text[: LONGEST_CELL - 1] + "…"
-
-
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A Markdown table, numbers to the right, nulls as an empty cell."""
     rows = list(rows)
     numbers = [any(isinstance(row[at], int | float | Decimal) for row in rows) for at in range(len(columns))]
     rule = ["---:" if is_number else "---" for is_number in numbers]
     lines = [[markdown(name) for name in columns], rule]
-    lines += [[markdown(shortened(cell(value))) for value in row] for row in rows]
+    lines += [[markdown(one_line(cell(value), LONGEST_CELL)) for value in row] for row in rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

@@ -12,7 +12,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from credits_pipeline.text import plain
+from credits_pipeline.text import one_line, plain
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -75,8 +75,7 @@ def say(sentence: str, *facts: Any, file: Path = SENTENCES) -> str:
 
 def name(text: object, *, longest: int = LONGEST_NAME) -> str:
     """An account's or a model's name on one line of at most `longest` characters, none of them invisible."""
-    line = " ".join(plain(str(text)[: 4 * longest]).split()) or "(no name)"
-    return line if len(line) <= longest else line[: longest - 1] + "…"
+    return one_line(str(text)[: 4 * longest], longest) or "(no name)"
 
 
 def sentence(text: object) -> str:

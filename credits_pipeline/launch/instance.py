@@ -5,7 +5,6 @@ import errno
 import os
 import socket
 import sqlite3
-import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -19,6 +18,7 @@ from dagster_shared.check import CheckError
 
 from credits_pipeline import config, files
 from credits_pipeline.errors import CreditsError
+from credits_pipeline.text import one_line
 
 # On a run: the file that the process which does it holds locked.
 PROCESS_TAG = "credits_pipeline/process"
@@ -56,7 +56,7 @@ def open_instance(settings: config.Settings) -> Iterator[dg.DagsterInstance]:
         try:
             held = dg.DagsterInstance.get()
         except (dg.DagsterError, CheckError, ImportError, yaml.YAMLError, UnicodeError) as error:
-            said = textwrap.shorten(str(error), 200, placeholder=" …")
+            said = one_line(str(error), 200)
             raise config.ConfigError(
                 f"{home / 'dagster.yaml'} cannot be read ({said}): fix it, or move it away to get the default again"
             ) from error

@@ -49,8 +49,7 @@ def hidden(words: str) -> str:
 
 def shown(words: str, longest: int = LONGEST_MESSAGE) -> str:
     """Text from outside on one line: no key, no control characters, not too long."""
-    words = text.one_line(hidden(words))
-    return words if len(words) <= longest else words[: longest - 1] + "…"
+    return text.one_line(hidden(words), longest)
 
 
 def _usd(value: Any) -> Decimal:  # in half the time of pydantic's own: a year has many rows
