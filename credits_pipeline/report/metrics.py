@@ -1,7 +1,5 @@
 """`metrics.prom`: what is known of each account, for Prometheus' textfile collector, as the published copy says it."""
 
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +11,6 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
 
 SQL = Path(__file__).with_name("metrics.sql")
-ESCAPED = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 
 def write(settings: Settings) -> None:
@@ -24,12 +21,5 @@ def write(settings: Settings) -> None:
 
 def text(con: "Connection", settings: Settings) -> str:
     """The text format of Prometheus, from a connection to the marts; metrics without a sample are left out."""
-    samples = fetch_dicts(con, SQL, {"accounts": [account.name for account in settings.accounts]})
-    lines = []
-    for metric, rows in groupby(samples, key=itemgetter("metric", "help", "type")):
-        name, help_, kind = metric
-        lines += [f"# HELP {name} {help_}", f"# TYPE {name} {kind}"]
-        for row in rows:
-            labels = (f'{label}="{value.translate(ESCAPED)}"' for label, value in row["labels"].items())
-            lines.append(f"{name}{{{','.join(labels)}}} {row['value']}")
-    return "".join(f"{line}\n" for line in lines)
+    [file] = fetch_dicts(con, SQL, {"accounts": [account.name for account in settings.accounts]})
+    return str(file["text"])

@@ -1,4 +1,4 @@
--- One row per sample of metrics.prom: its metric, its labels, and its value. What a mart does not know has no sample.
+-- The whole of metrics.prom: the samples of each metric under its help and type. What a mart does not know has no sample.
 -- $accounts: who has a key. The last reading of one that has none any more would be on a dashboard for ever.
 
 with metrics (metric, help) as (
@@ -72,16 +72,36 @@ samples as (
 
     select map {'version': version, 'simulated': cast(is_simulated as varchar)}, 'published_info', null, 1
     from marts.published
+),
+
+labelled as (
+    select 'openrouter_credits_' || metric as metric, help, map_concat(labels, label) as labels, value
+    from samples
+    inner join metrics using (metric)
+    where value is not null
+        and (labels['account'] is null or len($accounts) = 0 or list_contains(cast($accounts as varchar[]), labels['account']))
+),
+
+blocks as (
+    select
+        metric,
+        '# HELP ' || metric || ' ' || any_value(help) || chr(10)
+        || '# TYPE ' || metric || if(ends_with(metric, '_total'), ' counter', ' gauge') || chr(10)
+        || string_agg(
+            metric || '{'
+            || array_to_string(
+                list_transform(
+                    map_entries(labels),
+                    lambda entry: entry.key || '="'
+                    || replace(replace(replace(entry.value, '\', '\\'), '"', '\"'), chr(10), '\n') || '"'
+                ),
+                ','
+            )
+            || '} ' || value || chr(10),
+            '' order by labels
+        ) as block
+    from labelled
+    group by metric
 )
 
-select
-    'openrouter_credits_' || metric as metric,
-    help,
-    if(metric like '%_total', 'counter', 'gauge') as type,
-    map_concat(labels, label) as labels,
-    value
-from samples
-inner join metrics using (metric)
-where value is not null
-    and (labels['account'] is null or len($accounts) = 0 or list_contains(cast($accounts as varchar[]), labels['account']))
-order by metric, labels
+select coalesce(string_agg(block, '' order by metric), '') as text from blocks
