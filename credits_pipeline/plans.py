@@ -5,6 +5,7 @@ Variables are named as those of the keys are: the plain one is for the account `
 
 import re
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from decimal import Decimal
@@ -69,11 +70,7 @@ def _auto_topup(variable: str, text: str) -> dict[str, Any]:
 
 
 def _until(text: str) -> date:
-    try:
-        # Python also reads 20250101 and 2025-W01-1: nobody means those.
-        day = date.fromisoformat(text) if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text) else date.min
-    except ValueError:
-        day = date.min
-    if not clock.today() <= day <= clock.today() + _LONGEST:
-        raise ConfigError("CREDITS_TOPUP_UNTIL must be a day of the coming year, such as 2026-12-31")
-    return day
+    with suppress(ValueError):
+        if clock.today() <= (day := date.fromisoformat(text)) <= clock.today() + _LONGEST:
+            return day
+    raise ConfigError("CREDITS_TOPUP_UNTIL must be a day of the coming year, such as 2026-12-31")
