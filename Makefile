@@ -98,7 +98,7 @@ bench-forecast: $(VENV)/installed-dev ## time the forecast; with TASKS=folder al
 	@$(PY) benchmarks/forecast.py "$(TASKS)" $(ARGS)
 
 pictures: $(VENV)/installed-dev ## retake the README's pictures
-	@$(PY) -m credits_pipeline_tests.pictures
+	@$(PY) -m tools.pictures
 
 lint: $(VENV)/installed-dev ## ruff: rules and format; import-linter: who may import whom
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(VENV)/bin/lint-imports --no-cache

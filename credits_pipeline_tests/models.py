@@ -1,7 +1,7 @@
 """A small world for tests of the SQL: an in-memory DuckDB with the real raw tables and the real models."""
 
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -74,22 +74,24 @@ class World:
             self.con.execute(f"delete from raw.{table}")
 
     def read(
-        self,
-        when: str | datetime,
-        credits: Any,
-        usage: Any,
-        account: str = "a",
-        source: str = "api",
-        run: str = "r",
+        self, when: str | datetime, credits: Any, usage: Any, account: str = "a", source: str = "api", run: str = "r"
     ) -> None:
         """A reading of the two counters."""
         instant = at(when) if isinstance(when, str) else when
+        values = [account, instant.date(), instant, str(credits), str(usage), run, source]
+        self.con.execute("insert into raw.credits_snapshots values (?, ?, ?, ?, ?, null, ?, ?, null)", values)
+
+    def read_nightly(
+        self, start: date, counters: Iterable[tuple[Any, Any] | None], account: str = "a", at: timedelta = timedelta(0)
+    ) -> None:
+        """Readings of credits and usage at each midnight from `start` on (or `at` after it), but for those of None."""
+        read = [(midnight(start + n * DAY) + at, *map(str, pair)) for n, pair in enumerate(counters) if pair]
         self.con.execute(
             """
             insert into raw.credits_snapshots
-            values (?, ?, ?, ?::decimal(18,9), ?::decimal(18,9), null, ?, ?, null)
+            select $1, unnest($2::date[]), unnest($2), unnest($3), unnest($4), null, 'r', 'api', null
             """,
-            [account, instant.date(), instant, str(credits), str(usage), run, source],
+            [account, *map(list, zip(*read, strict=True))],
         )
 
     def bill(

@@ -1,5 +1,6 @@
 """Real marts, grown day by day from the simulated accounts as the pipeline grows them, but without Dagster."""
 
+from dataclasses import astuple
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from credits_pipeline.simulator import AGENTS, STEADY, SimulatedAccount
 from credits_pipeline.simulator.keys import demo_keys
 from credits_pipeline.sql_project import SqlProject
 from credits_pipeline.warehouse import Reading, Warehouse
-from credits_pipeline_tests.sql.test_dbt_parity import Billed
+from credits_pipeline_tests.warehouse.stored import Row
 
 DAY = timedelta(days=1)
 FIRST_DAY = date(2026, 1, 1)
@@ -34,17 +35,10 @@ class History:
         """Readings of the next days, and what was billed on each of them and on the three days before."""
         instants = [datetime.combine(self.day + n * DAY, READ_AT, UTC) for n in range(days)]
         for account in self.accounts:
+            counters = [(at, account.credits_at(at), account.usage_at(at)) for at in instants]
             self.warehouse.append_readings(
-                Reading(
-                    account.name,
-                    at.date(),
-                    at,
-                    account.credits_at(at),
-                    account.usage_at(at),
-                    None,
-                    f"run {at.date()}",
-                )
-                for at in instants
+                Reading(account.name, at.date(), at, credits, usage, None, f"run {at.date()}")
+                for at, credits, usage in counters
             )
         self.bill(self.day - 3 * DAY, instants[-1].date(), fetched_at=instants[-1] + timedelta(seconds=2))
         self.day += days * DAY
@@ -55,19 +49,9 @@ class History:
         with self.warehouse.writing("storing usage") as con:
             for account in self.accounts:
                 by_model = [(day, "", *part) for day in days for part in account.billed(day).items()]
-                by_key = [
-                    (day, member, model, usage)
-                    for day in days
-                    for (member, model), usage in account.billed_by("api_key", day).items()
-                ]
+                by_key = [(day, *of, usage) for day in days for of, usage in account.billed_by("api_key", day).items()]
                 for dimension, parts in {"": by_model, "api_key": by_key}.items():
-                    rows = [
-                        Billed(
-                            day, model, usage.credits_usd, member, usage.byok_usd, usage.requests, usage.prompt_tokens,
-                            usage.completion_tokens, usage.reasoning_tokens, usage.cached_tokens,
-                        )
-                        for day, member, model, usage in parts
-                    ]  # fmt: skip
+                    rows = [Row(day, model, *astuple(usage), member) for day, member, model, usage in parts]
                     stored = {"fetched_at": fetched_at, "run_id": "run", "con": con, "dimension": dimension}
                     self.warehouse.replace_usage(account.name, first, last, rows, **stored)
 

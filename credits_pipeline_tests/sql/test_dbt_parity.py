@@ -3,12 +3,9 @@
 import json
 import math
 import os
-import random
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from itertools import zip_longest
 from pathlib import Path
@@ -18,14 +15,12 @@ import duckdb
 
 from credits_pipeline.config import BREAKDOWNS, PROJECT_ROOT
 from credits_pipeline.plans import AccountPlan
-from credits_pipeline.sql_project import Model, SqlProject
+from credits_pipeline.sql_project import Model
 from credits_pipeline.teams import Team
-from credits_pipeline.warehouse import Reading, Warehouse
 from credits_pipeline.warehouse.tables import replace_rows
+from credits_pipeline_tests.published_history import DAY, FIRST_DAY, History
 
 ROOT = PROJECT_ROOT / "dbt_like_sql"
-FIRST_DAY = date(2026, 1, 5)
-DAYS = 75  # beyond two 30-day horizons, so that forecasts of them have come true
 EXAMPLES = (  # dbt's unit tests
     "usage_at_a_midnight_is_shared_out_by_time",
     "a_top_up_near_midnight_counts_as_the_nearer_reading_says",
@@ -35,77 +30,38 @@ EXAMPLES = (  # dbt's unit tests
 RELATIVE_TOLERANCE = 1e-9  # of a DOUBLE: the order of a parallel sum may differ in its last digits
 
 
-@dataclass(frozen=True)
-class Billed:
-    """What was billed to an account on one day for one model."""
-
-    usage_date: date
-    model: str
-    credits_usd: Decimal
-    member: str = "bot"
-    byok_usd: Decimal = Decimal("0.25")
-    requests: int = 3
-    prompt_tokens: int = 1_000
-    completion_tokens: int = 200
-    reasoning_tokens: int = 50
-    cached_tokens: int = 10
-
-
-def history(account: str, first: int, last: int, mean: float) -> tuple[list[Reading], list[Billed]]:
-    """Uneven spend from day `first` to `last`, with idle and missed days, a top-up, a refund, a correction."""
-    chance = random.Random(account)
-    credits, usage = Decimal(50), Decimal("1.5")
-    readings, billed = [], []
-    for n in range(first, last + 1):
-        day = FIRST_DAY + timedelta(days=n)
-        credits += {20: Decimal(100), 33: Decimal("-7.5")}.get(n, Decimal(0))
-        usage += {41: Decimal("-0.3")}.get(n, Decimal(0))
-        hours = [0] if chance.random() < 0.8 else [9, 9, 17]
-        if chance.random() < 0.85:
-            for minute, hour in enumerate(hours):
-                at = datetime.combine(day, time(hour, 5 + minute, 7), UTC)
-                readings.append(Reading(account, day, at, credits, usage, "c0ffee", f"run-{n}", "api", "{}"))
-        for model in ("alpha/one", "beta/two"):
-            spend = Decimal(round(chance.gammavariate(0.8, mean) * 10**8)) / 10**8
-            if n == last - 2:
-                spend += 500  # an unusual day
-            if chance.random() < 0.7 and n < last:
-                usage += spend
-                billed.append(Billed(day, model, spend))
-    return readings, billed
-
-
-def write_raw_rows(path: Path) -> None:
-    """A steady account, a bursty one, one that vanished and one of two days."""
-    warehouse = Warehouse(path)
-    for account, first, last, mean in (
-        ("bursty", 0, DAYS, 2.0),
-        ("default", 0, DAYS, 0.5),
-        ("new", DAYS - 1, DAYS, 0.5),
-        ("vanished", 10, 40, 0.1),
-    ):
-        readings, billed = history(account, first, last, mean)
-        warehouse.append_readings(readings)
-        begin, end = (FIRST_DAY + timedelta(days=n) for n in (first - 5, last))
-        fetched_at = datetime.combine(end, time(0, 6), UTC)
-        warehouse.replace_usage(account, begin, end, billed, fetched_at=fetched_at, run_id="run")
-        halves = [replace(row, credits_usd=row.credits_usd / 2) for row in billed]
-        for dimension in BREAKDOWNS:
-            days = {"fetched_at": fetched_at, "run_id": "run", "dimension": dimension}
-            warehouse.replace_usage(account, begin, end, halves, **days)
-    with warehouse.writing("keys and settings") as con:
-        con.execute(  # a key that spends what its account does
-            """
+def write_raw_rows(folder: Path) -> History:
+    """A steady account and a bursty one, with nights that nobody read; one that vanished and one of two days."""
+    history = History(folder)
+    history.read(35)
+    history.day += 9 * DAY  # five of them were not billed either
+    history.read(40)  # beyond a 30-day horizon, so that forecasts of it have come true
+    last = history.last_run
+    with history.warehouse.writing("more accounts, keys and settings") as con:
+        replace_rows(con, "raw.teams", [Team(1, "d*", "user", "b*", "Bots", "CC 7")])
+        replace_rows(con, "raw.account_plans", [AccountPlan("default", Decimal(60), Decimal(5), Decimal(20))])
+        for account, days in (("vanished", f"< '{FIRST_DAY + 30 * DAY}'"), ("new", f">= '{last - DAY}'")):
+            for table, day in (("credits_snapshots", "snapshot_date"), ("model_usage", "usage_date"),
+                               ("model_usage_days", "usage_date")):  # fmt: skip
+                con.execute(f"insert into raw.{table} select * replace ('{account}' as account) from raw.{table}"
+                            f" where account = 'default' and {day} {days}")  # fmt: skip
+        for dimension in BREAKDOWNS[1:]:
+            for table in ("usage_breakdown", "usage_breakdown_days"):
+                con.execute(f"insert into raw.{table} select * replace ('{dimension}' as dimension) from raw.{table}"
+                            " where dimension = 'api_key'")  # fmt: skip
+        con.execute(  # a correction, and a key that spends what its account does
+            f"""
+            insert into raw.credits_snapshots by name select * replace (observed_at + interval 9 hours as observed_at,
+                total_usage - 0.3 as total_usage) from raw.credits_snapshots where snapshot_date = '{last - 20 * DAY}';
             insert into raw.api_keys by name
-            select account, observed_at, 'k1' as key_hash, 'bot' as name, '' as label, 900 as limit_usd,
-                900 - total_usage as limit_remaining_usd, 'monthly' as limit_reset, false as has_byok_in_limit,
+            select account, observed_at, 'k1' as key_hash, 'bot' as name, '' as label, 90000 as limit_usd,
+                90000 - total_usage as limit_remaining_usd, 'monthly' as limit_reset, false as has_byok_in_limit,
                 total_usage as usage_usd, false as is_disabled, run_id
             from raw.credits_snapshots
             qualify row_number() over (partition by account, snapshot_date order by observed_at desc) = 1
             """
         )
-        replace_rows(con, "raw.teams", [Team(1, "d*", "user", "b*t", "Bots", "CC 7")])
-        replace_rows(con, "raw.account_plans", [AccountPlan("default", Decimal(60), Decimal(5), Decimal(20))])
+    return history
 
 
 def dbt_build(copy: Path, folder: Path) -> dict[str, str]:
@@ -173,12 +129,11 @@ def difference(con: duckdb.DuckDBPyConnection, model: Model) -> str | None:
     return None if found is None else f"{model.name}, row {found[0]}: ours {found[1]}, dbt's {found[2]}"
 
 
-def test_dbt_builds_the_same_tables_rows_types_and_comments_and_passes_the_same_tests(tmp_path: Path) -> None:
+def test_dbt_builds_the_same_tables_rows_types_and_comments_and_passes_the_same_tests(tmp_path):
     """One test, not several: dbt takes 10 s and more, and parallel workers would each start it."""
-    project = SqlProject.load(ROOT)
-    ours, copy = tmp_path / "ours.duckdb", tmp_path / "copy.duckdb"
-    write_raw_rows(ours)
-    with Warehouse(ours).writing("the test") as con:
+    history = write_raw_rows(tmp_path)
+    project, ours, copy = history.project, history.warehouse.path, tmp_path / "copy.duckdb"
+    with history.warehouse.writing("the test") as con:
         built = project.build(con)
     assert not built.blocked, [test.message for test in built.blocking]
     assert [model.model for model in built.models if not model.row_count] == []

@@ -36,15 +36,8 @@ class Forecasts(World):
         """Readings at each midnight but those numbered in `unread`; credits leave `balance` at the last one."""
         totals = list(accumulate((usd(str(day)) for day in days), initial=Decimal(0)))
         credits = totals[-1] + usd(str(balance))
-        read = [n for n in range(len(totals)) if n not in unread]
-        self.con.execute(
-            """
-            insert into raw.credits_snapshots
-            select ?, cast(instant as date), instant, ?, usage, null, 'r', 'api', null
-            from (select unnest(?::timestamp[]) as instant, unnest(?::decimal(18, 9)[]) as usage)
-            """,
-            [account, credits, [midnight(START + n * DAY) for n in read], [totals[n] for n in read]],
-        )
+        counters = [(credits, usage) if n not in unread else None for n, usage in enumerate(totals)]
+        self.read_nightly(START, counters, account)
 
     def build_all(self) -> None:
         for relation, statement in self.statements:
@@ -184,7 +177,7 @@ def believable(seed: int, days: int) -> list[Decimal]:
 
 
 @pytest.mark.parametrize("days", [3, 8, 40, 180])
-def test_the_curve_is_the_one_that_the_method_describes(world: Forecasts, days: int):
+def test_the_curve_is_the_one_that_the_method_describes(world, days):
     accounts = {f"s{seed}": believable(seed, days) for seed in range(4)}
     balances = {name: usd(f"{float(sum(spend)) / days * 20 + 1e-9:.9f}") for name, spend in accounts.items()}
     for name, spend in accounts.items():
@@ -199,7 +192,7 @@ def test_the_curve_is_the_one_that_the_method_describes(world: Forecasts, days: 
 # -- what always holds -------------------------------------------------------------------------------------
 
 
-def test_what_happens_later_moves_no_earlier_forecast(world: Forecasts):
+def test_what_happens_later_moves_no_earlier_forecast(world):
     past, origin = believable(1, 50), START + 49 * DAY
     changed = random.Random(1).choices([Decimal(0), Decimal("0.000001"), Decimal(7), Decimal(900000)], k=12)
     rows = []
@@ -216,7 +209,7 @@ def test_what_happens_later_moves_no_earlier_forecast(world: Forecasts):
     assert rows[0] == rows[1]
 
 
-def test_the_same_input_gives_the_same_rows_in_any_order_and_with_any_number_of_threads(world: Forecasts):
+def test_the_same_input_gives_the_same_rows_in_any_order_and_with_any_number_of_threads(world):
     accounts = {f"s{seed}": believable(seed, 60 + seed) for seed in range(30)}
     found = []
     for threads in (1, 2, 8):
@@ -242,7 +235,7 @@ WITHOUT_A_DATE = [
 ]
 
 
-def test_an_account_without_a_date_is_told_why(world: Forecasts):
+def test_an_account_without_a_date_is_told_why(world):
     for number, (days, balance, *_) in enumerate(WITHOUT_A_DATE):
         world.spend(f"{number}", days, balance)
     world.build_all()
@@ -255,7 +248,7 @@ def test_an_account_without_a_date_is_told_why(world: Forecasts):
 # -- guard rails ------------------------------------------------------------------------------------------
 
 
-def test_steady_spend_lasts_as_long_as_it_divides(world: Forecasts):
+def test_steady_spend_lasts_as_long_as_it_divides(world):
     row = world.answer([5] * 60, 100)
     assert row["days_left_p50"] in (19, 20)  # the level leans 3 % to the early side
     assert 15 <= row["days_left_p10"] <= row["days_left_p90"] <= 25
@@ -268,7 +261,7 @@ def test_steady_spend_lasts_as_long_as_it_divides(world: Forecasts):
     )
 
 
-def test_the_running_day_is_no_history(world: Forecasts):
+def test_the_running_day_is_no_history(world):
     for account in ("before", "a"):
         world.spend(account, [5] * 30, 100)
     world.read(midnight(START + 30 * DAY) + timedelta(hours=1), 250, "150.2")
@@ -279,21 +272,21 @@ def test_the_running_day_is_no_history(world: Forecasts):
     assert after["balance_usd"] == usd("99.8")
 
 
-def test_an_account_that_starts_again_after_months_is_dated_by_what_it_spends_now(world: Forecasts):
+def test_an_account_that_starts_again_after_months_is_dated_by_what_it_spends_now(world):
     row = world.answer([10] * 60 + [0] * 90 + [10] * 5, 100)
     assert row["status"] == "ok"
     assert row["days_left_p10"] <= 10 <= row["days_left_p50"]  # today's pace is believed, not blindly
     assert row["days_left_p50"] < 100
 
 
-def test_a_correction_counts_as_a_day_without_spend(world: Forecasts):
+def test_a_correction_counts_as_a_day_without_spend(world):
     for account, day in (("corrected", -30), ("plain", 0)):
         world.spend(account, [5] * 20 + [day] + [5] * 9, 100)
     world.build_all()
     assert dates(world.runway("corrected")) == dates(world.runway("plain"))
 
 
-def test_a_gap_is_counted_as_estimated_days_and_hardly_moves_the_date(world: Forecasts):
+def test_a_gap_is_counted_as_estimated_days_and_hardly_moves_the_date(world):
     days = believable(3, 90)
     for account, unread in (("whole", []), ("gappy", [n for n in range(2, 88) if n % 3 == 0])):
         world.spend(account, days, sum(days) / 4, unread=unread)
@@ -304,7 +297,7 @@ def test_a_gap_is_counted_as_estimated_days_and_hardly_moves_the_date(world: For
     assert abs(gappy["days_left_p50"] - whole["days_left_p50"]) <= 3
 
 
-def test_backfilled_bills_and_one_reading_are_enough_on_day_one(world: Forecasts):
+def test_backfilled_bills_and_one_reading_are_enough_on_day_one(world):
     for n in range(40):
         world.bill(START + n * DAY, 5)
     world.bill(START + 40 * DAY, "1.5", fetched=datetime(2025, 4, 12, 8))  # the running day so far
@@ -317,7 +310,7 @@ def test_backfilled_bills_and_one_reading_are_enough_on_day_one(world: Forecasts
     assert world.table("forecast_accuracy")
 
 
-def test_no_readings_at_all_give_empty_marts(world: Forecasts):
+def test_no_readings_at_all_give_empty_marts(world):
     world.build_all()
     assert all(world.table(mart, None) == [] for mart in MARTS)
 
@@ -325,7 +318,7 @@ def test_no_readings_at_all_give_empty_marts(world: Forecasts):
 # -- the record --------------------------------------------------------------------------------------------
 
 
-def test_the_accuracy_is_that_of_the_replays(world: Forecasts):
+def test_the_accuracy_is_that_of_the_replays(world):
     world.spend("a", believable(11, 120), 1000)
     world.build_all()
     spend = {row["spend_date"]: row["spend_usd"] for row in world.table("daily_spend")}
@@ -362,7 +355,7 @@ def test_the_accuracy_is_that_of_the_replays(world: Forecasts):
     assert calibration == pytest.approx(sum(row["is_inside_80"] for row in replays) / len(replays))
 
 
-def test_tonight_in_the_history_is_the_runway_of_today_and_the_change_is_that_since_the_night_before(world: Forecasts):
+def test_tonight_in_the_history_is_the_runway_of_today_and_the_change_is_that_since_the_night_before(world):
     compared = 0
     for seed in range(20):
         world.spend(f"s{seed}", believable(seed, 50), sum(believable(seed, 50)))
@@ -379,9 +372,7 @@ def test_tonight_in_the_history_is_the_runway_of_today_and_the_change_is_that_si
     assert compared > 10
 
 
-def test_the_check_warns_when_the_interval_was_right_too_rarely_or_too_often_and_says_what_that_means(
-    world: Forecasts,
-):
+def test_the_check_warns_when_the_interval_was_right_too_rarely_or_too_often_and_says_what_that_means(world):
     world.build_all()
     world.con.execute("insert into intermediate.int_series by name select 1 as series, 'a' as account")
     tests = world.project.models["int_forecast_replays"].tests
@@ -457,7 +448,7 @@ def moved(_world: Forecasts) -> dict[str, Row]:
     ],
 )
 def test_what_moved_the_date_is_named_with_its_days_and_the_model_that_cost_most(
-    moved: dict[str, Row], account: str, spend_days: int, credit_days: int, said: str
+    moved, account, spend_days, credit_days, said
 ):
     row = moved[account]
     assert (row["spend_days"], row["credit_days"], row["credit_change_usd"]) == (
@@ -468,7 +459,7 @@ def test_what_moved_the_date_is_named_with_its_days_and_the_model_that_cost_most
     assert said in row["explanation"]
 
 
-def test_what_was_learnt_is_named_with_its_days_and_no_model_where_no_bill_is_known(moved: dict[str, Row]):
+def test_what_was_learnt_is_named_with_its_days_and_no_model_where_no_bill_is_known(moved):
     row = moved["learnt"]
     assert row["learning_days"] < 0  # the third dear day in a row raises what is expected of the next
     assert row["most_risen_model"] is None
@@ -477,7 +468,7 @@ def test_what_was_learnt_is_named_with_its_days_and_no_model_where_no_bill_is_kn
 
 
 @pytest.mark.slow
-def test_the_most_absurd_replies_that_are_believed_stop_no_other_accounts_figures(world: Forecasts):
+def test_the_most_absurd_replies_that_are_believed_stop_no_other_accounts_figures(world):
     most, day, end = LARGEST_TOTAL_USD, LARGEST_DAY_USD, 60
     billed = {
         "gigantic bills": (day, day), "gigantic refunds": (-day, -day), "both in turn": (-day, day),

@@ -61,7 +61,7 @@ def kind() -> type[World]:
     return Keys
 
 
-def test_a_key_is_forecast_exactly_as_an_account_that_spends_the_same(world: Keys):
+def test_a_key_is_forecast_exactly_as_an_account_that_spends_the_same(world):
     resets = {"never": None, "daily": date(2025, 5, 3), "weekly": date(2025, 5, 5), "monthly": date(2025, 6, 1)}
     total, left = Decimal(0), Decimal(40)
     credits = sum(SPENDS) + left
@@ -88,7 +88,7 @@ def test_a_key_is_forecast_exactly_as_an_account_that_spends_the_same(world: Key
     assert keys["daily"]["limit_reached_p50"] is None
 
 
-def test_a_key_spends_what_its_counter_says_whatever_its_name_and_before_that_what_its_own_name_was_billed(world: Keys):
+def test_a_key_spends_what_its_counter_says_whatever_its_name_and_before_that_what_its_own_name_was_billed(world):
     world.read("2025-07-01 00:00", 100, 0)
     for day in range(1, 8):  # billed from 1 to 7 June; the key was made on the 3rd, an older one had its name before
         world.bill_names(date(2025, 6, day), day, "agent", "shared")
@@ -107,7 +107,7 @@ def test_a_key_spends_what_its_counter_says_whatever_its_name_and_before_that_wh
     assert world.table("int_key_spend")[-1]["spend_usd"] == usd("0.5")  # the running day, up to its list
 
 
-def test_what_a_key_would_have_spent_while_its_limit_was_used_up_is_not_known(world: Keys):
+def test_what_a_key_would_have_spent_while_its_limit_was_used_up_is_not_known(world):
     world.read("2025-07-01 00:00", 100, 0)
     for number, (usage, left) in enumerate(((0, 9), (5, 4), (9, 0), (9, 0), (9, 0), (12, 6))):
         world.list_key(midnight(START + number * DAY), usage, limit=9, left=left, reset="weekly")
@@ -116,7 +116,7 @@ def test_what_a_key_would_have_spent_while_its_limit_was_used_up_is_not_known(wo
     assert (key["used_usd"], key["remaining_usd"]) == (usd(3), usd(6))
 
 
-def test_each_key_of_the_newest_list_has_its_row_and_only_what_is_known_is_said(world: Keys):
+def test_each_key_of_the_newest_list_has_its_row_and_only_what_is_known_is_said(world):
     world.read("2025-07-01 00:00", 100, 0)
     total = Decimal(0)
     made = at("2025-01-01 00:00")

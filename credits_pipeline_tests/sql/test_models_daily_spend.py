@@ -2,10 +2,10 @@
 
 from datetime import date
 
-from credits_pipeline_tests.models import World, usd
+from credits_pipeline_tests.models import usd
 
 
-def test_a_residual_beyond_tolerance_warns_with_account_day_and_both_figures(world: World):
+def test_a_residual_beyond_tolerance_warns_with_account_day_and_both_figures(world):
     world.read("2026-01-01 00:00", 100, 0)
     world.read("2026-01-02 00:00", 100, 5)
     world.read("2026-01-03 00:00", 100, 10)
@@ -31,7 +31,7 @@ def test_a_residual_beyond_tolerance_warns_with_account_day_and_both_figures(wor
     ]
 
 
-def test_a_models_share_is_of_its_days_bill_and_null_where_nothing_was_billed(world: World):
+def test_a_models_share_is_of_its_days_bill_and_null_where_nothing_was_billed(world):
     world.bill("2026-01-01", 4, models={"x/one": 3, "x/two": 1})
     world.bill("2026-01-02", 0, models={"x/free": 0})
     world.build()

@@ -29,7 +29,7 @@ def charges(world: World) -> list[tuple[Any, ...]]:
     return [(f"{row['ChargePeriodStart']:%m-%d}", *(row[name] for name in CHARGE)) for row in focus(world)]
 
 
-def test_a_top_up_is_paid_and_not_used_and_usage_is_used_and_not_paid(world: World):
+def test_a_top_up_is_paid_and_not_used_and_usage_is_used_and_not_paid(world):
     world.read("2026-01-31 00:00", 10, 0)
     world.read("2026-02-01 00:00", 60, 4)
     world.bill("2026-01-31", 4, models={"x/one": 3, "x/two": 1})
@@ -45,7 +45,7 @@ def test_a_top_up_is_paid_and_not_used_and_usage_is_used_and_not_paid(world: Wor
     assert (usage["ConsumedQuantity"], usage["ConsumedUnit"]) == (Decimal(30), "Tokens")
 
 
-def test_a_key_is_the_sub_account_and_its_team_a_tag_where_the_bill_is_broken_down(world: World):
+def test_a_key_is_the_sub_account_and_its_team_a_tag_where_the_bill_is_broken_down(world):
     world.bill("2026-01-30", 2)
     world.bill("2026-01-31", 4, models={"x/one": 3, "x/two": 1})
     world.break_down("2026-01-31", {("bot", "x/one"): 2, ("web", "x/one"): "0.5", ("web", "x/two"): "0.75"})
@@ -64,7 +64,7 @@ def test_a_key_is_the_sub_account_and_its_team_a_tag_where_the_bill_is_broken_do
     ]
 
 
-def test_what_no_model_was_billed_for_is_a_row_of_its_own_and_what_was_taken_back_lowers_what_was_paid(world: World):
+def test_what_no_model_was_billed_for_is_a_row_of_its_own_and_what_was_taken_back_lowers_what_was_paid(world):
     world.read("2026-01-01 00:00", 50, 0)
     world.read("2026-01-02 00:00", 50, "5.1")
     world.read("2026-01-03 00:00", 50, "3.1")  # the vendor took 6 dollars of usage back, or the like
@@ -153,7 +153,7 @@ def fill_a_year(world: World) -> None:
 
 
 @pytest.mark.heavy
-def test_the_real_validator_finds_nothing_wrong_with_a_year(world: World, validator: Path, tmp_path: Path):
+def test_the_real_validator_finds_nothing_wrong_with_a_year(world, validator, tmp_path):
     fill_a_year(world)
     assert {row["x_kind"] for row in focus(world)} == {
         "model",

@@ -41,7 +41,7 @@ def spend(world: World) -> dict[tuple[object, ...], float]:
     return {tuple(part): usd for *part, usd in rows(world, query) if usd}
 
 
-def test_what_no_named_key_used_is_unattributed_so_that_every_sum_is_the_bill(world: World) -> None:
+def test_what_no_named_key_used_is_unattributed_so_that_every_sum_is_the_bill(world):
     """A name that is empty, a model that no row has, a day never broken down, one billed nothing, another account."""
     world.bill("2026-01-01", "3.5", models={"m": "2", "n": "1", "o": "0.5"})
     bill(world, "2026-01-02", "1")
@@ -62,7 +62,7 @@ def test_what_no_named_key_used_is_unattributed_so_that_every_sum_is_the_bill(wo
     ]
 
 
-def test_a_dimension_that_was_never_asked_for_is_an_empty_table(world: World) -> None:
+def test_a_dimension_that_was_never_asked_for_is_an_empty_table(world):
     bill(world, "2026-01-01", "1")
     world.break_down("2026-01-01", {("k", "m"): "1"})
     build(world)
@@ -72,9 +72,7 @@ def test_a_dimension_that_was_never_asked_for_is_an_empty_table(world: World) ->
 
 
 @pytest.mark.parametrize(("fetched", "warned"), [("2026-01-03", True), ("2026-01-01 12:00", False)])
-def test_keys_that_were_billed_more_than_the_account_are_a_warning_once_the_day_is_over(
-    world: World, fetched: str, warned: bool
-) -> None:
+def test_keys_that_were_billed_more_than_the_account_are_a_warning_once_the_day_is_over(world, fetched, warned):
     bill(world, "2026-01-01", "1", fetched=fetched)
     world.break_down("2026-01-01", {("k", "m"): "1.5"}, fetched=fetched)
     result = build(world)
@@ -83,7 +81,7 @@ def test_keys_that_were_billed_more_than_the_account_are_a_warning_once_the_day_
     assert spend(world) == {(1, "k", "m"): 1.5, (1, "(unattributed)", "m"): -0.5}
 
 
-def test_the_first_line_that_is_like_account_and_member_says_whose_team_it_is(world: World) -> None:
+def test_the_first_line_that_is_like_account_and_member_says_whose_team_it_is(world):
     bill(world, "2026-01-01", "10")
     members = {("batch_1", "m"): "1", ("batchx1", "m"): "2", ("bot", "m"): "3", ("50%", "m"): "0.5", ("web", "m"): "1"}
     world.break_down("2026-01-01", members)
@@ -98,7 +96,7 @@ def test_the_first_line_that_is_like_account_and_member_says_whose_team_it_is(wo
     ]
 
 
-def test_an_account_is_charged_by_the_dimension_of_its_first_line_and_others_are_a_warning(world: World) -> None:
+def test_an_account_is_charged_by_the_dimension_of_its_first_line_and_others_are_a_warning(world):
     bill(world, "2026-01-01", "3")
     world.break_down("2026-01-01", {("k", "m"): "2"})
     world.break_down("2026-01-01", {("Research", "m"): "3"}, dimension="workspace")
@@ -108,7 +106,7 @@ def test_an_account_is_charged_by_the_dimension_of_its_first_line_and_others_are
     assert rows(world, "select team, spend_usd::int from marts.monthly_chargeback") == [("R", 3)]
 
 
-def test_a_month_is_final_when_each_of_its_days_and_who_spent_it_is_settled(world: World) -> None:
+def test_a_month_is_final_when_each_of_its_days_and_who_spent_it_is_settled(world):
     days = [f"2026-01-{day:02}" for day in range(1, 32)]
     for day in days:
         bill(world, day, "1")
@@ -128,7 +126,7 @@ def test_a_month_is_final_when_each_of_its_days_and_who_spent_it_is_settled(worl
     assert rows(world, final)[0][1] is False, "a day is missing"
 
 
-def test_members_are_summed_beside_the_period_before_where_all_of_it_was_fetched(world: World) -> None:
+def test_members_are_summed_beside_the_period_before_where_all_of_it_was_fetched(world):
     """`old` stopped, `new` began, `k` went on; a workspace that is not asked for any more is not said."""
     for number in range(1, 60):
         day = f"{date(2026, 1, 1) + timedelta(number)}"

@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from itertools import accumulate
+from itertools import accumulate, groupby
 from typing import Any
 
 import pytest
@@ -30,27 +30,10 @@ def plan(world: World, account: str = "a", **columns: Any) -> None:
     world.con.execute("insert into raw.account_plans values (?, ?, ?, ?, ?)", [account, *values])
 
 
-def read_nightly(world: World, counters: Sequence[tuple[Any, Any]], account: str = "a") -> None:
-    """A reading of total credits and usage at each midnight from START on."""
-    world.con.execute(
-        """
-        insert into raw.credits_snapshots
-        select $account, unnest($instants::timestamp[]) as instant, instant, unnest($credits), unnest($usage),
-            null, 'r', 'api', null
-        """,
-        {
-            "account": account,
-            "credits": [str(credits) for credits, _ in counters],
-            "usage": [str(usage) for _, usage in counters],
-            "instants": [midnight(START + number * DAY) for number in range(len(counters))],
-        },
-    )
-
-
 def spend_nightly(world: World, spend: Sequence[Any], credits: Any = 1000, account: str = "a") -> datetime:
     """Readings from the beginning of the first day to the end of the last; the instant of the newest."""
     usages = accumulate((usd(str(amount)) for amount in spend), initial=usd(0))
-    read_nightly(world, [(credits, usage) for usage in usages], account)
+    world.read_nightly(START, [(credits, usage) for usage in usages], account)
     return midnight(START + len(spend) * DAY)
 
 
@@ -68,16 +51,14 @@ def uneven(seed: int, days: int) -> list[float]:
 # -- topup_plan ----------------------------------------------------------------------------------------
 
 
-def test_buying_what_the_plan_says_lasts_until_that_day_and_more_certainty_or_time_never_costs_less(world: World):
+def test_buying_what_the_plan_says_lasts_until_that_day_and_more_certainty_or_time_never_costs_less(world):
     chance = random.Random(1)
     for number in range(64):
         spend, account = uneven(number, chance.choice([4, 12, 60, 90])), f"a{number:02}"
         spend_nightly(world, spend, usd(f"{sum(spend) * chance.uniform(0.9, 1.5):.6f}"), account)
         plan(world, account, topup_until=START + chance.randint(95, 500) * DAY)
     rows = built(world, "topup_plan", "runway_curve")
-    by_account: dict[str, list[Row]] = {}
-    for row in rows:
-        by_account.setdefault(row["account"], []).append(row)
+    by_account = {name: list(mine) for name, mine in groupby(rows, lambda row: row["account"])}
     assert len(by_account) > 50  # the others spent nothing on most of their days
     for mine in by_account.values():
         for row in mine:
@@ -104,7 +85,7 @@ def test_buying_what_the_plan_says_lasts_until_that_day_and_more_certainty_or_ti
         assert not gone or gone[0] >= row["until_date"]
 
 
-def test_a_plan_reaches_the_ends_of_this_month_and_the_next_and_the_day_that_is_set(world: World):
+def test_a_plan_reaches_the_ends_of_this_month_and_the_next_and_the_day_that_is_set(world):
     plan(world, topup_until=date(2026, 12, 31))
     assert spend_nightly(world, [10] * 44, 440) == at("2026-04-15")
     rows = {
@@ -136,20 +117,20 @@ def test_a_plan_reaches_the_ends_of_this_month_and_the_next_and_the_day_that_is_
         pytest.param(44, date(2026, 4, 20), "CREDITS_TOPUP_UNTIL", id="a day that is set, however near"),
     ],
 )
-def test_one_plan_of_an_account_is_advised(world: World, days: int, until: date | None, advised: str):
+def test_one_plan_of_an_account_is_advised(world, days, until, advised):
     plan(world, topup_until=until)
     spend_nightly(world, [10] * days, 1000)
     [row] = [row for row in built(world, "topup_plan") if row["is_advised"]]
     assert (row["reason"], row["confidence"]) == (advised, 0.9)
 
 
-def test_the_least_purchase_is_bought_and_charged_with_the_least_fee(world: World):
+def test_the_least_purchase_is_bought_and_charged_with_the_least_fee(world):
     spend_nightly(world, [0.01] * 40, "0.4")
     row = next(row for row in built(world, "topup_plan") if row["reason"] == "7 days")
     assert (row["credits_usd"], row["charged_usd"], row["charged_in_crypto_usd"]) == (usd(5), usd("5.8"), usd("5.25"))
 
 
-def test_who_gets_no_date_gets_no_plan(world: World):
+def test_who_gets_no_date_gets_no_plan(world):
     spend_nightly(world, [5, 5], 100, "new")
     spend_nightly(world, [5] * 10 + [0] * 31, 100, "idle")
     assert built(world, "topup_plan") == []
@@ -158,7 +139,7 @@ def test_who_gets_no_date_gets_no_plan(world: World):
 # -- month_outlook -------------------------------------------------------------------------------------
 
 
-def test_the_month_is_what_was_spent_and_what_the_fan_adds_until_its_end(world: World):
+def test_the_month_is_what_was_spent_and_what_the_fan_adds_until_its_end(world):
     plan(world, budget_usd=500)
     spend_nightly(world, [10] * 30 + [20] * 14)  # to the end of 14 April
     world.read("2026-04-15 12:00", 1000, 300 + 280 + 7)
@@ -183,7 +164,7 @@ def test_the_month_is_what_was_spent_and_what_the_fan_adds_until_its_end(world: 
         pytest.param(5000, 0, 0.01, None, id="out of reach"),
     ],
 )
-def test_a_budget_is_passed_with_a_probability(world: World, budget: int, least: float, most: float, day: date | None):
+def test_a_budget_is_passed_with_a_probability(world, budget, least, most, day):
     plan(world, budget_usd=budget)
     spend_nightly(world, [10] * 44)
     world.read("2026-04-15 12:00", 1000, 447)
@@ -192,7 +173,7 @@ def test_a_budget_is_passed_with_a_probability(world: World, budget: int, least:
     assert day is None or row["budget_reached_p50"] == day
 
 
-def test_unknown_days_are_counted_and_add_nothing_and_days_billed_nothing_are_known(world: World):
+def test_unknown_days_are_counted_and_add_nothing_and_days_billed_nothing_are_known(world):
     for day in range(10):
         world.bill(date(2026, 4, 1) + day * DAY, 0)
     for day in range(12, 20):
@@ -203,7 +184,7 @@ def test_unknown_days_are_counted_and_add_nothing_and_days_billed_nothing_are_kn
     assert (row["last_month_usd"], row["last_month_unknown_days"], row["budget_usd"]) == (None, 31, None)
 
 
-def test_on_the_first_of_a_month_nothing_was_spent_yet(world: World):
+def test_on_the_first_of_a_month_nothing_was_spent_yet(world):
     plan(world, budget_usd=500)
     assert spend_nightly(world, [10] * 30) == at("2026-04-01")
     [row] = built(world, "month_outlook")
@@ -211,7 +192,7 @@ def test_on_the_first_of_a_month_nothing_was_spent_yet(world: World):
     assert 250 < row["month_p50_usd"] < 350
 
 
-def test_a_replayed_month_is_judged_by_the_outlook_that_was_made_then(world: World):
+def test_a_replayed_month_is_judged_by_the_outlook_that_was_made_then(world):
     spend = [10 + n % 5 for n in range(70)]  # to the end of 10 May: April is the only month known as a whole
     spend_nightly(world, spend[:40])  # to the end of 10 April
     [then] = built(world, "month_outlook")
@@ -230,7 +211,7 @@ def test_a_replayed_month_is_judged_by_the_outlook_that_was_made_then(world: Wor
 # -- topup_outlook -------------------------------------------------------------------------------------
 
 
-def test_the_next_automatic_top_ups_are_expected_when_the_fan_falls_below_the_threshold(world: World):
+def test_the_next_automatic_top_ups_are_expected_when_the_fan_falls_below_the_threshold(world):
     plan(world, topup_below_usd=10, topup_buys_usd=50)
     spend_nightly(world, [5] * 40, 250)  # 50 are left: 40 above the threshold
     [row] = built(world, "topup_outlook", "balance_forecast")
@@ -265,21 +246,15 @@ def buy_automatically(world: World, amounts: Sequence[int], every_hours: int = 6
         pytest.param([50, 50, 60], [], id="amounts differ"),
     ],
 )
-def test_equal_top_ups_that_one_threshold_explains_are_a_suggestion(
-    world: World, amounts: list[int], found: list[tuple[Decimal, Decimal]]
-):
+def test_equal_top_ups_that_one_threshold_explains_are_a_suggestion(world, amounts, found):
     buy_automatically(world, amounts)
+    for number, left in enumerate([40, 3, 25]):  # bought by hand, at any balance
+        credits = 100 + 50 * number
+        counters = [(credits, credits - left), (credits + 50, credits - left + 1)]
+        world.read_nightly(START + 2 * number * DAY, counters, account="by hand")
     rows = built(world, "topup_outlook")
     assert [(row["below_usd"], row["buys_usd"]) for row in rows] == found
     assert all(row["is_suggestion"] and not row["is_overdue"] for row in rows)
-
-
-def test_top_ups_by_hand_at_any_balance_are_no_suggestion(world: World):
-    for number, left in enumerate([40, 3, 25]):
-        credits = 100 + 50 * number
-        world.read(midnight(START + 2 * number * DAY), credits, credits - left)
-        world.read(midnight(START + (2 * number + 1) * DAY), credits + 50, credits - left + 1)
-    assert built(world, "topup_outlook") == []
 
 
 @pytest.mark.parametrize(
@@ -293,9 +268,7 @@ def test_top_ups_by_hand_at_any_balance_are_no_suggestion(world: World):
         pytest.param([("12:00", 100, 91), ("13:00", 100, 85), ("14:00", 100, 92)], False, "14:00", id="corrected"),
     ],
 )
-def test_a_top_up_is_overdue_two_hours_after_a_reading_below_the_threshold(
-    world: World, readings: list[tuple[str, int, int]], overdue: bool, since: str | None
-):
+def test_a_top_up_is_overdue_two_hours_after_a_reading_below_the_threshold(world, readings, overdue, since):
     plan(world, topup_below_usd=10, topup_buys_usd=50)
     spend_nightly(world, [10] * 8, 100)
     for time, credits, usage in readings:
@@ -308,7 +281,7 @@ def test_a_top_up_is_overdue_two_hours_after_a_reading_below_the_threshold(
 # -- credit_lots ---------------------------------------------------------------------------------------
 
 
-def test_what_remains_of_all_lots_is_the_balance_whatever_is_bought_spent_and_taken_back(world: World):
+def test_what_remains_of_all_lots_is_the_balance_whatever_is_bought_spent_and_taken_back(world):
     chance = random.Random(2)
     balances = {}
     for number in range(60):
@@ -318,7 +291,7 @@ def test_what_remains_of_all_lots_is_the_balance_whatever_is_bought_spent_and_ta
             counters.append(
                 tuple(max(counter + move, Decimal(0)) for counter, move in zip(counters[-1], moves, strict=True))
             )
-        read_nightly(world, counters, f"a{number:02}")
+        world.read_nightly(START, counters, f"a{number:02}")
         balances[f"a{number:02}"] = counters[-1][0] - counters[-1][1]
     lots = built(world, "credit_lots")
     left = {account: [lot for lot in lots if lot["account"] == account] for account in balances}
@@ -329,8 +302,8 @@ def test_what_remains_of_all_lots_is_the_balance_whatever_is_bought_spent_and_ta
     assert min(balances.values()) < 0 < max(balances.values())
 
 
-def test_the_oldest_credits_are_spent_first_and_a_refund_takes_the_newest(world: World):
-    read_nightly(world, [(60, 50), (160, 52), (160, 65), (185, 65), (165, 65)])
+def test_the_oldest_credits_are_spent_first_and_a_refund_takes_the_newest(world):
+    world.read_nightly(START, [(60, 50), (160, 52), (160, 65), (185, 65), (165, 65)])
     rows = built(world, "credit_lots")
     assert [(row["amount_usd"], row["remaining_usd"]) for row in rows] == [
         (usd(60), usd(0)),  # what was there before the first reading
@@ -342,8 +315,8 @@ def test_the_oldest_credits_are_spent_first_and_a_refund_takes_the_newest(world:
     assert rows[0]["at_risk_usd"] is None
 
 
-def test_at_risk_is_what_the_median_of_spend_leaves_of_a_lot_when_it_may_expire(world: World):
-    read_nightly(world, [(100 if day < 5 else 1000, day) for day in range(60)])
+def test_at_risk_is_what_the_median_of_spend_leaves_of_a_lot_when_it_may_expire(world):
+    world.read_nightly(START, [(100 if day < 5 else 1000, day) for day in range(60)])
     rows = built(world, "credit_lots", "balance_forecast")
     spent = fan_of(world)[date(2027, 3, 6)]["spend_p50"]
     assert [row["expires_on"] for row in rows] == [None, date(2027, 3, 6)]
@@ -351,8 +324,8 @@ def test_at_risk_is_what_the_median_of_spend_leaves_of_a_lot_when_it_may_expire(
     assert rows[1]["remaining_usd"] == usd(900)
 
 
-def test_a_lot_past_its_year_is_at_risk_as_a_whole(world: World):
-    read_nightly(world, [(0 if day < 2 else 1000, day) for day in range(400)])
+def test_a_lot_past_its_year_is_at_risk_as_a_whole(world):
+    world.read_nightly(START, [(0 if day < 2 else 1000, day) for day in range(400)])
     [lot] = built(world, "credit_lots")
     assert lot["expires_on"] == date(2027, 3, 3)
     assert lot["at_risk_usd"] == lot["remaining_usd"] == usd(601)

@@ -334,7 +334,7 @@ class Oracle:
             row["expected_daily_spend_usd"] = Decimal(0)
         return row
 
-    # ---- marts.spend_summary, unusual_spend, runway_history, forecast_accuracy
+    # ---- marts.spend_summary, runway_history, forecast_accuracy
 
     def spend_summary(self) -> list[Row]:
         """»Yesterday, 7 and 30 days, each with the period before« up to the close at which the forecast begins, known
@@ -392,27 +392,6 @@ class Oracle:
         first = max(night - 27 * DAY, min(complete))
         unknown = [first + n * DAY for n in range((night - first).days + 1) if first + n * DAY not in complete]
         return any(row["spend_usd"] > 0 for day in unknown for row in self.known(day - 28 * DAY, day - DAY))
-
-    def unusual_spend(self, possible: Mapping[date, Decimal | None]) -> list[Row]:
-        """»Days beyond P99«, by their whole bill where that is known, else by the readings; `possible` is the P99 of
-        each day, which the oracle takes as given. After half a year without spend it is 0; a day after one that only
-        readings within minutes of a midnight made unusual is held against the P99 before that."""
-        found, misplaced = [], None
-        for row in self.complete:
-            day = row["spend_date"]
-            if day not in possible:
-                continue
-            method, spent = ("billed", row["billed_usd"]) if self.is_billed(day) else (row["method"], row["spend_usd"])
-            most = possible[day] if misplaced is None else misplaced
-            observed, own = row["observed_usd"], possible[day]
-            is_misplaced = method == "billed" and own is not None and observed > own >= spent
-            misplaced = own if is_misplaced else None
-            before = self.known(day - 28 * DAY, day - DAY)
-            if most is None and len(before) == 28 and max(one["spend_usd"] for one in before) <= 0:
-                most = Decimal(0)
-            if method != "interpolated" and most is not None and spent > most and spent >= Decimal("0.01"):
-                found.append({"spend_date": day, "unusual_usd": spent, "method": method, "possible_usd": most})
-        return found
 
 
 def nine_decimals(value: Fraction) -> Decimal:
@@ -611,8 +590,6 @@ def forecast_differences(
     yield from unlike(
         "forecast_accuracy", [{"horizon_days": n, "replays": count} for n, count in oracle.replays().items()]
     )
-    possible = {night["as_of_date"] + DAY: night["next_day_p99_usd"] for night in nights}
-    yield from unlike("unusual_spend", oracle.unusual_spend(possible))
 
 
 def assert_agreement(world: World, histories: Sequence[History]) -> None:
@@ -633,11 +610,11 @@ def histories(count: int, seed: int, longest: int = 240) -> list[History]:
     return [steady_history(random, longest) if n % 5 == 4 else random_history(random) for n in range(count)]
 
 
-def test_the_sql_says_of_any_history_what_the_promises_say(world: World) -> None:
+def test_the_sql_says_of_any_history_what_the_promises_say(world):
     assert_agreement(world, histories(150, seed=20260220))
 
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("seed", range(1, 21))
-def test_the_sql_says_of_twenty_thousand_histories_what_the_promises_say(world: World, seed: int) -> None:
+def test_the_sql_says_of_twenty_thousand_histories_what_the_promises_say(world, seed):
     assert_agreement(world, histories(1000, seed, longest=900))

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -15,10 +16,8 @@ FIVE_MINUTES = timedelta(minutes=5)
 
 def read_nightly(world: World, spend: Sequence[Any], credits: Any = 1000, at: timedelta = timedelta()) -> date:
     """A reading at the beginning of each day and one at the end of the last; the day after the last is returned."""
-    usage = Decimal(0)
-    for number, amount in enumerate([*spend, 0]):
-        world.read(midnight(START + number * DAY) + at, credits, usage)
-        usage += Decimal(str(amount))
+    usages = accumulate((Decimal(str(amount)) for amount in spend), initial=Decimal(0))
+    world.read_nightly(START, [(credits, usage) for usage in usages], at=at)
     return START + len(spend) * DAY
 
 
@@ -27,7 +26,7 @@ def unusual(world: World) -> list[Row]:
     return world.table("unusual_spend")
 
 
-def test_the_dearest_models_come_first_and_all_after_the_twelfth_share_a_row(world: World):
+def test_the_dearest_models_come_first_and_all_after_the_twelfth_share_a_row(world):
     world.bill(START, 1000, models={"old/news": 1000})
     for number in range(1, 31):
         models = {f"v/m{place:02}": 20 - place for place in range(14)}
@@ -44,23 +43,12 @@ def test_the_dearest_models_come_first_and_all_after_the_twelfth_share_a_row(wor
 # -- unusual_spend -------------------------------------------------------------------------------------
 
 
-def break_down(world: World, day: date, members: Mapping[tuple[str, str], Any]) -> None:
-    """What the keys of account `a` spent, by key and model."""
-    fetched = midnight(day + DAY)
-    if not world.con.execute("from raw.usage_breakdown_days where usage_date = ?", [day]).fetchall():
-        row = ["a", day, sum(members.values()), fetched]
-        world.con.execute("insert into raw.usage_breakdown_days values (?, ?, 'api_key', ?, ?, 'r')", row)
-    for (member, model), amount in members.items():
-        row = ["a", day, member, model, amount]
-        world.con.execute("insert into raw.usage_breakdown values (?, ?, 'api_key', ?, ?, ?, 0, 1, 10, 5, 0, 0)", row)
-
-
 def bill_each(world: World, spend: Sequence[Any], models: Mapping[int, Mapping[str, Any]] | None = None) -> None:
     for number, amount in enumerate(spend):
         world.bill(START + number * DAY, amount, models=(models or {}).get(number))
 
 
-def test_a_day_beyond_what_was_possible_is_there_with_the_models_that_cost_more_than_usual(world: World):
+def test_a_day_beyond_what_was_possible_is_there_with_the_models_that_cost_more_than_usual(world):
     spend = [5] * 40 + [60]
     read_nightly(world, spend)
     bill_each(world, spend, {40: {"vendor/model": 6, "v/new": 30, "v/other": 20, "v/small": 3, "v/tiny": 1}})
@@ -77,35 +65,34 @@ def test_a_day_beyond_what_was_possible_is_there_with_the_models_that_cost_more_
     assert usd(5) < first["possible_usd"] == night["next_day_p99_usd"] < usd(60)
 
 
-def test_the_key_whose_spend_rose_most_is_named_with_its_share_and_its_model_and_moved_the_date(world: World):
+def test_the_key_whose_spend_rose_most_is_named_with_its_share_and_its_model_and_moved_the_date(world):
     spend = [5] * 40 + [60]
     read_nightly(world, spend, credits=700)
     bill_each(world, spend, {40: {"vendor/model": 6, "v/new": 54}})
     for number, amount in enumerate(spend):
-        break_down(world, START + number * DAY, {("steady", "vendor/model"): min(amount, 5)})
-    day = START + 40 * DAY
-    break_down(world, day, {("batch-7", "v/new"): 47, ("batch-7", "vendor/model"): 1})  # 7 are unattributed
+        members = {("steady", "vendor/model"): min(amount, 5)}
+        if number == 40:  # of which 7 are unattributed
+            members |= {("batch-7", "v/new"): 47, ("batch-7", "vendor/model"): 1}
+        world.break_down(START + number * DAY, members, fetched=f"{START + (number + 1) * DAY}")
     [first, *_] = unusual(world)
     assert (first["key_name"], first["key_usd"], first["key_usual_usd"]) == ("batch-7", usd(48), usd(0))
     assert first["key_share"] == pytest.approx(48 / 55)
     assert (first["key_model"], first["key_model_share"]) == ("v/new", pytest.approx(47 / 48))
     [row] = world.table("credits_runway")
     assert "days, mostly v/new; key batch-7)" in row["explanation"]
-    world.con.execute("delete from raw.usage_breakdown_days where usage_date < ?", [day])
+    world.con.execute("delete from raw.usage_breakdown_days where usage_date < ?", [START + 40 * DAY])
     assert unusual(world)[0]["key_name"] is None, "nothing is known of what is usual"
     assert "days, mostly v/new)" in world.table("credits_runway")[0]["explanation"]
 
 
-def test_a_day_without_a_bill_is_judged_by_its_readings_and_has_one_row_without_a_cause(world: World):
+def test_a_day_without_a_bill_is_judged_by_its_readings_and_has_one_row_without_a_cause(world):
     read_nightly(world, [5] * 40 + [60])
     [row] = unusual(world)
     assert (row["unusual_usd"], row["method"], row["billed_usd"]) == (usd(60), "observed", None)
     assert (row["cause_rank"], row["model"]) == (1, None)
 
 
-def test_a_batch_job_just_after_midnight_makes_no_day_before_it_unusual_whose_whole_bill_is_usual(
-    world: World,
-):
+def test_a_batch_job_just_after_midnight_makes_no_day_before_it_unusual_whose_whole_bill_is_usual(world):
     read_nightly(world, [2] * 20 + [44], at=FIVE_MINUTES)  # the last $42 come in the five minutes after midnight
     bill_each(world, [2] * 20, None)
     world.bill(START + 20 * DAY, "2.2", fetched=datetime.combine(START + 21 * DAY, datetime.min.time()))
@@ -128,6 +115,6 @@ def test_a_batch_job_just_after_midnight_makes_no_day_before_it_unusual_whose_wh
         pytest.param([5, 6] * 20 + [7], [], id="a usual day"),
     ],
 )
-def test_unusual_is(world: World, spend: list[Any], found: list[int]):
+def test_unusual_is(world, spend, found):
     read_nightly(world, spend)
     assert [(row["spend_date"] - START).days for row in unusual(world)] == found

@@ -25,6 +25,7 @@ class Row:
     completion_tokens: int = 3
     reasoning_tokens: int = 4
     cached_tokens: int = 5
+    member: str = ""
 
 
 def reading(at: datetime = NOON, account: str = "default", credits: str = "25", usage: str = "5") -> Reading:

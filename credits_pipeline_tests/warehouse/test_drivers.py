@@ -94,7 +94,7 @@ def by_python(home: Path | None, published: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("version", PYTHON_DRIVERS)
-def test_every_python_driver_reads_the_same_rows_types_and_comments(published: Path, version: str) -> None:
+def test_every_python_driver_reads_the_same_rows_types_and_comments(published, version):
     told = by_python(python_driver(version), published)
     expected = by_python(None, published)
     assert told.pop("version") == version

@@ -4,10 +4,8 @@ import gzip
 import os
 import random
 import shutil
-from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
-from subprocess import TimeoutExpired
 
 import duckdb
 import pytest
@@ -31,7 +29,6 @@ from credits_pipeline_tests.warehouse.stored import (
     PRELUDE,
     count,
     mode,
-    names,
     reading,
     stored,
 )
@@ -39,9 +36,8 @@ from credits_pipeline_tests.warehouse.stored import (
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 
 
-@pytest.mark.parametrize("umask", [0, 0o077])
-def test_files_are_for_our_eyes_only_whatever_the_umask(tmp_path: Path, umask: int) -> None:
-    before = os.umask(umask)
+def test_files_are_for_our_eyes_only_whatever_the_umask(tmp_path):
+    before = os.umask(0)
     try:
         warehouse = Warehouse(tmp_path / "data" / "warehouse.duckdb")
         with warehouse.writing("looking") as con:
@@ -50,15 +46,13 @@ def test_files_are_for_our_eyes_only_whatever_the_umask(tmp_path: Path, umask: i
             modes = {path.name: mode(path) for path in warehouse.path.parent.iterdir()}
             con.execute("begin")
         assert mode(warehouse.path.parent) == "700"
-        assert modes == dict.fromkeys(
-            ["warehouse.duckdb"] + [f"warehouse.duckdb.{end}" for end in ("wal", "lock")], "600"
-        )
-        assert os.umask(umask) == umask
+        assert modes == dict.fromkeys(["warehouse.duckdb", "warehouse.duckdb.lock", "warehouse.duckdb.wal"], "600")
+        assert os.umask(0) == 0
     finally:
         os.umask(before)
 
 
-def test_the_file_has_the_format_that_old_drivers_read(warehouse: Warehouse) -> None:
+def test_the_file_has_the_format_that_old_drivers_read(warehouse):
     warehouse.append_readings([reading()])
     # Bytes 12 to 20 of the main header: the version of the format. 64 is that of 0.9 to 1.1.
     assert int.from_bytes(warehouse.path.read_bytes()[12:20], "little") == 64
@@ -75,7 +69,7 @@ JUNK = random.Random(7).randbytes(50_000)
         pytest.param(lambda whole: whole[:12288] + JUNK + whole[12288 + 50_000 :], id="overwritten"),
     ],
 )
-def test_a_damaged_file_is_named_and_never_replaced_by_an_empty_one(warehouse: Warehouse, content: object) -> None:
+def test_a_damaged_file_is_named_and_never_replaced_by_an_empty_one(warehouse, content):
     warehouse.append_readings([reading()])
     damaged = content(warehouse.path.read_bytes())  # type: ignore[operator]
     warehouse.path.write_bytes(damaged)
@@ -87,16 +81,15 @@ def test_a_damaged_file_is_named_and_never_replaced_by_an_empty_one(warehouse: W
     assert warehouse.path.read_bytes() == damaged
 
 
-def test_a_log_without_its_database_is_not_covered_by_an_empty_one(warehouse: Warehouse) -> None:
+def test_what_is_not_ours_to_write_over_is_left_alone(warehouse):
+    """A log that has lost its database, and somebody else's database."""
     warehouse.path.parent.mkdir()
-    (warehouse.path.parent / "warehouse.duckdb.wal").write_bytes(b"something")
+    log = warehouse.path.with_name("warehouse.duckdb.wal")
+    log.write_bytes(b"something")
     with pytest.raises(WarehouseCorrupt, match="has lost its database"):
         warehouse.append_readings([reading()])
     assert not warehouse.path.exists()
-
-
-def test_somebody_elses_database_is_left_alone(warehouse: Warehouse) -> None:
-    warehouse.path.parent.mkdir()
+    log.unlink()
     with duckdb.connect(str(warehouse.path)) as con:
         con.execute("create table theirs as select 1 as one")
     with pytest.raises(WarehouseCorrupt, match="no warehouse of this program"):
@@ -105,18 +98,12 @@ def test_somebody_elses_database_is_left_alone(warehouse: Warehouse) -> None:
         assert con.execute("from theirs").fetchall() == [(1,)]
 
 
-NO_FILE = {
-    "pipe": os.mkfifo,
-    "folder": Path.mkdir,
-    "link to nowhere": lambda path: path.symlink_to("/nowhere/file"),
-}
+NO_FILE = {"pipe": os.mkfifo, "folder": Path.mkdir, "link": lambda path: path.symlink_to("/nowhere/file")}
 
 
 @pytest.mark.parametrize("what", NO_FILE)
 @pytest.mark.parametrize("name", ["warehouse.duckdb", "credits.duckdb"])
-def test_what_is_no_file_in_the_place_of_one_is_one_sentence_and_neither_waited_for_nor_covered(
-    warehouse: Warehouse, what: str, name: str
-) -> None:
+def test_what_is_no_file_in_the_place_of_one_is_one_sentence_and_neither_waited_for_nor_covered(warehouse, what, name):
     """A pipe would be read for ever; a link whose disk is not mounted would be replaced by an empty warehouse."""
     warehouse.path.parent.mkdir()
     place = warehouse.path.with_name(name)
@@ -131,19 +118,16 @@ def test_what_is_no_file_in_the_place_of_one_is_one_sentence_and_neither_waited_
             pass
 
 
-def test_a_warehouse_behind_a_link_stays_behind_it(warehouse: Warehouse, tmp_path: Path) -> None:
+def test_a_warehouse_behind_a_link_stays_behind_it(warehouse, tmp_path):
     warehouse.append_readings([reading()])
-    warehouse.path.rename(tmp_path / "elsewhere")
-    warehouse.path.symlink_to(tmp_path / "elsewhere")
+    warehouse.path.rename(tmp_path / "elsewhere.duckdb")
+    warehouse.path.symlink_to(tmp_path / "elsewhere.duckdb")
     warehouse.append_readings([reading()])
     assert warehouse.path.is_symlink()
-    warehouse.path.unlink()
-    (tmp_path / "elsewhere").rename(warehouse.path)
-    with warehouse.reading() as con:
-        assert con.execute("select count(*) from raw.credits_snapshots").fetchall() == [(2,)]
+    assert count(Warehouse(tmp_path / "elsewhere.duckdb")) == 2
 
 
-def test_running_out_of_room_loses_no_committed_reading(warehouse: Warehouse) -> None:
+def test_running_out_of_room_loses_no_committed_reading(warehouse):
     warehouse.append_readings([reading()])
     attempt = "warehouse.append_readings([one(str(i), i) for i in range(20_000)])"
     with python(FILLS_THE_DISK.replace("{attempt}", attempt), warehouse.path, 400_000) as process:
@@ -157,7 +141,7 @@ def test_running_out_of_room_loses_no_committed_reading(warehouse: Warehouse) ->
 # -- who holds it --------------------------------------------------------------------------
 
 
-def test_who_waits_in_vain_is_told_who_holds_it(warehouse: Warehouse) -> None:
+def test_who_waits_in_vain_is_told_who_holds_it(warehouse):
     with running(HOLDS_THE_LOCK, warehouse.path) as holder:
         impatient = Warehouse(warehouse.path, lock_timeout_s=0.2)
         for attempt in (lambda: impatient.append_readings([reading()]), lambda: count(impatient)):
@@ -170,7 +154,7 @@ def test_who_waits_in_vain_is_told_who_holds_it(warehouse: Warehouse) -> None:
     assert warehouse.append_readings([reading()]) == 1
 
 
-def test_a_program_that_opens_the_warehouse_by_itself_is_waited_for_and_named(warehouse: Warehouse) -> None:
+def test_a_program_that_opens_the_warehouse_by_itself_is_waited_for_and_named(warehouse):
     warehouse.append_readings([reading()])
     with running(HOLDS_THE_FILE, warehouse.path, "read_only") as holder:
         with pytest.raises(WarehouseBusy, match=f"PID {holder.pid}"):
@@ -179,13 +163,13 @@ def test_a_program_that_opens_the_warehouse_by_itself_is_waited_for_and_named(wa
     assert warehouse.append_readings([reading()]) == 1
 
 
-def test_opening_it_twice_in_a_row_of_calls_is_refused_and_not_a_deadlock(warehouse: Warehouse) -> None:
+def test_opening_it_twice_in_a_row_of_calls_is_refused_and_not_a_deadlock(warehouse):
     impatient = Warehouse(warehouse.path, lock_timeout_s=0.1)
     with impatient.writing("outer"), pytest.raises(WarehouseBusy, match=f"process {os.getpid()} "):
         impatient.append_readings([reading()])
 
 
-def test_writers_in_several_processes_take_turns_and_lose_nothing(warehouse: Warehouse) -> None:
+def test_writers_in_several_processes_take_turns_and_lose_nothing(warehouse):
     code = PRELUDE + "for _ in range(5):\n    warehouse.append_readings([one(sys.argv[2])])"
     writers = [python(code, warehouse.path, name) for name in "abc"]
     for writer in writers:
@@ -193,46 +177,6 @@ def test_writers_in_several_processes_take_turns_and_lose_nothing(warehouse: War
             assert writer.communicate(timeout=120)[1] == ""
     counted = stored(warehouse, "select account, count(*) from raw.credits_snapshots group by all order by all")
     assert counted == [("a", 5), ("b", 5), ("c", 5)]
-
-
-# -- killed --------------------------------------------------------------------------------
-
-# Says the number of every batch that is committed; a batch is 50 readings and one usage day.
-COMMITS_UNTIL_KILLED = (
-    PRELUDE
-    + """
-start = int(sys.argv[2])
-print("begun", flush=True)
-for batch in range(start, start + 1000):
-    with warehouse.writing("a batch") as con:
-        warehouse.append_readings([one(str(batch), i) for i in range(50)], con=con)
-        day = date(2020, 1, 1) + timedelta(days=batch)
-        warehouse.replace_usage("default", day, day, [], fetched_at=at, run_id="run", con=con)
-    print(batch, flush=True)
-"""
-)
-
-
-def killed_after(seconds: float, code: str, *arguments: object) -> list[int]:
-    """Run it until it says that it has begun, kill it some time later; the numbers that it said in between."""
-    with running(code, *arguments) as process:
-        with suppress(TimeoutExpired):
-            process.wait(timeout=seconds)
-        process.kill()
-        return [int(line) for line in process.communicate()[0].splitlines()]
-
-
-def test_a_process_killed_at_any_moment_leaves_whole_transactions(warehouse: Warehouse) -> None:
-    committed = 0
-    for seconds in (0.0, 0.05, 0.4):  # the first one while it creates the file
-        told = killed_after(seconds, COMMITS_UNTIL_KILLED, warehouse.path, committed)
-        batches = stored(warehouse, "select count(*) from raw.credits_snapshots group by account")
-        assert batches == [(50,)] * len(batches)
-        assert len(batches) >= (told[-1] + 1 if told else committed), "a committed batch is gone"
-        assert stored(warehouse, "select count(*) from raw.model_usage_days") == [(len(batches),)]
-        committed = len(batches)
-    warehouse.append_readings([reading()])
-    assert names(warehouse.path.parent) == ["warehouse.duckdb", "warehouse.duckdb.lock"]
 
 
 # -- versions ------------------------------------------------------------------------------
@@ -248,9 +192,7 @@ def next_release(tmp_path: Path) -> Path:
     return steps
 
 
-def test_an_older_file_is_brought_up_to_date_and_kept_as_it_was_and_a_newer_one_is_refused(
-    warehouse: Warehouse, next_release: Path
-) -> None:
+def test_an_older_file_is_brought_up_to_date_and_kept_as_it_was_and_a_newer_one_is_refused(warehouse, next_release):
     warehouse.append_readings([reading()])
     newer = Warehouse(warehouse.path, migrations=next_release)
     for _ in range(2):
@@ -264,7 +206,7 @@ def test_an_older_file_is_brought_up_to_date_and_kept_as_it_was_and_a_newer_one_
     assert count(newer) == 1
 
 
-def test_a_migration_that_fails_changes_nothing(warehouse: Warehouse, next_release: Path) -> None:
+def test_a_migration_that_fails_changes_nothing(warehouse, next_release):
     warehouse.append_readings([reading()])
     last = sorted(next_release.glob("*.sql"))[-1]
     last.write_text(last.read_text(encoding="utf-8") + "; select 'not a number'::int", encoding="utf-8")
@@ -273,9 +215,7 @@ def test_a_migration_that_fails_changes_nothing(warehouse: Warehouse, next_relea
     assert count(warehouse) == 1
 
 
-def test_a_file_of_the_first_release_still_opens_and_its_tables_have_the_form_of_today(
-    warehouse: Warehouse, tmp_path: Path
-) -> None:
+def test_a_file_of_the_first_release_still_opens_and_its_tables_have_the_form_of_today(warehouse, tmp_path):
     """The fixture was written by the first release (duckdb 1.5.6) and is never made anew; a change is a migration."""
     old = Warehouse(tmp_path / "old.duckdb")
     old.path.write_bytes(gzip.decompress((FIXTURES / "warehouse_of_version_1.duckdb.gz").read_bytes()))

@@ -1,12 +1,10 @@
 """The published copy: what BI tools open while the pipeline goes on."""
 
 import os
-import random
 import shutil
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
-from subprocess import TimeoutExpired
 
 import duckdb
 import pytest
@@ -19,8 +17,8 @@ from credits_pipeline.warehouse import (
     open_published,
     read_mart,
 )
-from credits_pipeline_tests.children import python, running
-from credits_pipeline_tests.warehouse.stored import FILLS_THE_DISK, PRELUDE, mode, names
+from credits_pipeline_tests.children import python
+from credits_pipeline_tests.warehouse.stored import mode, names
 
 AT = datetime(2026, 6, 10, 0, 7, tzinfo=UTC)
 COMMENT = "Per account and day; it''s in USD.\nKey: account, spend_date."  # quoted for SQL
@@ -71,10 +69,11 @@ def generation(path: Path) -> tuple[object, ...]:
 
 def parquet(target: Path) -> int:
     """The generation of the Parquet files beside it, which must be one."""
-    columns = (
-        "(select any_value(generation) from '{0}/daily_spend.parquet'), (select run_id from '{0}/published.parquet')"
+    folder = target.with_name("parquet").resolve()
+    one, run_id = (
+        duckdb.sql(f"select any_value({column}) from '{folder}/{mart}.parquet'").fetchall()[0][0]
+        for mart, column in (("daily_spend", "generation"), ("published", "run_id"))
     )
-    ((one, run_id),) = duckdb.sql(f"select {columns.format(target.with_name('parquet').resolve())}").fetchall()
     assert run_id in {f"run {one}", "afterwards"}
     return one
 
@@ -82,63 +81,43 @@ def parquet(target: Path) -> int:
 # -- what is in it -------------------------------------------------------------------------
 
 
-def test_it_holds_the_marts_and_nothing_else(warehouse: Warehouse, target: Path) -> None:
+def test_it_holds_the_marts_with_their_comments_types_and_order_and_nothing_else(warehouse, target):
     build(warehouse)
     with warehouse.writing("other schemas") as con:
         con.execute("create schema staging; create table staging.s as select 1 as one")
         con.execute("create view marts.a_view as from marts.daily_spend")
     publish(warehouse, target)
     assert [(schema, name) for schema, name, _ in tables(target)] == [
-        ("marts", "credits_readings"),
-        ("marts", "daily_spend"),
-        ("marts", "published"),
+        ("marts", name) for name in ("credits_readings", "daily_spend", "published")
     ]
-    with duckdb.connect(str(target), read_only=True) as con:
-        assert con.execute("select count(*) from duckdb_views() where not internal").fetchall() == [(0,)]
-
-
-def test_it_says_which_run_made_it_when_and_as_of_which_reading(warehouse: Warehouse, target: Path) -> None:
-    build(warehouse)
-    publish(warehouse, target)
-    with open_published(target) as con:
-        found = con.execute("from marts.published")
-        assert [(column[0], str(column[1])) for column in found.description] == [
-            ("run_id", "VARCHAR"),
-            ("published_at", "TIMESTAMP"),
-            ("as_of", "TIMESTAMP"),
-            ("version", "VARCHAR"),
-            ("is_simulated", "BOOLEAN"),
-        ]
-        assert found.fetchall() == [
-            ("run 1", AT.replace(tzinfo=None), datetime(2026, 6, 9, 23, 59, 58), "1.2.3", False)
-        ]
-        undescribed = "select count(*) from duckdb_columns() where table_name = 'published' and comment is null"
-        assert con.execute(undescribed).fetchall() == [(0,)]
-
-
-def test_comments_types_and_the_order_of_rows_survive(warehouse: Warehouse, target: Path) -> None:
-    build(warehouse)
-    publish(warehouse, target)
     assert ("marts", "daily_spend", COMMENT.replace("''", "'")) in tables(target)
     with open_published(target) as con:
-        columns = con.execute(
-            """
-            select column_name, data_type, comment from duckdb_columns()
-            where table_name = 'daily_spend' order by column_index
-            """
-        ).fetchall()
-        assert columns[:4] == [
+        assert con.execute("select count(*) from duckdb_views() where not internal").fetchall() == [(0,)]
+        columns = "select column_name, data_type, comment from duckdb_columns() where table_name = '{}' order by all"
+        assert con.execute(columns.format("daily_spend")).fetchall() == [
             ("account", "VARCHAR", None),
+            ("generation", "INTEGER", None),
+            ("readings", "BIGINT", None),
             ("spend_date", "DATE", None),
             ("spend_usd", "DECIMAL(18,9)", 'USD; "exact"'),
-            ("readings", "BIGINT", None),
         ]
-        days = con.execute("select spend_date from marts.daily_spend").fetchall()
-        assert days == [(date(2026, 6, 3),), (date(2026, 6, 2),), (date(2026, 6, 1),)]
-        as_parquet = duckdb.sql(f"from '{target.with_name('parquet')}/daily_spend.parquet'")
         table = con.sql("from marts.daily_spend")
+        assert [row[1] for row in table.fetchall()] == [date(2026, 6, day) for day in (3, 2, 1)]
+        as_parquet = duckdb.sql(f"from '{target.with_name('parquet')}/daily_spend.parquet'")
         assert (as_parquet.columns, as_parquet.types) == (table.columns, table.types)
         assert as_parquet.fetchall() == table.fetchall()
+        # Which run made it, when, and as of which reading.
+        found = con.sql("from marts.published")
+        assert dict(zip(found.columns, found.fetchall()[0], strict=True)) == {
+            "run_id": "run 1",
+            "published_at": AT.replace(tzinfo=None),
+            "as_of": datetime(2026, 6, 9, 23, 59, 58),
+            "version": "1.2.3",
+            "is_simulated": False,
+        }
+        described = con.execute(columns.format("published")).fetchall()
+        assert {kind for _, kind, _ in described} == {"VARCHAR", "TIMESTAMP", "BOOLEAN"}
+        assert all(comment for *_, comment in described)
 
 
 OPENS_IT_FOR_WRITING_AND_DIES = """
@@ -153,7 +132,7 @@ OPENS_IT_FOR_WRITING_AND_DIES = """
 # -- the file ------------------------------------------------------------------------------
 
 
-def test_it_can_be_read_by_all_and_written_by_nobody_whatever_the_umask(tmp_path: Path) -> None:
+def test_it_can_be_read_by_all_and_written_by_nobody_whatever_the_umask(tmp_path):
     before = os.umask(0o077)
     try:
         warehouse, target = Warehouse(tmp_path / "w.duckdb"), tmp_path / "new" / "credits.duckdb"
@@ -169,7 +148,7 @@ def test_it_can_be_read_by_all_and_written_by_nobody_whatever_the_umask(tmp_path
     assert [name for _, name, _ in tables(target)] == ["published"]  # as nothing was built
 
 
-def test_a_log_left_beside_the_old_file_does_not_leak_into_the_new_one(warehouse: Warehouse, target: Path) -> None:
+def test_a_log_left_beside_the_old_file_does_not_leak_into_the_new_one(warehouse, target):
     """A tool that opened the file for writing (as root may) and died leaves a log that DuckDB would replay."""
     build(warehouse, 1)
     publish(warehouse, target)
@@ -182,7 +161,7 @@ def test_a_log_left_beside_the_old_file_does_not_leak_into_the_new_one(warehouse
     assert not target.with_name("credits.duckdb.wal").exists()
 
 
-def test_parquet_is_of_one_run_also_for_who_began_to_read_before_the_next(warehouse: Warehouse, target: Path) -> None:
+def test_parquet_is_of_one_run_also_for_who_began_to_read_before_the_next(warehouse, target):
     build(warehouse, 1)
     publish(warehouse, target, "run 1")
     reader = target.with_name("parquet").resolve()
@@ -194,7 +173,7 @@ def test_parquet_is_of_one_run_also_for_who_began_to_read_before_the_next(wareho
     assert not reader.exists()
 
 
-def test_a_folder_that_came_with_a_copy_of_the_data_gives_way_to_the_link(warehouse: Warehouse, target: Path) -> None:
+def test_a_folder_that_came_with_a_copy_of_the_data_gives_way_to_the_link(warehouse, target):
     """`scp -r` copies what a link leads to."""
     build(warehouse, 1)
     publish(warehouse, target, "run 1")
@@ -206,94 +185,26 @@ def test_a_folder_that_came_with_a_copy_of_the_data_gives_way_to_the_link(wareho
     assert parquet(target) == 2
 
 
-def test_no_room_to_publish_leaves_the_old_file_and_no_litter(warehouse: Warehouse, target: Path) -> None:
-    build(warehouse, 1)
-    publish(warehouse, target)
-    build(warehouse, 2, rows=50_000)
-    attempt = 'warehouse.publish(Path(sys.argv[3]), run_id="run 2", published_at=at, version="1", is_simulated=False)'
-    with python(FILLS_THE_DISK.replace("{attempt}", attempt), warehouse.path, 500_000, target) as process:
-        out, errors = process.communicate(timeout=60)
-    assert out.startswith("No room to write"), out + errors
-    assert generation(target) == ("run 1", 1, 1)
-    assert list(target.parent.glob(".*")) == [(target.parent / "parquet").resolve()]
-    publish(warehouse, target, "run 2")
-    assert generation(target) == ("run 2", 2, 2)
-
-
-# -- beside readers and under kills --------------------------------------------------------
-
-
-PUBLISHES_UNTIL_KILLED = (
-    PRELUDE
-    + """
-target = Path(sys.argv[2])
-print("begun", flush=True)
-while True:
-    with warehouse.writing("a build") as con:
-        con.execute("update marts.daily_spend set generation = generation + 1")
-        con.execute("update marts.credits_readings set generation = generation + 1")
-        ((number,),) = con.execute("select generation from marts.credits_readings").fetchall()
-    warehouse.publish(target, run_id=f"run {number}", published_at=at, version="1", is_simulated=False)
-"""
-)
-
-
-def test_a_publisher_killed_at_any_moment_leaves_the_old_file_or_the_new_one(
-    warehouse: Warehouse, target: Path
-) -> None:
-    build(warehouse, 0, rows=2000)
-    publish(warehouse, target, "run 0")
-    moments, newest = random.Random(3), 0
-    for _ in range(3):
-        with running(PUBLISHES_UNTIL_KILLED, warehouse.path, target) as process, pytest.raises(TimeoutExpired):
-            process.wait(timeout=moments.uniform(0.0, 0.5))
-        run_id, one, two = generation(target)
-        assert (run_id, two) == (f"run {one}", one)
-        assert isinstance(one, int)
-        assert one >= newest
-        newest = one
-        assert parquet(target) <= one  # the folder comes after the file
-    publish(warehouse, target, "afterwards")
-    assert parquet(target) == generation(target)[1]
-    assert list(target.parent.glob(".credits.duckdb.*")) == []
-
-
 # -- reading it from Python ----------------------------------------------------------------
 
 
-def test_a_mart_is_a_data_frame_with_exact_money(warehouse: Warehouse, target: Path) -> None:
+def test_a_mart_is_a_data_frame_with_exact_money_and_the_package_itself_finds_it(warehouse, target, monkeypatch):
     build(warehouse)
     with warehouse.writing("a build") as con:
         con.execute("create table marts.counts as select unnest([9007199254740993, null]) as requests")
     publish(warehouse, target)
     assert read_mart("counts", target)["requests"][0] == 9007199254740993  # no float, though one is missing
-    frame = read_mart("daily_spend", target)
-    assert list(frame["spend_usd"]) == [
-        Decimal("2.123456789"),
-        Decimal("1.123456789"),
-        Decimal("0.123456789"),
-    ]
-    assert frame["spend_usd"].sum() == Decimal("3.370370367")
-    assert {name: str(kind) for name, kind in frame.dtypes.items()} == {
-        "account": "string[pyarrow]",
-        "spend_date": "date32[day][pyarrow]",
-        "spend_usd": "decimal128(18, 9)[pyarrow]",
-        "readings": "int64[pyarrow]",
-        "generation": "int32[pyarrow]",
-    }
-    assert frame["spend_date"][0] == date(2026, 6, 3)
-
-
-def test_the_package_itself_finds_the_copy_as_the_pipeline_does(
-    warehouse: Warehouse, target: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    build(warehouse)
-    publish(warehouse, target)
     monkeypatch.setenv("CREDITS_DATA_DIR", str(target.parent))
-    assert len(credits_pipeline.read_mart("daily_spend")) == 3
+    frame = credits_pipeline.read_mart("daily_spend")
+    assert list(frame["spend_usd"]) == [Decimal(f"{day}.123456789") for day in (2, 1, 0)]
+    assert frame["spend_usd"].sum() == Decimal("3.370370367")
+    assert frame["spend_date"][0] == date(2026, 6, 3)
+    kinds = {name: str(kind).removesuffix("[pyarrow]") for name, kind in frame.dtypes.items()}
+    assert kinds.pop("spend_usd") == "decimal128(18, 9)"
+    assert list(kinds.values()) == ["string", "date32[day]", "int64", "int32"]
 
 
-def test_an_unknown_mart_is_refused_with_the_names_there_are(warehouse: Warehouse, target: Path) -> None:
+def test_an_unknown_mart_is_refused_with_the_names_there_are(warehouse, target):
     build(warehouse)
     publish(warehouse, target)
     for name in ("spend", "published; drop table marts.published"):
@@ -301,7 +212,7 @@ def test_an_unknown_mart_is_refused_with_the_names_there_are(warehouse: Warehous
             read_mart(name, target)
 
 
-def test_a_damaged_copy_is_published_anew(warehouse: Warehouse, target: Path) -> None:
+def test_a_damaged_copy_is_published_anew(warehouse, target):
     publish(warehouse, target)
     target.chmod(0o600)
     target.write_bytes(b"junk" * 10_000)
@@ -309,11 +220,3 @@ def test_a_damaged_copy_is_published_anew(warehouse: Warehouse, target: Path) ->
         read_mart("published", target)
     publish(warehouse, target)
     assert len(read_mart("published", target)) == 1
-
-
-def test_importing_the_rooms_loads_no_database_no_client_and_no_pandas() -> None:
-    code = """
-    import sys, credits_pipeline.openrouter, credits_pipeline.warehouse
-    print([name for name in ("duckdb", "httpx", "pandas", "pyarrow") if name in sys.modules])
-    """
-    assert python(code).communicate()[0] == "[]\n"

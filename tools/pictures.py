@@ -1,4 +1,4 @@
-"""Retake the README's pictures, from a demo of its own: `python -m credits_pipeline_tests.pictures`.
+"""Retake the README's pictures, from a demo of its own: `python -m tools.pictures`.
 
 With the address and the password that `make superset` prints: retake the picture of its dashboard.
 """
