@@ -52,101 +52,82 @@ def happened(home: Path, run_id: str, at: datetime) -> None:
 
 
 def events(file: Path, run_id: str) -> int:
-    if not file.exists():
-        return -1
-    with closing(sqlite3.connect(file)) as con:
-        count = con.execute("select count(*) from event_logs where run_id = ?", (run_id,)).fetchall()[0][0]
-    return int(count)
+    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as con:
+        return int(con.execute("select count(*) from event_logs where run_id = ?", (run_id,)).fetchone()[0])
 
 
 def traces(home: Path, run_id: str) -> dict[str, bool]:
     """What is left of a run."""
     history = home / "history" / "runs"
+    is_there = (history / f"{run_id}.db").exists()
     return {
-        "file": (history / f"{run_id}.db").exists(),
-        "events": events(history / f"{run_id}.db", run_id) > 0,
+        "file": is_there,
+        "events": is_there and events(history / f"{run_id}.db", run_id) > 0,
         "output": (home / "storage" / run_id).exists(),
         "materialized": events(history / "index.db", run_id) > 0,
     }
 
 
-def test_logs_go_after_two_months_runs_after_more_than_the_api_remembers_and_no_day_is_forgotten_before(
-    home: Path,
-) -> None:
+NIGHT = datetime(2026, 6, 17, 3, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+def kept(home: Path) -> Iterator[dg.DagsterInstance]:
+    """Dagster's history in `home`, in the night when it is swept."""
+    with launch.open_instance(config.current()) as instance, clock.frozen(NIGHT):
+        yield instance
+
+
+def ran(instance: dg.DagsterInstance, home: Path, day: str, at: datetime, *, ours: bool = True) -> str:
+    tags = {launch.instance.PROCESS_TAG: "here/1"} if ours else {}
+    run_id = dg.materialize([small], partition_key=day, instance=instance, tags=tags).run_id
+    happened(home, run_id, at)
+    return run_id
+
+
+def test_logs_go_after_two_months_runs_after_more_than_the_api_remembers_and_no_day_is_forgotten_before(home, kept):
     ages = {"yesterday": 1, "59 days": 59, "61 days": 61, "a year": 366, "401 days": 401}
-    now = datetime(2026, 6, 17, 3, 0, tzinfo=UTC)
-    with launch.open_instance(config.current()) as instance, clock.frozen(now):
-        runs = {}
-        for name, days in ages.items():
-            at = now - timedelta(days=days)
-            runs[name] = dg.materialize(
-                [small],
-                partition_key=f"{at:%Y-%m-%d}",
-                instance=instance,
-                tags={launch.instance.PROCESS_TAG: "here/1"},
-            ).run_id
-            happened(home, runs[name], at)
-        assert housekeeping.sweep(instance) == housekeeping.Swept(runs=1, logs=2)
-        assert housekeeping.sweep(instance) == housekeeping.Swept(runs=0, logs=0)
-        assert instance.all_logs(runs["61 days"]) == [], "the page of a run that was seen before still opens"
-        kept = instance.get_materialized_partitions(dg.AssetKey("small"))
-        assert {run.run_id for run in instance.get_runs()} == set(runs.values()) - {runs["401 days"]}
+    ended = {name: NIGHT - timedelta(days=days) for name, days in ages.items()}
+    runs = {name: ran(kept, home, f"{at:%Y-%m-%d}", at) for name, at in ended.items()}
+    assert housekeeping.sweep(kept) == housekeeping.Swept(runs=1, logs=2)
+    assert housekeeping.sweep(kept) == housekeeping.Swept(runs=0, logs=0)
+    assert kept.all_logs(runs["61 days"]) == [], "the page of a run that was seen before still opens"
+    assert {run.run_id for run in kept.get_runs()} == set(runs.values()) - {runs["401 days"]}
     whole = {"file": True, "events": True, "output": True, "materialized": True}
     assert traces(home, runs["yesterday"]) == traces(home, runs["59 days"]) == whole
     only_known = {"file": True, "events": False, "output": False, "materialized": True}
     assert traces(home, runs["61 days"]) == traces(home, runs["a year"]) == only_known
     assert not any(traces(home, runs["401 days"]).values())
-    assert {"2026-06-16", "2026-04-17", "2025-06-16"} <= kept
+    days = kept.get_materialized_partitions(dg.AssetKey("small"))
+    assert {"2026-06-16", "2026-04-17", "2025-06-16"} <= days
 
 
-def test_of_hundreds_of_runs_a_day_the_newest_are_kept_whole_and_one_per_day_before(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_hundreds_of_runs_a_day_the_newest_are_kept_whole_and_one_per_day_before(home, kept, monkeypatch):
     monkeypatch.setattr(housekeeping, "MOST_RUNS", 3)
-    now = datetime(2026, 6, 17, 3, 0, tzinfo=UTC)
-    with launch.open_instance(config.current()) as instance, clock.frozen(now):
-        runs = []
-        for minutes, day in enumerate(["15", "15", "16", "16", "16", "17", "17"]):
-            runs.append(
-                dg.materialize(
-                    [small],
-                    partition_key=f"2026-06-{day}",
-                    instance=instance,
-                    tags={launch.instance.PROCESS_TAG: "here"},
-                ).run_id
-            )
-            happened(home, runs[-1], now - timedelta(minutes=60 - minutes))
-        assert housekeeping.sweep(instance) == housekeeping.Swept(runs=3, logs=1)
-        assert housekeeping.sweep(instance) == housekeeping.Swept(runs=0, logs=0)
-        days = instance.get_materialized_partitions(dg.AssetKey("small"))
+    runs = [
+        ran(kept, home, f"2026-06-{day}", NIGHT - timedelta(minutes=60 - number))
+        for number, day in enumerate((15, 15, 16, 16, 16, 17, 17))
+    ]
+    assert housekeeping.sweep(kept) == housekeeping.Swept(runs=3, logs=1)
+    assert housekeeping.sweep(kept) == housekeeping.Swept(runs=0, logs=0)
+    days = kept.get_materialized_partitions(dg.AssetKey("small"))
     assert days == {"2026-06-15", "2026-06-16", "2026-06-17"}
     assert [traces(home, run)["events"] for run in runs] == [False, False, False, False, True, True, True]
     assert [traces(home, run)["file"] for run in runs] == [False, True, False, False, True, True, True]
 
 
-def test_a_run_that_goes_on_is_left_alone_however_old(home: Path) -> None:
-    now = datetime(2026, 6, 17, 3, 0, tzinfo=UTC)
-    with launch.open_instance(config.current()) as instance, clock.frozen(now):
-        job = dg.define_asset_job("rebuild").resolve(asset_graph=dg.Definitions([small]).resolve_asset_graph())
-        run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
-        happened(home, run.run_id, now - timedelta(days=500))
-        assert housekeeping.sweep(instance) == housekeeping.Swept(runs=0, logs=0)
-        assert instance.has_run(run.run_id)
-
-
-def test_runs_of_another_project_in_the_same_history_are_left_alone(home: Path) -> None:
-    now = datetime(2026, 6, 17, 3, 0, tzinfo=UTC)
-    with launch.open_instance(config.current()) as instance, clock.frozen(now):
-        theirs = dg.materialize([small], partition_key="2025-01-02", instance=instance).run_id
-        happened(home, theirs, now - timedelta(days=500))
-        assert housekeeping.sweep(instance) == housekeeping.Swept(runs=0, logs=0)
-        assert instance.has_run(theirs)
+def test_a_run_that_goes_on_and_one_of_another_project_are_left_alone_however_old(home, kept):
+    job = dg.define_asset_job("rebuild").resolve(asset_graph=dg.Definitions([small]).resolve_asset_graph())
+    run = kept.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+    happened(home, run.run_id, NIGHT - timedelta(days=500))
+    theirs = ran(kept, home, "2025-01-02", NIGHT - timedelta(days=500), ours=False)
+    assert housekeeping.sweep(kept) == housekeeping.Swept(runs=0, logs=0)
+    assert kept.has_run(run.run_id)
     assert all(traces(home, theirs).values())
 
 
-def test_the_job_does_it_by_schedule_every_night(home: Path) -> None:
-    with launch.open_instance(config.current()) as instance:
-        assert housekeeping.housekeeping.execute_in_process(instance=instance).success
+def test_the_job_does_it_by_schedule_every_night(kept):
+    assert housekeeping.housekeeping.execute_in_process(instance=kept).success
     assert housekeeping.housekeeping_schedule.default_status == dg.DefaultScheduleStatus.RUNNING
 
 
@@ -183,16 +164,10 @@ class Daemon:
     """Dagster's own evaluation of all schedules and sensors, and of the purge of their ticks, by our clock."""
 
     def __init__(self, instance: dg.DagsterInstance) -> None:
-        target = InProcessWorkspaceLoadTarget(
-            InProcessCodeLocationOrigin(
-                LoadableTargetOrigin(
-                    executable_path=sys.executable,
-                    module_name="credits_pipeline.definitions",
-                    attribute="defs",
-                ),
-                location_name="credits_pipeline",
-            )
+        ours = LoadableTargetOrigin(
+            executable_path=sys.executable, module_name="credits_pipeline.definitions", attribute="defs"
         )
+        target = InProcessWorkspaceLoadTarget(InProcessCodeLocationOrigin(ours, location_name="credits_pipeline"))
         self._context = create_test_daemon_workspace_context(target, instance)
         self._due: dict[str, Any] = {}
         self._log = logging.getLogger("daemon")
@@ -232,10 +207,8 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[clock.FrozenClock]:
 def api(held: clock.FrozenClock, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyAPI]:
     """Two months of history and two years to come: two models every day, a top-up every five months."""
     first = BEGIN.date() - timedelta(days=60)
-    ledger = {
-        first + timedelta(days=n): {"vendor/a": Decimal("2.5") + n % 7, "vendor/b": Decimal("0.123456789")}
-        for n in range(800)
-    }
+    usage = [{"vendor/a": Decimal("2.5") + n % 7, "vendor/b": Decimal("0.123456789")} for n in range(800)]
+    ledger = {first + timedelta(days=n): models for n, models in enumerate(usage)}
     credits = [(datetime.combine(first, time(), UTC) + timedelta(days=150 * n), Decimal(900)) for n in range(5)]
     account = SimulatedAccount.from_ledger("default", "sk-or-v1-simulated-default", days=ledger, credits=credits)
     with FaultyAPI([account]) as answering:
@@ -245,14 +218,7 @@ def api(held: clock.FrozenClock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fa
 
 
 @pytest.mark.heavy
-def test_a_year_of_schedules_and_sensors_leaves_bounded_files_and_memory(
-    home: Path,
-    tmp_path: Path,
-    held: clock.FrozenClock,
-    api: FaultyAPI,
-    days: int,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_year_of_schedules_and_sensors_leaves_bounded_files_and_memory(home, tmp_path, held, api, days, monkeypatch):
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
