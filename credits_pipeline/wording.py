@@ -63,7 +63,7 @@ def template(path: Path, *filters: Callable[..., str]) -> "Template":
     )
     macros = re.findall(r"{% macro (\w+)", SENTENCES.read_text(encoding="utf-8"))
     environment.filters |= {macro: partial(say, macro) for macro in macros}
-    own = (name, sentence, usd, day, days, month, instant, percent, count, compact, member, span, answer)
+    own = (name, sentence, usd, day, month, instant, percent, count, compact, member, span, answer)
     environment.filters |= {word.__name__: word for word in (*own, *filters)}
     return environment.get_template(path.name)
 
@@ -103,15 +103,6 @@ def day(value: date | None, *, year: bool = True) -> str:
     if value is None:
         return UNKNOWN
     return f"{value.day} {_MONTHS[value.month - 1]}" + (f" {value.year}" if year else "")
-
-
-def days(first: datetime, last: datetime) -> str:
-    """The UTC days of two instants as one span: "10 – 11 Mar 2026", or the one day of both."""
-    if first.date() == last.date():
-        return day(last)
-    if (first.year, first.month) == (last.year, last.month):
-        return f"{first.day} – {day(last)}"
-    return f"{day(first, year=first.year != last.year)} – {day(last)}"
 
 
 def month(value: date) -> str:

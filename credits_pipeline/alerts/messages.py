@@ -5,8 +5,7 @@ a link or pretend to be another line, so they are shown on one line, without the
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ _FOREIGN_LINK = re.compile(r"(?<!https)://|://(?!openrouter\.ai/)", re.IGNORECAS
 
 def message(kind: str, *facts: Any) -> tuple[str, str]:
     """Title and body of an alert of `kind`, one of the macros of `messages.txt.j2`, from what that macro takes."""
-    text = str(getattr(wording.template(TEMPLATE, shown, sentence, when, capital).module, kind)(*facts))
+    text = str(getattr(wording.template(TEMPLATE, shown, sentence, capital).module, kind)(*facts))
     title, _, body = re.sub(r"\n+", "\n", re.sub(r"\n* +", " ", text).replace(" \n", "\n")).strip().partition("\n")
     return title, body
 
@@ -62,10 +61,3 @@ def sentence(text: object) -> str:
 
 def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
-
-
-def when(runway: Mapping[str, Any]) -> str:
-    """By when to top up: before the early date, if that is more than a day away."""
-    first = runway["run_out_p10"]
-    soon = first is None or first <= runway["as_of"].date() + timedelta(days=1)
-    return "now" if soon else f"before {wording.day(first)}"

@@ -196,7 +196,7 @@ def test_a_large_count_has_three_digits(number: int, words: str) -> None:
     ],
 )
 def test_a_span_of_days_names_each_part_once(first: datetime, last: datetime, words: str) -> None:
-    assert wording.days(first, last) == words
+    assert wording.say("days", first, last) == words
 
 
 @pytest.mark.parametrize(
