@@ -77,7 +77,8 @@ class EventLog(PlansOnce, SqliteEventLogStorage):
         super().delete_events(run_id)
         with self.index_connection() as connection:
             connection.execute(sa.text("delete from asset_check_executions where run_id = :run_id"), {"run_id": run_id})
-        self._engine(run_id).dispose()
+        if engine := self._held.pop(run_id, None):
+            engine.dispose()
         for suffix in ("", "-wal", "-shm"):
             Path(self.path_for_shard(run_id) + suffix).unlink(missing_ok=True)
 
