@@ -9,7 +9,6 @@ import logging
 import random
 import ssl
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -114,18 +113,11 @@ class Client:
                 )
         return Credits(found.total_credits, found.total_usage, observed_at, replies.hidden(content.decode()))
 
-    async def usage(
-        self,
-        account: Account,
-        first: date,
-        last: date,
-        on_progress: Callable[[date, date], None] = lambda *_: None,
-        dimension: str = "",
-    ) -> Usage:
+    async def usage(self, account: Account, first: date, last: date, dimension: str = "") -> Usage:
         """What was billed on the UTC days `first` to `last`, both included, per model. Raises OpenRouterError.
 
-        With a `dimension` of `config.BREAKDOWNS`, per member and model. `on_progress` is told each range that is done.
-        A first day that the API refuses as too old is left out: the result says where it begins.
+        With a `dimension` of `config.BREAKDOWNS`, per member and model. A first day that the API refuses as too old is
+        left out: the result says where it begins.
         """
 
         async def billed(begin: date, end: date) -> tuple[list[replies.UsageRow], datetime]:
@@ -135,7 +127,6 @@ class Client:
                 try:
                     reply, _ = await self._ask(account, replies.UsageReply, query, is_divisible=begin < end)
                     if not reply.metadata.truncated:
-                        on_progress(begin, end)
                         return reply.summed(), reply.as_of(asked_at)
                 except TookTooLong:
                     if begin == end:

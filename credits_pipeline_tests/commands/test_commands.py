@@ -83,7 +83,7 @@ def test_a_backfill_of_a_range_fetches_that_range(simulate: Simulate, capsys: py
     simulate(spender())
     assert main(["backfill", "--from", "2026-06-01", "--to", "2026-06-10"]) == 0
     assert billed_days() == 10
-    assert "default: 2026-06-01 to 2026-06-10 read" in capsys.readouterr().err
+    assert "Fetching what was billed from 2026-06-01 to 2026-06-10" in capsys.readouterr().out
 
 
 def test_readings_logged_earlier_become_history(
