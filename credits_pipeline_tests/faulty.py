@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler
-from typing import Any
+from typing import Any, Self
 
 from credits_pipeline.simulator import SimulatedAPI
 from credits_pipeline.simulator.replies import CALLS, Request
@@ -17,7 +17,6 @@ from credits_pipeline.simulator.server import ROOT, Reply
 from credits_pipeline.simulator.wire import Literal, to_json
 
 HTML = b"<!DOCTYPE html>\n<html><head><title>Just a moment...</title></head><body>Checking</body></html>\n"
-DAY_FIELDS = ("date__day", "created_at__day")
 
 
 @dataclass
@@ -55,13 +54,8 @@ class Fault:
 
     @classmethod
     def status(
-        cls,
-        code: int,
-        *,
-        retry_after: int | str | datetime | None = None,
-        message: str = "Simulated fault",
-        html: bool = False,
-    ) -> "Fault":
+        cls, code: int, *, retry_after: Any = None, message: str = "Simulated fault", html: bool = False
+    ) -> Self:
         """A status code with the API's error body, or HTML as a CDN sends it.
 
         Retry-After is sent as given, a datetime as an HTTP date.
@@ -80,7 +74,7 @@ class Fault:
         return cls(f"status {code}" + (" with a page" if html else ""), spoil)
 
     @classmethod
-    def body(cls, body: bytes, *, status: int = 200) -> "Fault":
+    def body(cls, body: bytes, *, status: int = 200) -> Self:
         """Exactly these bytes."""
 
         def spoil(reply: Spoiled, _: Request) -> None:
@@ -89,7 +83,7 @@ class Fault:
         return cls("body", spoil)
 
     @classmethod
-    def redirect(cls, location: str, status: int = 307) -> "Fault":
+    def redirect(cls, location: str, status: int = 307) -> Self:
         """A redirect: following it to another host would hand the key to a stranger."""
 
         def spoil(reply: Spoiled, _: Request) -> None:
@@ -99,12 +93,12 @@ class Fault:
         return cls(f"redirect {status}", spoil)
 
     @classmethod
-    def reset(cls) -> "Fault":
+    def reset(cls) -> Self:
         """The connection is reset before any byte."""
         return cls("reset", lambda reply, _: setattr(reply, "reset", True))
 
     @classmethod
-    def only_hours_ago(cls, hours: int) -> "Fault":
+    def only_hours_ago(cls, hours: int) -> Self:
         """A vendor that counts in hours: what begins further back is refused."""
 
         def spoil(reply: Spoiled, request: Request) -> None:
@@ -117,54 +111,45 @@ class Fault:
     # The honest answer, in part
 
     @classmethod
-    def truncated_body(cls) -> "Fault":
+    def truncated_body(cls) -> Self:
         """The connection ends after half of the announced body."""
         return cls("truncated body", lambda reply, _: setattr(reply, "send_share", 0.5))
 
     # The answer with other contents (only what was answered with 200)
 
     @classmethod
-    def zeros(cls) -> "Fault":
+    def zeros(cls) -> Self:
         """200 with two zeros: what an ordinary key was seen to get on a funded account."""
         return cls.replace(total_credits="0", total_usage="0")
 
     @classmethod
-    def replace(cls, **literals: str) -> "Fault":
+    def replace(cls, **literals: str) -> Self:
         """Other JSON text for a field, in the data or in every row: `replace(total_usage="NaN")`."""
         values = {name: Literal(text) for name, text in literals.items()}
         return cls._rows("replace " + ", ".join(literals), lambda row: {**row, **values})
 
     @classmethod
-    def counts_as_numbers(cls) -> "Fault":
+    def counts_as_numbers(cls) -> Self:
         """Counts as JSON numbers: both kinds occur."""
-        return cls._rows(
-            "counts as numbers",
-            lambda row: {n: Literal(v) if str(v).isdigit() else v for n, v in row.items()},
-        )
+        return cls._cells("counts as numbers", lambda name, v: (name, Literal(v) if str(v).isdigit() else v))
 
     @classmethod
-    def money_as_strings(cls) -> "Fault":
+    def money_as_strings(cls) -> Self:
         """Every number in quotes."""
-        return cls._rows(
-            "money as strings",
-            lambda row: {n: str(v) if isinstance(v, Literal) else v for n, v in row.items()},
-        )
+        return cls._cells("money as strings", lambda name, v: (name, str(v) if isinstance(v, Literal) else v))
 
     @classmethod
-    def days_with_time(cls) -> "Fault":
+    def days_with_time(cls) -> Self:
         """`2026-05-19 00:00:00` where the day was."""
-        return cls._days("days with time", " 00:00:00")
+        return cls._cells("days with time", lambda name, v: (name, f"{v} 00:00:00" if "day" in name else v))
 
     @classmethod
-    def created_at_day(cls) -> "Fault":
+    def created_at_day(cls) -> Self:
         """The day under `created_at__day`, the other name it goes by."""
-        return cls._rows(
-            "created_at__day",
-            lambda row: {("created_at__day" if n == "date__day" else n): v for n, v in row.items()},
-        )
+        return cls._cells("created_at__day", lambda name, v: (name.replace("date__day", "created_at__day"), v))
 
     @classmethod
-    def truncate(cls, rows: int) -> "Fault":
+    def truncate(cls, rows: int) -> Self:
         """At most `rows` rows, and `truncated: true` where there were more."""
 
         def spoil(reply: Spoiled, _: Request) -> None:
@@ -176,7 +161,7 @@ class Fault:
         return cls(f"truncate at {rows} rows", spoil)
 
     @classmethod
-    def more_rows(cls, *rows: dict[str, Any]) -> "Fault":
+    def more_rows(cls, *rows: dict[str, Any]) -> Self:
         """Further rows at the end of an analytics reply, such as days nobody asked for."""
 
         def spoil(reply: Spoiled, _: Request) -> None:
@@ -186,7 +171,7 @@ class Fault:
         return cls("more rows", spoil)
 
     @classmethod
-    def _rows(cls, name: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> "Fault":
+    def _rows(cls, name: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Self:
         def spoil(reply: Spoiled, _: Request) -> None:
             if reply.status == 200:
                 data = reply.payload["data"]
@@ -198,8 +183,8 @@ class Fault:
         return cls(name, spoil)
 
     @classmethod
-    def _days(cls, name: str, time: str) -> "Fault":
-        return cls._rows(name, lambda row: {n: f"{v}{time}" if n in DAY_FIELDS else v for n, v in row.items()})
+    def _cells(cls, name: str, change: Callable[[str, Any], tuple[str, Any]]) -> Self:
+        return cls._rows(name, lambda row: dict(change(*cell) for cell in row.items()))
 
 
 @dataclass

@@ -1,19 +1,14 @@
 """Budgets and automatic top-ups: how they are read, that a wrong one stops nothing, and that the SQL sees them."""
 
-from collections.abc import Callable
 from datetime import date
 from decimal import Decimal
-from pathlib import Path
 
 import dagster as dg
 import pytest
 
 from credits_pipeline import clock, config
 from credits_pipeline.plans import AccountPlan
-from credits_pipeline.warehouse import Warehouse
 from credits_pipeline_tests.conftest import NOW
-
-RunJob = Callable[..., dg.ExecuteInProcessResult]
 
 KEYS = {"OPENROUTER_API_KEY": "k1", "OPENROUTER_API_KEY_ACME": "k2"}
 
@@ -57,7 +52,7 @@ def test_the_plain_variable_is_for_default_and_a_named_one_for_its_account():
         ("CREDITS_TOPUP_UNTIL", "2028-01-01"),  # beyond the forecast
     ],
 )
-def test_a_wrong_value_is_one_line_that_names_the_variable_and_stops_nothing(variable: str, value: str):
+def test_a_wrong_value_is_one_line_that_names_the_variable_and_stops_nothing(variable, value):
     found = settings(**{variable: value})
     [line] = found.warnings
     assert line.startswith(f"{variable} must be ")
@@ -70,9 +65,7 @@ def test_a_setting_for_an_account_without_a_key_is_kept_and_said():
     assert found.plans[-1] == AccountPlan("acne", Decimal(500))
 
 
-def test_every_build_of_the_sql_sees_the_settings_of_its_own_time(
-    warehouse: Warehouse, tmp_path: Path, run_job: RunJob, monkeypatch: pytest.MonkeyPatch
-):
+def test_every_build_of_the_sql_sees_the_settings_of_its_own_time(warehouse, tmp_path, run_job, monkeypatch):
     monkeypatch.setenv("CREDITS_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("OPENROUTER_API_KEY", "k")
     for budget, stored in (("500/month", Decimal(500)), ("", None)):

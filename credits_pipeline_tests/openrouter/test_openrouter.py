@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
 from credits_pipeline import clock, config
 from credits_pipeline.config import Account
@@ -239,13 +237,8 @@ def test_a_year_is_one_request_and_equals_the_ledger(api, openrouter):
     (request,) = api.requests
     assert request.body == {
         "metrics": [
-            "credits_usage",
-            "byok_usage",
-            "request_count",
-            "tokens_prompt",
-            "tokens_completion",
-            "reasoning_tokens",
-            "cached_tokens",
+            *("credits_usage", "byok_usage", "request_count", "tokens_prompt", "tokens_completion"),
+            *("reasoning_tokens", "cached_tokens"),
         ],
         "dimensions": ["model"],
         "granularity": "day",
@@ -618,24 +611,27 @@ def test_the_key_is_sent_in_one_header_and_nowhere_else(monkeypatch):
     assert b"\r\nAccept-Encoding: identity\r\n" in request
 
 
-def test_a_redirect_is_not_followed(api, openrouter):
-    with RawServer(send(GOOD)) as evil:
-        api.misbehave(Fault.redirect(f"http://127.0.0.1:{evil.port}/api/v1/credits"), times=None)
-        assert "redirects are not followed" in str(failure(lambda: openrouter.get_credits(account=ACCOUNT)))
-    assert evil.received == []
+@pytest.fixture
+def evil() -> Iterator[RawServer]:
+    """Somebody else's server, which should not hear of us."""
+    with RawServer(send(GOOD)) as server:
+        yield server
+        assert server.received == []
 
 
-def test_proxy_variables_are_ignored(monkeypatch, tmp_path):
+def test_a_redirect_is_not_followed(api, openrouter, evil):
+    api.misbehave(Fault.redirect(f"http://127.0.0.1:{evil.port}/api/v1/credits"), times=None)
+    assert "redirects are not followed" in str(failure(lambda: openrouter.get_credits(account=ACCOUNT)))
+
+
+def test_proxy_variables_are_ignored(monkeypatch, tmp_path, evil):
     netrc = tmp_path / "netrc"
     netrc.write_text("default login evil password evil\n", encoding="utf-8")
     monkeypatch.setenv("NETRC", str(netrc))
-    with RawServer(send(GOOD)) as evil:
-        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-            monkeypatch.setenv(name, f"http://127.0.0.1:{evil.port}")
-            monkeypatch.setenv(name.lower(), f"http://127.0.0.1:{evil.port}")
-        with serving(monkeypatch, send(GOOD)) as (server, resource):
-            resource.get_credits(account=ACCOUNT)
-    assert evil.received == []
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{evil.port}")
+    with serving(monkeypatch, send(GOOD)) as (server, resource):
+        resource.get_credits(account=ACCOUNT)
     assert b"Bearer" in server.received[0]
 
 
@@ -648,12 +644,10 @@ def test_no_cookie_is_kept_as_accounts_share_the_connections(monkeypatch):
     assert b"cookie" not in b"".join(server.received).lower()
 
 
-def test_a_host_that_is_not_allowed_gets_no_connection(monkeypatch):
-    with RawServer(send(GOOD)) as evil:
-        monkeypatch.setenv("OPENROUTER_BASE_URL", f"http://127.0.0.1:{evil.port}/api/v1")
-        with pytest.raises(config.ConfigError, match=r"^OPENROUTER_BASE_URL"):
-            Asked().get_credits(account=ACCOUNT)
-    assert evil.received == []
+def test_a_host_that_is_not_allowed_gets_no_connection(monkeypatch, evil):
+    monkeypatch.setenv("OPENROUTER_BASE_URL", f"http://127.0.0.1:{evil.port}/api/v1")
+    with pytest.raises(config.ConfigError, match=r"^OPENROUTER_BASE_URL"):
+        Asked().get_credits(account=ACCOUNT)
 
 
 OTHER_KEY = "sk-or-v1-" + "5ecre7" * 10  # of another process: it is hidden for what it looks like
@@ -741,58 +735,42 @@ def test_the_secrets_of_a_session_are_written_nowhere(monkeypatch, tmp_path):
 
 # --- anything at all ---
 
-NUMBERS = st.one_of(
-    st.integers().map(str),
-    st.decimals(allow_nan=False, allow_infinity=False).map(str),
-    st.floats().map(repr),
-    st.sampled_from(["0", "-0", "1e999", "1e-999", "9" * 30, "0." + "9" * 30, "00", "+1", "1.", "NaN"]),
+NUMBERS = (
+    "0",
+    "-0",
+    "1e999",
+    "1e-999",
+    "9" * 30,
+    "0." + "9" * 30,
+    "00",
+    "+1",
+    "1.",
+    "NaN",
+    "1e-" + "9" * 18,
+    '"1"',
+    "[1]",
 )
-JSON_VALUES = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.text(max_size=8), st.integers(), st.floats()),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=5,
-).map(json.dumps)
-VALUES = st.one_of(NUMBERS, NUMBERS, JSON_VALUES)
-CREDITS_REPLIES = st.one_of(
-    st.tuples(VALUES, VALUES).map(lambda pair: credits_body(*pair)),
-    JSON_VALUES.map(str.encode),
-    st.binary(max_size=60),
-)
+BODIES = [b"", b"null", b"[]", b'{"data":[]}', b"\xff\xfe", *(credits_body(number, "0.5") for number in NUMBERS)]
 
 
-@settings(deadline=None, max_examples=30)
-@example(b'{"data":{"total_credits":1e-999999999999999999,"total_usage":1}}')
-@given(CREDITS_REPLIES)
-def test_any_reply_to_credits_is_two_finite_decimals_or_an_openrouter_error(answering, body):
-    try:
-        credits = answering(body).get_credits(account=ACCOUNT)
-    except OpenRouterError as error:
-        if "unforeseen" in str(error):
-            raise
-        return
-    data = {name: Decimal(value) for name, value in json.loads(body, parse_float=Decimal)["data"].items()}
-    for name in ("total_credits", "total_usage"):
-        found = getattr(credits, name)
-        assert found.is_finite()
-        assert 0 <= found < 10**9
-        assert abs(found - data[name]) <= Decimal("5e-10")
-        assert Decimal(json.loads(credits.payload, parse_float=Decimal)["data"][name]) == data[name]
-
-
-@pytest.fixture(scope="module")
-def answering() -> Iterator[Callable[[bytes], Asked]]:
-    """A resource whose next reply is the given bytes: one server for all examples."""
-    with FaultyAPI([_YEAR], requests_per_minute=None) as api, pytest.MonkeyPatch.context() as monkeypatch:
-        environment = api.environment()
-
-        def answer(body: bytes) -> Asked:
-            for name, value in environment.items():  # which each test begins without
-                monkeypatch.setenv(name, value)
-            api.begin_anew()
-            api.misbehave(Fault.body(body))
-            return Asked(max_attempts=1)
-
-        yield answer
+def test_any_reply_to_credits_is_two_finite_decimals_or_an_openrouter_error(api):
+    believed, refusals = 0, list[str]()
+    for body in BODIES:
+        api.begin_anew()
+        api.misbehave(Fault.body(body))
+        try:
+            credits = Asked(max_attempts=1).get_credits(account=ACCOUNT)
+        except OpenRouterError as error:
+            refusals.append(str(error))
+            continue
+        believed += 1
+        told = json.loads(body, parse_float=Decimal, parse_int=Decimal)["data"]
+        for name in ("total_credits", "total_usage"):
+            assert 0 <= getattr(credits, name) < 10**9
+            assert abs(getattr(credits, name) - Decimal(told[name])) <= Decimal("5e-10")
+            assert json.loads(credits.payload, parse_float=Decimal, parse_int=Decimal)["data"][name] == told[name]
+    assert believed >= 2
+    assert not [said for said in refusals if "unforeseen" in said]
 
 
 # --- Dagster ---

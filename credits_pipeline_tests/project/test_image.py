@@ -110,7 +110,7 @@ def output(process: "subprocess.Popen[str]") -> str:
 
 
 @pytest.mark.heavy
-def test_it_belongs_to_root_holds_the_program_only_and_runs_as_a_user_of_its_own(image: str, run: Run) -> None:
+def test_it_belongs_to_root_holds_the_program_only_and_runs_as_a_user_of_its_own(image, run):
     config = json.loads(buildah("inspect", "--type", "image", "credits_pipeline"))["OCIv1"]["config"]
     assert config["User"] == f"{USER}:{USER}"
     assert config["Cmd"] == ["python", "-m", "credits_pipeline", "run"]
@@ -124,16 +124,14 @@ def test_it_belongs_to_root_holds_the_program_only_and_runs_as_a_user_of_its_own
 
 
 @pytest.mark.heavy
-def test_the_demo_ends_with_the_answer(run: Run, volume: Path) -> None:
+def test_the_demo_ends_with_the_answer(run, volume):
     said = output(run("python", "-m", "credits_pipeline", "demo"))
     assert "redits last until about" in said
     assert all(path.stat().st_uid == USER for path in volume.rglob("*"))
 
 
 @pytest.mark.heavy
-def test_the_services_of_compose_run_without_a_shell_and_keep_all_in_the_volume(
-    image: str, run: Run, volume: Path, tmp_path: Path
-) -> None:
+def test_the_services_of_compose_run_without_a_shell_and_keep_all_in_the_volume(image, run, volume, tmp_path):
     """After a first run by hand, as docs/container.md has it; the API is a simulated one on this machine."""
     root = Path(buildah("mount", image))
     for shell in ("sh", "bash", "dash"):
@@ -158,7 +156,7 @@ def test_the_services_of_compose_run_without_a_shell_and_keep_all_in_the_volume(
                 assert {d["daemonType"]: d["healthy"] for d in daemons}["SCHEDULER"]
 
 
-def test_compose_shows_the_ui_to_this_machine_only_and_holds_no_key() -> None:
+def test_compose_shows_the_ui_to_this_machine_only_and_holds_no_key():
     assert [port for s in COMPOSE["services"].values() for port in s.get("ports", [])] == ["127.0.0.1:3000:3000"]
     for service in COMPOSE["services"].values():
         assert service["environment"] == {"OPENROUTER_API_KEY_FILE": "/run/secrets/openrouter_api_key"}

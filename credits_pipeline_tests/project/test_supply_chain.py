@@ -20,7 +20,7 @@ LOCKS = sorted(
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
-def test_every_package_of_a_lock_is_one_version_with_its_hashes_and_no_lock_names_a_host(lock: Path) -> None:
+def test_every_package_of_a_lock_is_one_version_with_its_hashes_and_no_lock_names_a_host(lock):
     text = lock.read_text(encoding="utf-8")
     assert "://" not in text
     entries = [line for line in text.replace("\\\n", " ").splitlines() if line.split("#")[0].strip()]
@@ -30,7 +30,7 @@ def test_every_package_of_a_lock_is_one_version_with_its_hashes_and_no_lock_name
         assert re.fullmatch(rf"{name}{version}( ; [^#]+?)?(\s+--hash=sha256:[0-9a-f]{{64}})+", entry), entry
 
 
-def test_every_direct_dependency_is_justified_in_one_line() -> None:
+def test_every_direct_dependency_is_justified_in_one_line():
     text = (PROJECT_ROOT / "pyproject.toml").read_text(encoding="utf-8")
     counted = {}
     lists = r"^(dependencies|dev|cluster|cluster-test) = \[\n(.*?)^\]"
@@ -67,7 +67,7 @@ def auditor() -> Path:
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock", "requirements-cluster-test.lock"])
-def test_no_vulnerability_is_known_in_what_is_locked(auditor: Path, lock: str) -> None:
+def test_no_vulnerability_is_known_in_what_is_locked(auditor, lock):
     asked = ["--disable-pip", "--progress-spinner", "off", "--format", "json", "-s", "osv"]
     command = [auditor, "-r", PROJECT_ROOT / lock, *asked]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=900)
@@ -112,7 +112,7 @@ def _history() -> None:
 
 
 @pytest.mark.usefixtures("_history")
-def test_no_tracked_file_holds_a_secret() -> None:
+def test_no_tracked_file_holds_a_secret():
     names = [name for name in git("ls-files", "-z").decode().split("\0") if name]
     assert "SECURITY.md" in names
     files = [path for path in (PROJECT_ROOT / name for name in names) if path.is_file()]
@@ -120,7 +120,7 @@ def test_no_tracked_file_holds_a_secret() -> None:
 
 
 @pytest.mark.usefixtures("_history")
-def test_no_file_and_no_message_of_the_history_ever_held_a_secret() -> None:
+def test_no_file_and_no_message_of_the_history_ever_held_a_secret():
     """Every object once, whatever commit, branch or tag it belongs to."""
     listed = git("rev-list", "--all", "--objects").splitlines()
     objects = [line.split(b" ", 1)[0] for line in listed]

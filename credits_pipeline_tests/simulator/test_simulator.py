@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import itertools
 import json
 import subprocess
 import sys
@@ -34,13 +35,8 @@ ANCHOR = date(2026, 3, 10)
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
 KEY = "sk-or-v1-simulated-default"
 METRICS = [
-    "credits_usage",
-    "byok_usage",
-    "request_count",
-    "tokens_prompt",
-    "tokens_completion",
-    "reasoning_tokens",
-    "cached_tokens",
+    *("credits_usage", "byok_usage", "request_count", "tokens_prompt", "tokens_completion"),
+    *("reasoning_tokens", "cached_tokens"),
 ]
 
 
@@ -66,17 +62,10 @@ def query(first: date, last: date, **changes: Any) -> dict[str, Any]:
         "metrics": METRICS,
         "dimensions": ["model"],
         "granularity": "day",
-        "time_range": {
-            "start": f"{first}T00:00:00Z",
-            "end": f"{last + timedelta(days=1)}T00:00:00Z",
-        },
+        "time_range": {"start": f"{first}T00:00:00Z", "end": f"{last + timedelta(days=1)}T00:00:00Z"},
         "limit": 10_000,
     }
     return {name: value for name, value in {**body, **changes}.items() if value is not None}
-
-
-def midnight(day: date) -> datetime:
-    return datetime.combine(day, time(), tzinfo=UTC)
 
 
 # The ledger
@@ -86,11 +75,7 @@ def midnight(day: date) -> datetime:
 @given(
     seed=st.integers(0, 10**6),
     profile=st.sampled_from([STEADY, AGENTS, HOBBY]),
-    instants=st.lists(
-        st.datetimes(datetime(2025, 2, 1), datetime(2026, 6, 30), timezones=st.just(UTC)),
-        min_size=2,
-        max_size=6,
-    ),
+    instants=st.tuples(*[st.datetimes(datetime(2025, 2, 1), datetime(2026, 6, 30), timezones=st.just(UTC))] * 2),
 )
 def test_usage_between_two_instants_is_what_was_billed_and_corrected_to_the_last_digit(seed, profile, instants):
     account = SimulatedAccount("any", "key", anchor=ANCHOR, seed=seed, profile=profile)
@@ -102,30 +87,14 @@ def test_usage_between_two_instants_is_what_was_billed_and_corrected_to_the_last
 
 
 def test_the_same_seed_and_anchor_are_the_same_ledger_everywhere():
-    """Equal on CPython 3.11, 3.12 and 3.13. A change here changes every figure of the demo."""
+    """Equal on CPython 3.11, 3.12 and 3.13. A change here changes every figure of the demo: of its three balances one
+    should end in a week, one in a month and one later, and none of them below zero."""
     days = [date(2025, 1, 1) + timedelta(days=n) for n in range(600)]
     ledgers = [(a.events, [sorted(a.billed(day).items()) for day in days]) for a in demo_accounts(ANCHOR)]
     assert hashlib.sha256(repr(ledgers).encode()).hexdigest() == LEDGERS_DIGEST
 
 
 LEDGERS_DIGEST = "95e1fe3cc76602f44b75a00b2aa6c56b88d4fbf314f5c9024e0c55cbe7e25644"
-
-
-def test_the_demo_accounts_end_in_very_different_balances():
-    days_left = {}
-    for account in demo_accounts(ANCHOR):
-        balance = account.credits_at(NOON) - account.usage_at(NOON)
-        recent = sum(account.spend(ANCHOR - timedelta(days=n)) for n in range(1, 29))
-        days_left[account.name] = balance / (recent / 28)
-    assert 14 <= days_left["default"] <= 35
-    assert 4 <= days_left["agents"] <= 10
-    assert days_left["hobby"] >= 60
-
-
-@pytest.mark.parametrize("account", demo_accounts(ANCHOR), ids=lambda account: account.name)
-def test_credits_are_topped_up_before_the_balance_falls_below_zero(account):
-    hours = (midnight(ANCHOR) - timedelta(hours=6 * n) for n in range(365 * 4))
-    assert all(account.credits_at(hour) >= account.usage_at(hour) for hour in hours)
 
 
 def test_earlier_readings_are_the_ledgers_own_and_some_nights_are_missing(tmp_path):
@@ -208,13 +177,8 @@ def test_the_command_line_serves_and_says_what_to_export():
     command = [sys.executable, "-m", "credits_pipeline.simulator", "--port", "0", "--anchor", str(ANCHOR)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as serving:
         try:
-            exports = {}
-            for line in serving.stdout:
-                if line.startswith("export "):
-                    name, _, value = line.removeprefix("export ").strip().partition("=")
-                    exports[name] = value
-                if line.startswith("Ctrl-C"):
-                    break
+            lines = list(itertools.takewhile(lambda line: not line.startswith("Ctrl-C"), serving.stdout))
+            exports = dict(line.removeprefix("export ").strip().split("=") for line in lines if "export " in line)
             headers = {"Authorization": f"Bearer {exports['OPENROUTER_API_KEY']}"}
             assert httpx.get(f"{exports['OPENROUTER_BASE_URL']}/key", headers=headers).status_code == 200
         finally:

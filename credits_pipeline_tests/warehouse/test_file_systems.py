@@ -4,14 +4,12 @@ import errno
 import fcntl
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from credits_pipeline import files
 from credits_pipeline.errors import CreditsError
-from credits_pipeline.warehouse import Warehouse
 from credits_pipeline_tests.warehouse.stored import NOON, names, reading
 
 
@@ -36,9 +34,7 @@ def is_directory(descriptor: int) -> bool:
     return os.path.isdir(f"/proc/self/fd/{descriptor}")  # noqa: PTH112
 
 
-def test_where_directories_cannot_be_synced_and_files_have_no_modes_everything_goes_on(
-    warehouse: Warehouse, tmp_path: Path, answers: Callable[..., None]
-) -> None:
+def test_where_directories_cannot_be_synced_and_files_have_no_modes_everything_goes_on(warehouse, tmp_path, answers):
     answers(os, "fsync", errno.EINVAL, is_directory)
     answers(os, "chmod", errno.EPERM)
     warehouse.append_readings([reading()])
@@ -49,14 +45,14 @@ def test_where_directories_cannot_be_synced_and_files_have_no_modes_everything_g
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == "new"
 
 
-def test_a_disk_that_fails_is_not_passed_over(warehouse: Warehouse, answers: Callable[..., None]) -> None:
+def test_a_disk_that_fails_is_not_passed_over(warehouse, answers):
     answers(os, "fsync", errno.EIO)
     with pytest.raises(OSError, match="Input/output error"):
         warehouse.append_readings([reading()])
     assert not warehouse.path.exists()
 
 
-def test_without_locks_nothing_is_written(warehouse: Warehouse, answers: Callable[..., None]) -> None:
+def test_without_locks_nothing_is_written(warehouse, answers):
     answers(fcntl, "flock", errno.ENOLCK)
     with pytest.raises(CreditsError, match=r"warehouse\.duckdb\.lock cannot be locked .* on a local disk"):
         warehouse.append_readings([reading()])
