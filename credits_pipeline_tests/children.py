@@ -68,41 +68,25 @@ class Children:
     def __enter__(self) -> "Children":
         code = "from credits_pipeline_tests.children import serve; serve()"
         project = Path(__file__).parent.parent
-        self._server = subprocess.Popen(
-            [sys.executable, "-c", code],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=project,
-        )
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self._server = subprocess.Popen([sys.executable, "-c", code], cwd=project, text=True, **pipes)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for pipe in (self._server.stdin, self._server.stdout):
-            if pipe:
-                pipe.close()
-        self._server.wait()
+        self._server.communicate()
 
     def start(
-        self,
-        arguments: Sequence[str],
-        *,
-        environ: Mapping[str, str],
-        folder: Path,
-        now: datetime,
-        demo: Path | None = None,
-        **options: object,
+        self, arguments: Sequence[str], *, environ: Mapping[str, str], folder: Path, now: datetime, **options: object
     ) -> "Child":
         """Begin `python -m credits_pipeline <arguments>` with this environment; its output goes into `folder`.
 
-        Options: `stage` and `fate`, `waits` of its clock, `debug` for every log, `demo` for the place of the
-        demo's data.
+        Options: `stage` and `fate`, `waits` of its clock, `debug` for every log, `demo` for the place of its data.
         """
         folder.mkdir(parents=True, exist_ok=True)
         out, err = (folder / f"{time.monotonic_ns()}.{end}" for end in ("out", "err"))
         told = {"arguments": list(arguments), "environ": dict(environ), "now": now.isoformat()}
-        told |= {"out": str(out), "err": str(err), "demo": str(demo or "")}
-        return Child(self, int(self._ask(told | options)), out, err)
+        told |= {"out": str(out), "err": str(err), **options}
+        return Child(self, int(self._ask(told)), out, err)
 
     def run(self, arguments: Sequence[str], **options: Any) -> Ended:
         return self.start(arguments, **options).wait()
@@ -110,7 +94,7 @@ class Children:
     def _ask(self, told: object) -> str:
         assert self._server.stdin
         assert self._server.stdout
-        print(json.dumps(told), file=self._server.stdin, flush=True)
+        print(json.dumps(told, default=str), file=self._server.stdin, flush=True)
         answer = self._server.stdout.readline()
         assert answer, "the warm process died"
         return answer
@@ -136,9 +120,7 @@ def serve() -> None:
     """Import everything once, then fork a child per line of standard input."""
     import encodings.idna  # noqa: F401  (a child that becomes nobody may not be able to read it any more)
 
-    import altair  # noqa: F401
     import httpx  # noqa: F401
-    import pandas  # noqa: F401
     import vl_convert  # noqa: F401
 
     from credits_pipeline.report import page as report  # noqa: F401
@@ -167,7 +149,7 @@ def become(told: dict[str, Any]) -> None:
         clock._held = Pace(datetime.fromisoformat(told["now"]), waits=bool(told.get("waits")))
         if told.get("debug"):
             logging.basicConfig(level=logging.DEBUG, force=True)
-        if told["demo"]:
+        if told.get("demo"):
             from credits_pipeline import demo
 
             demo.DATA_DIR = Path(told["demo"])

@@ -7,7 +7,6 @@ import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,9 +23,7 @@ from credits_pipeline.simulator import readings, write_readings
 from credits_pipeline.warehouse import Warehouse
 from credits_pipeline_tests.conftest import TODAY
 from credits_pipeline_tests.defs.test_daily_run import spender
-from credits_pipeline_tests.faulty import Fault, FaultyAPI
-
-Simulate = Callable[..., FaultyAPI]
+from credits_pipeline_tests.faulty import Fault
 
 
 def billed_days() -> int:
@@ -35,9 +32,7 @@ def billed_days() -> int:
 
 
 @pytest.mark.slow
-def test_the_first_run_fetches_the_year_before_and_gives_an_answer(
-    simulate: Simulate, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_first_run_fetches_the_year_before_and_gives_an_answer(simulate, capsys):
     api = simulate(spender(days=60))
     assert main(["run"]) == 0
     said = capsys.readouterr().out
@@ -52,21 +47,32 @@ def test_the_first_run_fetches_the_year_before_and_gives_an_answer(
     assert (config.current().data_dir / "dagster" / "dagster.yaml").exists()
 
 
-def test_a_run_without_a_key_says_what_to_do_in_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(
+    ("command", "variables", "said"),
+    [
+        (["run"], {}, "error: OPENROUTER_API_KEY is not set: create a management key under "
+                      "https://openrouter.ai/settings/management-keys and put it in .env or the environment"),
+        (["answer"], {}, "make run"),
+        *((command, {"CREDITS_DATA_DIR": "~nobody-of-that-name/data"}, "error: CREDITS_DATA_DIR")
+          for command in (["answer"], ["backup"], ["restore", "x"], ["import", "x.csv"])),
+        *((["run"], {"OPENROUTER_API_KEY": "k", "DAGSTER_HOME": home}, "error: D")
+          for home in ("/tmp/50%20", "/tmp/[team] credits", "~nobody-of-that-name/x")),
+    ],
+)  # fmt: skip
+def test_what_is_missing_or_wrong_is_said_in_one_line_with_what_to_do(
+    monkeypatch, capsys, tmp_path, command, variables, said
+):
+    """No other data directory and no other history takes the place of a wrong one."""
     monkeypatch.setenv("CREDITS_DATA_DIR", str(tmp_path / "data"))
-    assert main(["run"]) == 1
-    assert capsys.readouterr().err.strip().splitlines() == [
-        "error: OPENROUTER_API_KEY is not set: create a management key under "
-        "https://openrouter.ai/settings/management-keys and put it in .env or the environment"
-    ]
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert main(command) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert said in line
 
 
 @pytest.mark.slow
-def test_a_failing_run_names_each_failure_in_a_sentence_and_exits_with_1(
-    simulate: Simulate, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_failing_run_names_each_failure_in_a_sentence_and_exits_with_1(simulate, capsys):
     api = simulate(spender(), spender("acme"))
     api.misbehave(Fault.status(401), times=None, account="acme", path="/credits")
     assert main(["run"]) == 1
@@ -79,16 +85,14 @@ def test_a_failing_run_names_each_failure_in_a_sentence_and_exits_with_1(
     assert "default, as of" in captured.out
 
 
-def test_a_backfill_of_a_range_fetches_that_range(simulate: Simulate, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_backfill_of_a_range_fetches_that_range(simulate, capsys):
     simulate(spender())
     assert main(["backfill", "--from", "2026-06-01", "--to", "2026-06-10"]) == 0
     assert billed_days() == 10
     assert "Fetching what was billed from 2026-06-01 to 2026-06-10" in capsys.readouterr().out
 
 
-def test_readings_logged_earlier_become_history(
-    simulate: Simulate, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_readings_logged_earlier_become_history(simulate, capsys, tmp_path):
     account = spender()
     simulate(account)
     file = tmp_path / "readings.csv"
@@ -99,26 +103,9 @@ def test_readings_logged_earlier_become_history(
     assert "Credits last until about" in capsys.readouterr().out
 
 
-def test_the_answer_before_the_first_run_says_what_to_do(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    monkeypatch.setenv("CREDITS_DATA_DIR", str(tmp_path / "data"))
-    assert main(["answer"]) == 1
-    assert "make run" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("command", [["answer"], ["backup"], ["restore", "x"], ["import", "x.csv"]])
-def test_a_wrong_data_directory_is_never_replaced_by_the_default_one(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
-) -> None:
-    monkeypatch.setenv("CREDITS_DATA_DIR", "~nobody-of-that-name/data")
-    assert main(command) == 1
-    assert capsys.readouterr().err.startswith("error: CREDITS_DATA_DIR")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["a closed pipe", "a full disk", "an old terminal"])
-def test_what_stdout_cannot_take_costs_no_reading(simulate: Simulate, how: str) -> None:
+def test_what_stdout_cannot_take_costs_no_reading(simulate, how):
     simulate(spender())
     environ = {**os.environ, **({"PYTHONIOENCODING": "latin-1"} if how == "an old terminal" else {})}
     stdout: int | IO[bytes] = subprocess.PIPE
@@ -139,48 +126,26 @@ def test_what_stdout_cannot_take_costs_no_reading(simulate: Simulate, how: str) 
     assert Warehouse(config.current().warehouse_path).newest_reading("default") is not None
 
 
-@pytest.mark.parametrize("home", ["50%20", "[team] credits", "~nobody-of-that-name/x"])
-def test_a_folder_that_dagster_cannot_use_is_refused_in_one_line(
-    simulate: Simulate,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    home: str,
-) -> None:
-    simulate(spender())
-    monkeypatch.setenv("DAGSTER_HOME", home if home.startswith("~") else str(tmp_path / home))
-    assert main(["run"]) == 1
-    (said,) = capsys.readouterr().err.splitlines()
-    assert said.startswith("error: D")
-
-
-def test_a_files_name_is_never_run_as_shell(tmp_path: Path) -> None:
+def test_a_files_name_is_never_run_as_shell(tmp_path):
     name = str(tmp_path / "log`touch PWNED`$(touch PWNED)';touch PWNED;'.csv")
     command = ["make", "-s", "-C", str(config.PROJECT_ROOT), "-o", ".venv/installed", "RUN=printf '%s|'"]
     for target, variable in (("import", "FILE"), ("restore", "FROM"), ("backup", "TO")):
         doubled = name.replace("$", "$$")  # for make itself
-        done = subprocess.run(
-            [*command, target, f"{variable}={doubled}"],
-            check=True,
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-        )
+        make = [*command, target, f"{variable}={doubled}"]
+        done = subprocess.run(make, check=True, capture_output=True, text=True, cwd=tmp_path)
         assert name in done.stdout.split("|")
     assert not list(tmp_path.glob("PWNED"))
     assert not (config.PROJECT_ROOT / "PWNED").exists()
 
 
-def test_an_error_that_is_not_about_the_disk_is_not_said_to_be() -> None:
+def test_an_error_that_is_not_about_the_disk_is_not_said_to_be():
     with pytest.raises(OSError, match="as it was"), launch.in_sentences():
         raise OSError(errno.ENOENT, "as it was")
     with pytest.raises(CreditsError, match="free some space"), launch.in_sentences():
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_demo_does_not_remove_the_data_of_one_that_is_shown(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_a_demo_does_not_remove_the_data_of_one_that_is_shown(monkeypatch, capsys, tmp_path):
     from credits_pipeline import demo
 
     data = tmp_path / "data" / "demo"
@@ -199,9 +164,7 @@ def test_a_demo_does_not_remove_the_data_of_one_that_is_shown(
     assert (data / "anchor").exists()
 
 
-def test_the_demo_leaves_nothing_of_the_users_own_settings_in_its_environment(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_demo_sees_nothing_of_the_users_own_settings(monkeypatch, tmp_path):
     from credits_pipeline import demo
 
     monkeypatch.setattr(demo, "ANCHOR_FILE", tmp_path / "anchor")
@@ -211,26 +174,16 @@ def test_the_demo_leaves_nothing_of_the_users_own_settings_in_its_environment(
     with demo.simulated_environment():
         settings = config.current()
         assert "sk-or-v1-real" not in {account.key for account in settings.accounts}
-        assert settings.alert_urls == ()
-        assert settings.is_simulated
+        assert (settings.alert_urls, settings.is_simulated) == ((), True)
     assert os.environ["OPENROUTER_API_KEY_ACME"] == "sk-or-v1-real"
 
 
-@pytest.mark.parametrize("days", [("2020-01-01", "2020-01-03"), ("2026-06-10", "2026-06-01")])
-def test_a_range_that_the_api_does_not_know_is_refused_in_one_line(
-    simulate: Simulate, capsys: pytest.CaptureFixture[str], days: tuple[str, str]
-) -> None:
-    simulate(spender())
-    assert main(["backfill", "--from", days[0], "--to", days[1]]) == 1
-    (error,) = capsys.readouterr().err.splitlines()
-    assert "2025-06-17 to 2026-06-17" in error
-    assert "the earlier day first" in error
-
-
-def test_an_import_for_an_account_that_nobody_knows_is_refused(
-    simulate: Simulate, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_range_or_an_account_that_nobody_knows_is_refused_in_one_line(simulate, tmp_path, capsys):
     simulate(spender("acme"))
+    for first, last in (("2020-01-01", "2020-01-03"), ("2026-06-10", "2026-06-01")):
+        assert main(["backfill", "--from", first, "--to", last]) == 1
+        (error,) = capsys.readouterr().err.splitlines()
+        assert all(words in error for words in ("2025-06-17 to 2026-06-17", "the earlier day first"))
     file = tmp_path / "readings.csv"
     file.write_text("time,total_credits,total_usage\n2026-06-01T00:05:00Z,25,5\n", encoding="utf-8")
     assert main(["import", str(file), "--account", "acmee"]) == 1
@@ -238,9 +191,7 @@ def test_an_import_for_an_account_that_nobody_knows_is_refused(
     assert Warehouse(config.current().warehouse_path).newest_reading("acmee") is None
 
 
-def test_a_second_ui_and_a_taken_port_are_refused_in_one_line(
-    simulate: Simulate, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_second_ui_and_a_taken_port_are_refused_in_one_line(simulate, capsys):
     simulate(spender())
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -253,9 +204,7 @@ def test_a_second_ui_and_a_taken_port_are_refused_in_one_line(
     assert f"a Dagster UI is already running on {home}" in capsys.readouterr().err
 
 
-def test_a_run_keeps_the_files_of_dagsters_history_open_and_closes_them_at_its_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_keeps_the_files_of_dagsters_history_open_and_closes_them_at_its_end(tmp_path, monkeypatch):
     opened: list[str] = []
     connect = sqlite3.connect
 
@@ -285,9 +234,7 @@ def test_a_run_keeps_the_files_of_dagsters_history_open_and_closes_them_at_its_e
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["begin exclusive", "pragma locking_mode = exclusive; begin exclusive"])
-def test_a_history_that_another_program_holds_costs_no_reading(
-    simulate: Simulate, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
+def test_a_history_that_another_program_holds_costs_no_reading(simulate, capsys, monkeypatch, how):
     simulate(spender())
     monkeypatch.setattr("credits_pipeline.launch.history.BUSY_TIMEOUT_S", 0.5)
     with launch.open_instance(config.current()):
@@ -304,9 +251,7 @@ def test_a_history_that_another_program_holds_costs_no_reading(
     assert Warehouse(config.current().warehouse_path).newest_reading("default") is not None
 
 
-def test_paths_on_the_command_line_may_begin_with_a_tilde(
-    simulate: Simulate, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_paths_on_the_command_line_may_begin_with_a_tilde(simulate, capsys, tmp_path, monkeypatch):
     """As in `make backup TO=~/backups`, where no shell replaces it."""
     simulate(spender())
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -319,9 +264,7 @@ def test_paths_on_the_command_line_may_begin_with_a_tilde(
     assert "the path must be a path: the ~user in it is unknown" in capsys.readouterr().err
 
 
-def test_a_renamed_account_keeps_its_history_under_its_new_name(
-    simulate: Simulate, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_renamed_account_keeps_its_history_under_its_new_name(simulate, capsys, monkeypatch):
     simulate(spender("acme"))
     assert main(["backfill", "--from", "2026-06-10", "--to", "2026-06-12"]) == 0
     monkeypatch.setenv("OPENROUTER_API_KEY_ACME_EU", os.environ["OPENROUTER_API_KEY_ACME"])
@@ -333,7 +276,7 @@ def test_a_renamed_account_keeps_its_history_under_its_new_name(
     assert "does not name an account" in capsys.readouterr().err
 
 
-def test_a_clock_that_was_never_set_is_said_in_one_line(simulate: Simulate, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_clock_that_was_never_set_is_said_in_one_line(simulate, capsys):
     simulate(spender())
     with clock.frozen(datetime(1970, 1, 1, 0, 5, tzinfo=UTC)):
         assert main(["run"]) == 1
@@ -342,7 +285,7 @@ def test_a_clock_that_was_never_set_is_said_in_one_line(simulate: Simulate, caps
 
 
 @pytest.mark.slow
-def test_a_virtual_environment_that_lost_its_python_or_was_never_finished_is_made_anew(tmp_path: Path) -> None:
+def test_a_virtual_environment_that_lost_its_python_or_was_never_finished_is_made_anew(tmp_path):
     for name in ("Makefile", "requirements.lock", "pyproject.toml"):
         shutil.copy(config.PROJECT_ROOT / name, tmp_path)
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from credits_pipeline.warehouse import open_published
-from credits_pipeline_tests.chaos import Row, World, strike, table, world
+from credits_pipeline_tests.chaos import World, strike, table, world
 from credits_pipeline_tests.children import Children
 
 
@@ -26,54 +26,36 @@ def shared(children: Children) -> Iterator[World]:
     "row",
     [pytest.param(row, id=str(row), marks=[] if row.always else pytest.mark.heavy) for row in table()],
 )
-def test_a_fault_loses_nothing_shows_nothing_half_done_and_the_next_run_heals_it(shared: World, row: Row) -> None:
+def test_a_fault_loses_nothing_shows_nothing_half_done_and_the_next_run_heals_it(shared, row):
     if row.needs_disk and not shared.has_disk:
         pytest.skip("NOT TESTED: a disk of its own to fill or to lock takes root and the right to mount")
     strike(shared, row)
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("other", [["run"], ["backfill"]], ids=["two daily runs", "a run and a backfill"])
-def test_two_at_once_take_turns(shared: World, other: list[str]) -> None:
+@pytest.mark.parametrize("other", ["run", "backfill", "run in another home of Dagster"])
+def test_two_at_once_take_turns(shared, other):
     shared.now += timedelta(hours=1)
     before = shared.readings()
-    first, second = shared.start(waits=True), shared.start(*other, waits=True)
-    for ended in (first.wait(), second.wait()):
-        assert ended.returncode == 0, ended.stderr
-    after = shared.readings()
-    assert after[: len(before)] == before
-    assert len(after) - len(before) == 1 + (other == ["run"])
-    shared.bills_are_right()
-    assert shared.published() == after[-1][2]
-
-
-@pytest.mark.heavy
-def test_two_homes_of_dagster_that_know_nothing_of_each_other_take_turns_at_one_warehouse(
-    shared: World,
-) -> None:
-    shared.now += timedelta(hours=1)
-    before = shared.readings()
-    homes = [shared.home, shared.root / "another home"]
-    both = [shared.start(waits=True, environ={"DAGSTER_HOME": str(home)}) for home in homes]
+    home = {"DAGSTER_HOME": str(shared.root / "another home")} if " " in other else {}
+    both = [shared.start(waits=True), shared.start(other.split()[0], waits=True, environ=home)]
     for ended in [child.wait() for child in both]:
         assert ended.returncode == 0, ended.stderr
     after = shared.readings()
     assert after[: len(before)] == before
-    assert len(after) - len(before) == 2
-    assert len({run_id for *_, run_id, _ in after}) == len(after)
+    assert len(after) - len(before) == 1 + (other != "backfill")
     shared.bills_are_right()
     assert shared.published() == after[-1][2]
 
 
 @pytest.mark.heavy
-def test_a_run_beside_the_demo_shares_no_data_no_history_no_server_and_no_key_with_it(shared: World) -> None:
+def test_a_run_beside_the_demo_shares_no_data_no_history_no_server_and_no_key_with_it(shared):
     shared.now += timedelta(hours=1)
     before, asked = shared.readings(), len(shared.api.requests)
     demo_data = shared.root / "demo"
     demo = shared.start("demo", waits=True, demo=demo_data)
     run = shared.start(waits=True)
-    ended = run.wait()
-    assert ended.returncode == 0, ended.stderr
+    assert run.wait().returncode == 0
     asked_by_the_run = len(shared.api.requests) - asked
     ended = demo.wait()
     assert ended.returncode == 0, ended.stderr
@@ -85,27 +67,7 @@ def test_a_run_beside_the_demo_shares_no_data_no_history_no_server_and_no_key_wi
     assert shared.published() == after[-1][2]
     with open_published(demo_data / "credits.duckdb") as con:
         runs = con.execute("select run_id from marts.published").fetchall()
-        fingerprints = con.execute("select distinct account from marts.credits_readings").fetchall()
-    assert fingerprints
     assert not {(run_id,) for *_, run_id, _ in after} & set(runs)
-    assert {path.name for path in shared.home.iterdir()} >= {"history"}
     assert (demo_data / "dagster" / "history").is_dir()
-    assert shared.account.key.encode() not in b"".join(
-        path.read_bytes() for path in demo_data.rglob("*") if path.is_file()
-    )
-
-
-@pytest.mark.heavy
-def test_two_hosts_whose_clocks_differ_by_minutes_both_append_and_one_beyond_that_is_refused(
-    shared: World,
-) -> None:
-    shared.now += timedelta(hours=1)
-    before = shared.readings()
-    behind = shared.start(waits=True, now=shared.now - timedelta(minutes=5))
-    ahead = shared.start(waits=True, now=shared.now + timedelta(minutes=5))
-    far = shared.start(waits=True, now=shared.now + timedelta(hours=3))
-    assert [child.wait().returncode for child in (behind, ahead, far)] == [0, 0, 1]
-    after = shared.readings()
-    assert [row for row in after if row in before] == before
-    assert len(after) - len(before) == 2
-    assert shared.published() == after[-1][2]
+    written = b"".join(path.read_bytes() for path in demo_data.rglob("*") if path.is_file())
+    assert shared.account.key.encode() not in written

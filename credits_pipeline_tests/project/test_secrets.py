@@ -111,7 +111,7 @@ def blobs(file: Path) -> Iterator[bytes]:
         con.close()
 
 
-def test_both_runs_ended_as_meant(scene: Scene) -> None:
+def test_both_runs_ended_as_meant(scene):
     assert scene.failing.returncode == 1
     for name in ENDS:
         assert f"{name}: " in scene.failing.stderr
@@ -129,7 +129,7 @@ def write_logs_back(root: Path) -> None:
         con.close()
 
 
-def test_no_key_is_in_any_file_log_or_output(scene: Scene) -> None:
+def test_no_key_is_in_any_file_log_or_output(scene):
     write_logs_back(scene.root)
     files = [path for path in scene.root.rglob("*") if path.is_file()]
     names = {path.name for path in files}
@@ -142,18 +142,18 @@ def test_no_key_is_in_any_file_log_or_output(scene: Scene) -> None:
         assert not [name for name in ENDS if key_of(name).encode() in content], path
 
 
-def test_a_redirect_takes_the_key_nowhere(scene: Scene) -> None:
+def test_a_redirect_takes_the_key_nowhere(scene):
     assert scene.elsewhere.requests == []
 
 
-def test_what_a_server_says_moves_no_cursor_and_paints_nothing_on_a_terminal(scene: Scene) -> None:
+def test_what_a_server_says_moves_no_cursor_and_paints_nothing_on_a_terminal(scene):
     shown = scene.failing.stdout + scene.failing.stderr + scene.healthy.stdout + scene.healthy.stderr
     assert "[31m" in shown, "the server's words are among what is shown, without what makes them a command"
     hidden = {c for c in shown if unicodedata.category(c) in {"Cc", "Cf"}}
     assert hidden <= {"\n"}
 
 
-def test_what_is_written_about_money_is_private_and_only_the_published_copy_is_for_all(scene: Scene) -> None:
+def test_what_is_written_about_money_is_private_and_only_the_published_copy_is_for_all(scene):
     for path in (scene.root / "data", scene.root / "home"):
         for one in (path, *path.rglob("*")):
             mode = stat.S_IMODE(one.stat().st_mode)
@@ -163,7 +163,7 @@ def test_what_is_written_about_money_is_private_and_only_the_published_copy_is_f
             assert mode == expected, f"{one}: {mode:o}"
 
 
-def test_the_configuration_that_the_ui_shows_holds_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_configuration_that_the_ui_shows_holds_no_key(monkeypatch):
     from credits_pipeline.definitions import defs
 
     monkeypatch.setenv("OPENROUTER_API_KEY", key_of("shown"))
@@ -173,7 +173,7 @@ def test_the_configuration_that_the_ui_shows_holds_no_key(monkeypatch: pytest.Mo
         assert key_of("shown").encode() not in shown
 
 
-def test_security_md_names_only_make_targets_and_variables_that_exist() -> None:
+def test_security_md_names_only_make_targets_and_variables_that_exist():
     page = (PROJECT_ROOT / "SECURITY.md").read_text(encoding="utf-8")
     makefile = (PROJECT_ROOT / "Makefile").read_text(encoding="utf-8")
     named = set(re.findall(r"`make (?:-C \S+ )?([a-z-]+)", page))
@@ -186,9 +186,7 @@ def test_security_md_names_only_make_targets_and_variables_that_exist() -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file modes")
-def test_a_dotenv_that_others_can_read_is_said_by_every_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_dotenv_that_others_can_read_is_said_by_every_command(tmp_path, monkeypatch, capsys):
     dotenv = tmp_path / ".env"
     dotenv.write_text(f"OPENROUTER_API_KEY={key_of('dotenv')}\n", encoding="utf-8")
     dotenv.chmod(0o644)
