@@ -1,10 +1,8 @@
 """The past: what was billed, by range, by schedule and by hand; gaps that heal; the SQL that follows."""
 
-import os
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -17,10 +15,7 @@ from credits_pipeline.simulator import AGENTS, SimulatedAccount
 from credits_pipeline.warehouse import Warehouse
 from credits_pipeline_tests.conftest import TODAY
 from credits_pipeline_tests.defs.test_daily_run import failures, published, spender
-from credits_pipeline_tests.faulty import Fault, FaultyAPI
-
-Simulate = Callable[..., FaultyAPI]
-RunJob = Callable[..., dg.ExecuteInProcessResult]
+from credits_pipeline_tests.faulty import Fault
 
 # The SQL is rebuilt from what is there, so a story of many days needs it once, at its end.
 RAW = [dg.AssetKey("credits_snapshots"), dg.AssetKey("model_usage")]
@@ -30,7 +25,7 @@ YEAR_AGO, YESTERDAY = TODAY - timedelta(days=365), TODAY - timedelta(days=1)
 
 
 def unsettled(instance: dg.DagsterInstance) -> tuple[str, str] | None:
-    return schedules.unsettled_range(Warehouse(config.load(os.environ).warehouse_path), instance)
+    return schedules.unsettled_range(Warehouse(config.current().warehouse_path), instance)
 
 
 def a_year() -> dict[str, str]:
@@ -38,12 +33,8 @@ def a_year() -> dict[str, str]:
 
 
 def raw(query: str) -> list[tuple[Any, ...]]:
-    with Warehouse(config.load(os.environ).warehouse_path).reading() as con:
+    with Warehouse(config.current().warehouse_path).reading() as con:
         return con.execute(query).fetchall()
-
-
-def usage_rows() -> list[tuple[Any, ...]]:
-    return raw("select * from raw.model_usage order by all")
 
 
 def marts() -> dict[str, list[tuple[Any, ...]]]:
@@ -54,7 +45,7 @@ def marts() -> dict[str, list[tuple[Any, ...]]]:
     return {name: published(f"select * from marts.{name} order by all") for (name,) in tables}
 
 
-def test_a_year_of_one_account_is_one_request_and_one_run(simulate: Simulate, run_job: RunJob) -> None:
+def test_a_year_of_one_account_is_one_request_and_one_run(simulate, run_job):
     account = SimulatedAccount("default", "sk-or-v1-simulated-default", anchor=TODAY)
     api = simulate(account)
     assert run_job("backfill_history", tags=a_year(), asset_selection=BILL).success
@@ -64,9 +55,7 @@ def test_a_year_of_one_account_is_one_request_and_one_run(simulate: Simulate, ru
     assert billed == {day: account.spend(day) for day in days}
 
 
-def test_every_day_of_a_range_shows_its_own_bill(
-    simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance
-) -> None:
+def test_every_day_of_a_range_shows_its_own_bill(simulate, run_job, instance):
     account = SimulatedAccount("default", "sk-or-v1-simulated-default", anchor=TODAY, profile=AGENTS)
     simulate(account)
     run_job("daily_credits", asset_selection=BILL)
@@ -85,38 +74,16 @@ def test_every_day_of_a_range_shows_its_own_bill(
             assert usd == pytest.approx(float(account.spend(date.fromisoformat(day))))
 
 
-def test_a_backfill_that_no_account_answers_is_red_and_records_no_day(
-    simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance
-) -> None:
+def test_a_backfill_that_no_account_answers_is_red_and_records_no_day(simulate, run_job, instance):
     api = simulate(spender(), spender("acme"))
     api.misbehave(Fault.status(401), times=None)
-    result = run_job("backfill_history", tags=schedules.range_tags("2026-06-01", "2026-06-10"))
-    assert "acme" in failures(result)["model_usage"]
+    tags = schedules.range_tags("2026-06-01", "2026-06-10")
+    assert "acme" in failures(run_job("backfill_history", tags=tags, asset_selection=BILL))["model_usage"]
     assert instance.get_materialized_partitions(BILL[0]) == set()
 
 
 @pytest.mark.slow
-def test_an_account_without_analytics_does_not_have_the_year_fetched_every_night(
-    simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance
-) -> None:
-    api = simulate(spender(), spender("acme"))
-    api.misbehave(Fault.status(403, message="Analytics is off"), times=None, account="acme")
-    run_job("backfill_history", tags=a_year(), asset_selection=HISTORY)
-    assert unsettled(instance) == ("2026-06-15", "2026-06-16")
-    api.behave()  # the key was mended: the daily run notices, for it asks every account
-    run_job("daily_credits", asset_selection=BILL)
-    assert unsettled(instance) == (YEAR_AGO.isoformat(), YESTERDAY.isoformat())
-
-
-def test_a_day_billed_nothing_is_a_day_known_to_be_zero(simulate: Simulate, run_job: RunJob) -> None:
-    simulate(spender(days=5))
-    run_job("backfill_history", tags=schedules.range_tags("2026-06-01", "2026-06-10"), asset_selection=BILL)
-    assert raw("select count(*), sum(credits_usd) from raw.model_usage_days") == [(10, Decimal(0))]
-    assert usage_rows() == []
-
-
-@pytest.mark.slow
-def test_a_backfill_run_twice_changes_no_row_of_any_mart(simulate: Simulate, run_job: RunJob) -> None:
+def test_a_backfill_run_twice_changes_no_row_of_any_mart(simulate, run_job):
     simulate(SimulatedAccount("default", "sk-or-v1-simulated-default", anchor=TODAY), spender("acme"))
     run_job("daily_credits")
     run_job("backfill_history", tags=a_year())
@@ -126,7 +93,7 @@ def test_a_backfill_run_twice_changes_no_row_of_any_mart(simulate: Simulate, run
     assert sum(map(len, once.values())) > 1000
 
 
-def test_days_that_the_api_has_forgotten_are_refused(simulate: Simulate, run_job: RunJob) -> None:
+def test_days_that_the_api_has_forgotten_are_refused(simulate, run_job):
     api = simulate(spender())
     tags = schedules.range_tags("2025-01-01", "2025-01-31")
     result = run_job("backfill_history", tags=tags, asset_selection=BILL)
@@ -136,11 +103,8 @@ def test_days_that_the_api_has_forgotten_are_refused(simulate: Simulate, run_job
 
 @pytest.mark.slow
 def test_a_day_read_at_noon_before_a_week_of_sleep_does_not_stay_half_a_day(
-    simulate: Simulate,
-    run_job: RunJob,
-    at_five_past_midnight: clock.FrozenClock,
-    instance: dg.DagsterInstance,
-) -> None:
+    simulate, run_job, at_five_past_midnight, instance
+):
     account = spender(usd_a_day="24")
     simulate(account)
     at_five_past_midnight.set(datetime(2026, 6, 17, 12, tzinfo=UTC))
@@ -157,25 +121,17 @@ def test_a_day_read_at_noon_before_a_week_of_sleep_does_not_stay_half_a_day(
     assert published("select method from marts.daily_spend where spend_date = '2026-06-20'") == [("billed",)]
 
 
-def test_the_schedule_asks_for_the_whole_year_of_an_account_added_later(
-    simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance
-) -> None:
+def test_the_schedule_asks_for_the_whole_year_of_an_account_added_later(simulate, run_job, instance):
     simulate(spender())
     run_job("backfill_history", tags=a_year(), asset_selection=HISTORY)
-    settled_but_two = unsettled(instance)
-    assert settled_but_two == ("2026-06-15", "2026-06-16")
+    assert unsettled(instance) == ("2026-06-15", "2026-06-16")
     simulate(spender(), spender("acme"))
-    everything = unsettled(instance)
-    assert everything == (YEAR_AGO.isoformat(), YESTERDAY.isoformat())
+    assert unsettled(instance) == (YEAR_AGO.isoformat(), YESTERDAY.isoformat())
 
 
 def test_both_schedules_run_by_default_and_take_the_day_from_the_clock(
-    simulate: Simulate,
-    run_job: RunJob,
-    at_five_past_midnight: clock.FrozenClock,
-    instance: dg.DagsterInstance,
-    tmp_path: Path,
-) -> None:
+    simulate, run_job, at_five_past_midnight, instance, tmp_path
+):
     from credits_pipeline.definitions import defs
 
     simulate(spender())
@@ -183,23 +139,18 @@ def test_both_schedules_run_by_default_and_take_the_day_from_the_clock(
     history = defs.resolve_schedule_def("history_backfill")
     assert {daily.default_status, history.default_status} == {dg.DefaultScheduleStatus.RUNNING}
     at_five_past_midnight.set(datetime(2026, 6, 20, 13, tzinfo=UTC))
-    late_tick = dg.build_schedule_context(
-        instance,
-        scheduled_execution_time=datetime(2026, 6, 19, 0, 5, tzinfo=UTC),
-        repository_def=defs.get_repository_def(),
-    )
-    (request,) = daily.evaluate_tick(late_tick).run_requests or []
-    assert request.tags["dagster/asset_partition_range_start"] == "2026-06-20"
-    assert request.tags["dagster/asset_partition_range_end"] == "2026-06-20"
-    assert run_job("daily_credits", partition_key=None, tags=dict(request.tags), asset_selection=RAW).success
     repository = defs.get_repository_def()
+    late = datetime(2026, 6, 19, 0, 5, tzinfo=UTC)
+    late_tick = dg.build_schedule_context(instance, scheduled_execution_time=late, repository_def=repository)
+    (request,) = daily.evaluate_tick(late_tick).run_requests or []
+    assert request.tags == request.tags | schedules.range_tags("2026-06-20", "2026-06-20")
+    assert run_job("daily_credits", partition_key=None, tags=dict(request.tags), asset_selection=RAW).success
     with (
         dg.DagsterInstance.local_temp(str(tmp_path)) as kept,  # schedules see no ephemeral one
         dg.build_schedule_context(kept, resources=defs.resources, repository_def=repository) as context,
     ):
         (request,) = history.evaluate_tick(context).run_requests or []
-    assert request.tags["dagster/asset_partition_range_start"] == "2025-06-20"
-    assert request.tags["dagster/asset_partition_range_end"] == "2026-06-19"
+    assert request.tags == request.tags | schedules.range_tags("2025-06-20", "2026-06-19")
 
 
 @pytest.fixture
@@ -212,8 +163,7 @@ def tick(instance: dg.DagsterInstance) -> Callable[[], set[str]]:
     def evaluate() -> set[str]:
         nonlocal state
         state = dg.evaluate_automation_conditions(defs, instance, cursor=state.cursor)
-        requested = [r.key.to_user_string() for r in state.results if not r.true_subset.is_empty]
-        return set(requested)
+        return {r.key.to_user_string() for r in state.results if not r.true_subset.is_empty}
 
     return evaluate
 
@@ -222,22 +172,15 @@ def by_hand(instance: dg.DagsterInstance, first: str, last: str) -> dg.ExecuteIn
     """Materialize `model_usage` for some days as a backfill from the UI does."""
     from credits_pipeline.definitions import defs
 
-    job = defs.resolve_implicit_global_asset_job_def()
-    return job.execute_in_process(
-        instance=instance,
-        asset_selection=[dg.AssetKey("model_usage")],
-        tags=schedules.range_tags(first, last),
-        raise_on_error=False,
-    )
+    job, tags = defs.resolve_implicit_global_asset_job_def(), schedules.range_tags(first, last)
+    return job.execute_in_process(instance=instance, asset_selection=BILL, tags=tags, raise_on_error=False)
 
 
 DELIVERY = {"published", "report", "alerts_sent"}
 
 
 @pytest.mark.slow
-def test_a_backfill_from_the_ui_is_followed_by_one_rebuild_and_the_jobs_by_none(
-    simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance, tick: Callable[[], set[str]]
-) -> None:
+def test_a_backfill_from_the_ui_is_followed_by_one_rebuild_and_the_jobs_by_none(simulate, run_job, instance, tick):
     simulate(spender())
     run_job("daily_credits")
     assert tick() == set()
@@ -252,9 +195,7 @@ def test_a_backfill_from_the_ui_is_followed_by_one_rebuild_and_the_jobs_by_none(
     assert ("2026-05-20",) in published("select spend_date::varchar from marts.daily_spend")
 
 
-def test_nothing_is_rebuilt_while_a_backfill_from_the_ui_goes_on(
-    simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance, tick: Callable[[], set[str]]
-) -> None:
+def test_nothing_is_rebuilt_while_a_backfill_from_the_ui_goes_on(simulate, run_job, instance, tick):
     api = simulate(spender())
     assert by_hand(instance, "2026-05-20", "2026-05-25").success
     meanwhile: list[set[str]] = []
@@ -270,18 +211,18 @@ def test_nothing_is_rebuilt_while_a_backfill_from_the_ui_goes_on(
     assert tick() > DELIVERY
 
 
-def test_a_rebuild_that_fails_is_tried_twice_more() -> None:
+def test_a_rebuild_that_fails_is_tried_twice_more():
     assert schedules.rebuild_after_manual_changes.run_tags["dagster/max_retries"] == "2"
     settings = yaml.safe_load(launch.instance.INSTANCE_SETTINGS.read_text(encoding="utf-8"))
     assert settings["run_retries"] == {"enabled": True, "max_retries": 0}
 
 
-def test_a_bill_that_not_every_account_told_gives_the_days_no_figure(
-    simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance
-) -> None:
-    def figures() -> list[dict[str, Any]]:
-        newest = instance.fetch_materializations(dg.AssetKey("model_usage"), limit=4).records
-        return [dict(record.asset_materialization.metadata) for record in newest if record.asset_materialization]
+def test_a_bill_that_not_every_account_told_gives_the_days_no_figure(simulate, run_job, instance):
+    def figures(limit: int = 4) -> list[dict[str, Any]]:
+        return [
+            dict(record.asset_materialization.metadata)
+            for record in instance.fetch_materializations(BILL[0], limit=limit).records
+        ]
 
     api = simulate(spender(), spender("second"))
     run_job("daily_credits", asset_selection=RAW)
@@ -291,19 +232,15 @@ def test_a_bill_that_not_every_account_told_gives_the_days_no_figure(
     days = [day for day in figures() if "days" not in day]
     assert len(days) == 3, "the other account's days were read again, and are recorded"
     assert not any("billed_usd" in day for day in figures())
-    before = len(instance.fetch_materializations(dg.AssetKey("model_usage"), limit=100).records)
+    before = len(figures(limit=100))
     api.misbehave(Fault.status(401), times=None, path="/analytics/query")
     run_job("daily_credits", asset_selection=RAW)
-    after = len(instance.fetch_materializations(dg.AssetKey("model_usage"), limit=100).records)
-    assert after == before + 1, "days that nobody read are not recorded, but for the day that the run is of"
+    assert len(figures(limit=100)) == before + 1, "of days that nobody read only the run's own is recorded"
 
 
 def test_a_daily_run_that_failed_is_run_again_later_and_later_while_the_day_lasts(
-    simulate: Simulate,
-    run_job: RunJob,
-    at_five_past_midnight: clock.FrozenClock,
-    tmp_path: Path,
-) -> None:
+    simulate, run_job, at_five_past_midnight, tmp_path
+):
     from credits_pipeline.definitions import defs
 
     at_five_past_midnight.set(now := datetime.now(UTC))  # Dagster's own clock says when a run was
@@ -332,7 +269,5 @@ def test_a_daily_run_that_failed_is_run_again_later_and_later_while_the_day_last
 
 
 def fails(job: dg.JobDefinition, instance: dg.DagsterInstance, now: datetime) -> None:
-    done = job.execute_in_process(
-        instance=instance, partition_key=f"{now:%Y-%m-%d}", asset_selection=RAW[:1], raise_on_error=False
-    )
-    assert not done.success
+    only = {"partition_key": f"{now:%Y-%m-%d}", "asset_selection": RAW[:1]}
+    assert not job.execute_in_process(instance=instance, raise_on_error=False, **only).success

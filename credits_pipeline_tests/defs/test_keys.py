@@ -1,6 +1,5 @@
 """Whose keys these are: an account renamed, a key replaced, a key taken away, the wrong key first."""
 
-import os
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 
@@ -12,11 +11,9 @@ from credits_pipeline.__main__ import main
 from credits_pipeline.defs import schedules
 from credits_pipeline.warehouse import Warehouse
 from credits_pipeline_tests.conftest import TODAY
-from credits_pipeline_tests.defs.test_daily_run import Simulate, failures, spender
+from credits_pipeline_tests.defs.test_daily_run import failures, spender
 from credits_pipeline_tests.defs.test_history import HISTORY, RAW, raw
 from credits_pipeline_tests.faulty import Fault
-
-RunJob = Callable[..., dg.ExecuteInProcessResult]
 
 
 @pytest.fixture
@@ -25,7 +22,7 @@ def a_day_later(at_five_past_midnight: clock.FrozenClock) -> Callable[[], None]:
 
 
 def warehouse() -> Warehouse:
-    return Warehouse(config.load(os.environ).warehouse_path)
+    return Warehouse(config.current().warehouse_path)
 
 
 def accounts_in(table: str) -> set[str]:
@@ -33,8 +30,8 @@ def accounts_in(table: str) -> set[str]:
 
 
 def test_a_key_whose_readings_have_another_name_is_refused_and_the_others_go_on(
-    simulate: Simulate, run_job: RunJob, monkeypatch: pytest.MonkeyPatch, a_day_later: Callable[[], None]
-) -> None:
+    simulate, run_job, monkeypatch, a_day_later
+):
     simulate(spender(), spender("acme"))
     assert run_job("daily_credits", asset_selection=RAW).success
     a_day_later()
@@ -52,9 +49,7 @@ def test_a_key_whose_readings_have_another_name_is_refused_and_the_others_go_on(
     assert accounts_in("credits_snapshots") == {"acme_eu", "default"}
 
 
-def test_a_new_key_whose_counters_go_on_is_the_same_account(
-    simulate: Simulate, run_job: RunJob, a_day_later: Callable[[], None]
-) -> None:
+def test_a_new_key_whose_counters_go_on_is_the_same_account(simulate, run_job, a_day_later):
     simulate(spender())
     assert run_job("daily_credits", asset_selection=RAW).success
     a_day_later()
@@ -65,12 +60,8 @@ def test_a_new_key_whose_counters_go_on_is_the_same_account(
 
 @pytest.mark.parametrize("usd_a_day", ["0.5", "2500"], ids=["counters fall", "counters jump"])
 def test_another_accounts_key_under_the_same_name_is_not_believed_until_the_user_says_so(
-    simulate: Simulate,
-    run_job: RunJob,
-    monkeypatch: pytest.MonkeyPatch,
-    a_day_later: Callable[[], None],
-    usd_a_day: str,
-) -> None:
+    simulate, run_job, monkeypatch, a_day_later, usd_a_day
+):
     simulate(spender(), spender("acme"))
     assert run_job("daily_credits", asset_selection=RAW).success
     a_day_later()
@@ -78,7 +69,7 @@ def test_another_accounts_key_under_the_same_name_is_not_believed_until_the_user
     simulate(spender(), stranger)
     bills = raw("from raw.model_usage where account = 'acme' order by all")
 
-    fingerprint = next(a.fingerprint for a in config.load(os.environ).accounts if a.name == "acme")
+    fingerprint = next(a.fingerprint for a in config.current().accounts if a.name == "acme")
     said = failures(run_job("daily_credits"))
     for check in ("every_account_was_read", "every_account_was_fetched"):
         assert "acme: its key is another one than before" in said[check]
@@ -91,9 +82,7 @@ def test_another_accounts_key_under_the_same_name_is_not_believed_until_the_user
     assert run_job("daily_credits", asset_selection=RAW).success, "said once is enough"
 
 
-def test_after_a_wrong_key_the_right_one_fetches_the_whole_year(
-    simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_after_a_wrong_key_the_right_one_fetches_the_whole_year(simulate, run_job, instance, monkeypatch):
     api = simulate(spender(), spender("acme"))
     api.misbehave(Fault.status(403, message="Only management keys"), times=None, account="acme")
     run_job("daily_credits", asset_selection=RAW)
@@ -106,12 +95,8 @@ def test_after_a_wrong_key_the_right_one_fetches_the_whole_year(
 
 
 def test_an_account_without_a_key_any_more_keeps_its_past_and_is_in_no_total_of_the_present(
-    simulate: Simulate,
-    run_job: RunJob,
-    instance: dg.DagsterInstance,
-    monkeypatch: pytest.MonkeyPatch,
-    a_day_later: Callable[[], None],
-) -> None:
+    simulate, run_job, instance, monkeypatch, a_day_later
+):
     def shown(asset: str) -> dict[str | None, Mapping[str, dg.MetadataValue]]:
         newest = instance.fetch_materializations(dg.AssetKey(asset), limit=4).records
         return {r.partition_key: r.asset_materialization.metadata for r in reversed(newest)}
@@ -131,7 +116,7 @@ def test_an_account_without_a_key_any_more_keeps_its_past_and_is_in_no_total_of_
 
 
 @pytest.mark.slow
-def test_a_key_that_was_refused_an_hour_ago_fetches_the_whole_year_with_its_next_run(simulate: Simulate) -> None:
+def test_a_key_that_was_refused_an_hour_ago_fetches_the_whole_year_with_its_next_run(simulate):
     api = simulate(spender())
     api.misbehave(Fault.status(403, message="Not from this address"), times=None)
     assert main(["run"]) == 1
