@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Final
 
+import dagster as dg
 import sqlalchemy as sa
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationPlanned
 from dagster._core.events.log import EventLogEntry
@@ -21,6 +22,10 @@ from dagster._serdes import ConfigurableClassData
 INDEX: Final = "index"
 BUSY_TIMEOUT_S: Final = 30
 """How long Dagster itself waits for a file that another process writes to."""
+
+
+RANGES_LOOKED_AT: Final = 50
+"""More runs of a range than are going on at once or failed of late."""
 
 
 class PlansOnce(SqlEventLogStorage):
@@ -33,6 +38,24 @@ class PlansOnce(SqlEventLogStorage):
     def supports_partition_subset_in_asset_materialization_planned_events(self) -> bool:
         """One event says for which days a run plans an asset; the days of a run that failed show as missing."""
         return True
+
+    def get_latest_asset_partition_materialization_attempts_without_materializations(
+        self, asset_key: dg.AssetKey, after_storage_id: int | None = None
+    ) -> Mapping[str, tuple[str, int]]:
+        """With the days that a run planned with one event, which Dagster passes over when it asks what is going on."""
+        found = dict(
+            super().get_latest_asset_partition_materialization_attempts_without_materializations(
+                asset_key, after_storage_id
+            )
+        )
+        planned, made = dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED, dg.DagsterEventType.ASSET_MATERIALIZATION
+        wanted = dg.EventRecordsFilter(planned, asset_key=asset_key, after_cursor=after_storage_id)
+        for record in reversed(self.get_event_records(wanted, limit=RANGES_LOOKED_AT)):
+            subset = record.event_log_entry.get_dagster_event().asset_materialization_planned_data.partitions_subset
+            days = set(subset.get_partition_keys()) if subset else set()
+            done = self.get_latest_storage_id_by_partition(asset_key, made, days, record.storage_id) if days else {}
+            found |= {day: (record.run_id, record.storage_id) for day in days - done.keys()}
+        return found
 
     def store_asset_check_event(self, event: EventLogEntry, event_id: int | None) -> None:
         """Checks look at whole tables, so a planned one is of no day: its result finds it."""
