@@ -1,29 +1,26 @@
 """From a damaged warehouse back to every figure: backup, restore, what the API still knows, and the SQL built anew."""
 
 import random
-from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
 import pytest
 
-from credits_pipeline import clock, config, launch
+from credits_pipeline import config, launch
 from credits_pipeline.__main__ import main
 from credits_pipeline.warehouse import Warehouse, WarehouseCorrupt
 from credits_pipeline_tests.conftest import TODAY
 from credits_pipeline_tests.defs.test_daily_run import published, raw_readings, spender
-from credits_pipeline_tests.faulty import FaultyAPI
-
-Simulate = Callable[..., FaultyAPI]
-RunJob = Callable[..., dg.ExecuteInProcessResult]
 
 
 @pytest.fixture(autouse=True)
 def _only_the_last_week(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CREDITS_START_DATE", (TODAY - timedelta(days=7)).isoformat())
+
+
+SCHEMAS = ("staging", "intermediate", "forecast")
 
 
 def warehouse() -> Warehouse:
@@ -42,36 +39,28 @@ def rows(*schemas: str) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def test_every_derived_table_can_be_dropped_and_is_built_to_equal_rows_from_raw(
-    simulate: Simulate, run_job: RunJob, at_five_past_midnight: clock.FrozenClock
-) -> None:
+    simulate, run_job, at_five_past_midnight
+):
     simulate(spender(), spender("acme", "0.123456789"))
     for _ in range(2):
         assert run_job("daily_credits").success
         at_five_past_midnight.advance(timedelta(hours=11))
-    marts, derived = rows("marts"), rows("staging", "intermediate", "forecast")
+    marts, derived = rows("marts"), rows(*SCHEMAS)
     assert len(marts) > 8
     with warehouse().writing("dropping what is derived") as con:
         for name in (*marts, *derived):
             con.execute(f"drop table {name}")
-    assert rows("marts") == {}
     assert run_job("rebuild").success
     assert rows("marts") == marts
-    assert {name: sorted(map(repr, found)) for name, found in rows(*SCHEMAS).items()} == {
+    again = rows(*SCHEMAS)
+    assert {name: sorted(map(repr, found)) for name, found in again.items()} == {
         name: sorted(map(repr, found)) for name, found in derived.items()
     }
 
 
-SCHEMAS = ("staging", "intermediate", "forecast")
-
-
 def test_a_damaged_warehouse_is_named_kept_aside_and_rebuilt_from_the_backup_and_the_api(
-    simulate: Simulate,
-    run_job: RunJob,
-    at_five_past_midnight: clock.FrozenClock,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    instance: dg.DagsterInstance,
-) -> None:
+    simulate, run_job, at_five_past_midnight, tmp_path, capsys, instance
+):
     """A backup, damage two days later, and the next run: what was spent in between is known all the same."""
     simulate(spender())
     assert main(["run"]) == 0
@@ -109,9 +98,7 @@ def test_a_damaged_warehouse_is_named_kept_aside_and_rebuilt_from_the_backup_and
     ]
 
 
-def test_a_backup_of_nothing_and_a_restore_from_nowhere_say_what_to_do(
-    simulate: Simulate, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_a_backup_of_nothing_and_a_restore_from_nowhere_say_what_to_do(simulate, capsys, tmp_path):
     simulate(spender())
     assert main(["backup"]) == 1
     assert capsys.readouterr().err.startswith("error: there is nothing to back up in")
@@ -119,31 +106,27 @@ def test_a_backup_of_nothing_and_a_restore_from_nowhere_say_what_to_do(
     assert "name a directory that `make backup` has made" in capsys.readouterr().err
 
 
-def test_a_damaged_history_of_dagster_is_named_and_once_moved_away_the_next_run_goes_on(
-    simulate: Simulate, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_damaged_history_or_yaml_of_dagster_is_named_in_one_line_and_once_moved_away_the_next_run_goes_on(
+    simulate, capsys
+):
     simulate(spender())
     home = launch.instance.dagster_home(config.current())
     assert main(["run"]) == 0
     before = raw_readings()
-    (home / "history" / "runs.db").write_bytes(b"what a failing disk left" * 1000)
-    capsys.readouterr()
-    assert main(["run"]) == 1
-    (said,) = capsys.readouterr().err.splitlines()
-    assert said.startswith(f"error: Dagster's history in {home} is damaged")
+    for file, junk, said in (
+        (home / "dagster.yaml", b"tellemetry: {}", "dagster.yaml cannot be read"),
+        (home / "history" / "runs.db", b"what a failing disk left" * 1000, f"history in {home} is damaged"),
+    ):
+        whole = file.read_bytes()
+        file.write_bytes(junk)
+        capsys.readouterr()
+        assert main(["run"]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert said in line
+        assert len(line) < 500
+        if file.suffix == ".yaml":
+            file.write_bytes(whole)
     assert raw_readings() == before
     home.rename(home.with_name("moved away"))
     assert main(["run"]) == 0
     assert raw_readings()[:-1] == before
-
-
-def test_a_dagster_yaml_that_cannot_be_read_is_one_line_that_names_it(
-    simulate: Simulate, capsys: pytest.CaptureFixture[str]
-) -> None:
-    simulate(spender())
-    file = launch.instance.dagster_home(config.current()) / "dagster.yaml"
-    file.write_bytes(b"tellemetry: {}")
-    assert main(["run"]) == 1
-    (said,) = capsys.readouterr().err.splitlines()
-    assert said.startswith(f"error: {file} cannot be read")
-    assert len(said) < 500
