@@ -57,10 +57,11 @@
 
 {# Every day of every series that is forecast: of the accounts (key_hash is null) and of the keys with a limit. #}
 {% macro series_days() -%}
-    select account, cast(null as varchar) as key_hash, spend_date, spend_usd, is_complete
+    select account, cast(null as varchar) as key_hash, spend_date, spend_usd, is_complete,
+        method <> 'interpolated' or readings > 0 as is_measured
     from {{ ref('daily_spend') }}
     union all
-    select account, key_hash, spend_date, spend_usd, is_complete
+    select account, key_hash, spend_date, spend_usd, is_complete, is_measured
     from {{ ref('int_key_spend') }}
     where has_limit
 {%- endmacro %}

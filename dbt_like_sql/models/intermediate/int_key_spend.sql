@@ -43,6 +43,7 @@ midnights as (
         account,
         key_hash,
         cast(unnest(generate_series(coalesce(before_date + 1, list_date), list_date, interval 1 day)) as date) as midnight_date,
+        midnight_date = list_date as is_measured,
         cast(
             case
                 when before_at is null then usage_usd
@@ -76,6 +77,7 @@ counted as (
         midnights.account,
         midnights.key_hash,
         midnights.midnight_date as spend_date,
+        midnights.is_measured,
         cast(
             coalesce(lead(midnights.usage_usd) over (
                 partition by midnights.account, midnights.key_hash order by midnights.midnight_date
@@ -109,6 +111,7 @@ billed as (
         newest.account,
         newest.key_hash,
         days.usage_date as spend_date,
+        true as is_measured,
         cast(coalesce(sum(bill.credits_usd), 0) as decimal(18, 9)) as spend_usd
     from newest
     inner join own_names on newest.account = own_names.account and newest.first_name = own_names.name
@@ -174,6 +177,7 @@ select
     days.spend_date,
     known.spend_usd,
     known.spend_usd is not null and used_up_days.spend_date is null and days.spend_date < days.newest_date as is_complete,
+    coalesce(known.is_measured, false) as is_measured,
     days.has_limit
 from days
 left join known using (account, key_hash, spend_date)

@@ -18,6 +18,7 @@ days as (
         spans.series,
         spend.spend_date,
         spend.spend_date - spans.first_date + 1 as day_number,
+        spend.is_measured,
         case when spend.is_complete then greatest(spend.spend_usd, cast(0 as decimal(18, 9))) end as known_usd
     from ({{ series_days() }}) as spend
     inner join spans
@@ -47,6 +48,7 @@ select
     days.day_number,
     cast(isodow(days.spend_date) as bigint) as weekday,
     coalesce(days.known_usd, stand_ins.spend_usd, cast(0 as decimal(18, 9))) as spend_usd,
-    days.known_usd is not null as is_known
+    days.known_usd is not null as is_known,
+    days.known_usd is not null and days.is_measured as is_measured
 from days
 left join stand_ins using (series, spend_date)

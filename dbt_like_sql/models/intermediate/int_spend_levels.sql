@@ -18,6 +18,7 @@ with days as (
         spend_usd,
         is_known,
         mean_usd,
+        measured_days,
         factors_ahead[1] as tomorrow_factor,
         cast(spend_usd as double) as spend,
         -- A week ahead is the weekday of today.
@@ -43,6 +44,7 @@ sums as (
         days,
         spend_usd,
         mean_usd,
+        measured_days,
         tomorrow_factor,
         sum(flat_spend) over recent as flat_sum,
         sum(flat_spend * flat_spend) over recent as flat_square_sum,
@@ -68,10 +70,11 @@ levels as (
     select
         *,
         idle_days_of_week <= {{ var('fast_level_max_idle_days') }} as is_fast_level_used,
-        -- The squared coefficient of variation of spend, adjusted for weekdays.
+        -- The squared coefficient of variation of spend, adjusted for weekdays. A gap's days are alike because they share
+        -- one measurement: its k days have a k-th of a day's variance k times over, so that measurements are what counts.
         case
             when flat_sum > 0 and days > 1
-                then greatest(flat_square_sum - flat_sum * flat_sum / days, 0) / (days - 1)
+                then greatest(flat_square_sum - flat_sum * flat_sum / days, 0) / (greatest(measured_days, 2) - 1)
                 / power(flat_sum / days, 2)
             else 0
         end as cv2
@@ -88,7 +91,7 @@ noise as (
     select
         *,
         -- 0 calm … 1 bursty. A ramp, not a switch: no constant may jump overnight.
-        least(greatest((cv2 - {{ var('calm_cv2') }}) / {{ var('bursty_cv2') - var('calm_cv2') }}, 0), 1) as burstiness
+        least(cv2 / {{ var('bursty_cv2') }}, 1) as burstiness
         {%- for name in var('calm') %},
         cast({{ var('calm')[name] }} + burstiness * ({{ var('bursty')[name] }} - {{ var('calm')[name] }}) as double)
             as {{ name }}_constant
