@@ -68,8 +68,8 @@ def dates(row: Row) -> tuple[date | None, date | None, date | None]:
 
 
 MEMORIES = (0.05, 0.35)
-CALM: Mapping[str, float] = {"m": 0.4, "p": 2.5, "v1": 1.2, "v2": 0.4, "drift": 0.01, "v0": 0.005, "nu": 3}
-BURSTY: Mapping[str, float] = {"m": 0.5, "p": 3, "v1": 1.8, "v2": 1.2, "drift": 0.04, "v0": 0.01, "nu": 12}
+CALM: Mapping[str, float] = {"m": 0.2, "p": 2.5, "v1": 1.2, "v2": 0.4, "drift": 0.01, "v0": 0.005, "nu": 3}
+BURSTY: Mapping[str, float] = {"m": 0.5, "p": 3, "v1": 1.8, "v2": 1.2, "drift": 0.04, "v0": 0.01, "nu": 8}
 
 
 class ByHand:
@@ -84,11 +84,19 @@ class ByHand:
 
     def _factors(self, n: int) -> list[float]:
         mean = sum(self.y[:n]) / n
-        factors = []
-        for weekday in range(7):
-            days = [j for j in range(n) if self._weekday(j) == weekday]
+        prior = 0.5
+        if n > 1 and mean > 0:
+            prior += sum((v - mean) ** 2 for v in self.y[:n]) / (n - 1) / mean**2
+
+        def shrunk(weekdays: Sequence[int], towards: float, pseudo_days: float) -> float:
+            days = [j for j in range(n) if self._weekday(j) in weekdays]
             capped = sum(min(self.y[j], 2 * sum(self.y[: j + 1]) / (j + 1)) for j in days)
-            factors.append(((capped / mean if mean else 0) + 2) / (len(days) + 2))
+            return ((capped / mean if mean else 0) + towards * pseudo_days) / (len(days) + pseudo_days)
+
+        working, weekend = shrunk(range(5), 1, prior), shrunk((5, 6), 1, prior)
+        average = (5 * working + 2 * weekend) / 7
+        kinds = [working / average] * 5 + [weekend / average] * 2
+        factors = [shrunk([weekday], kind, 4 * prior) for weekday, kind in enumerate(kinds)]
         return [factor * 7 / sum(factors) for factor in factors]
 
     def _state(self, n: int) -> dict[str, Any]:
@@ -100,7 +108,7 @@ class ByHand:
         cv2 = 0.0
         if n > 1 and mean_flat > 0:
             cv2 = sum((z - mean_flat) ** 2 for z in flat) / (n - 1) / mean_flat**2
-        bursty = min(max((cv2 - 0.1) / 0.4, 0), 1)
+        bursty = min(cv2 / 0.5, 1)
         kind = {name: CALM[name] + bursty * (BURSTY[name] - CALM[name]) for name in CALM}
         active = sum(v > 0 for v in y) / n
         used = MEMORIES if sum(v == 0 for v in y[-7:]) <= 6 else MEMORIES[:1]
