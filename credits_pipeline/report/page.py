@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 # Accounts with charts and tables of their own; the others are in the overview only. Each costs 0.3 s and 80 kB, and
 # nobody scrolls past the ten that run out first.
 FULL_ACCOUNTS = 10
+
+# Accounts in the overview: with thousands, a page of them all is one that nobody opens. Totals are over all.
+LISTED_ACCOUNTS = 200
 # Writing takes milliseconds; a process that holds the lock longer is hung.
 LOCK_TIMEOUT_S = 30
 
@@ -74,7 +77,8 @@ def render(con: "Connection", settings: Settings, *, generated_at: datetime) -> 
         return said
 
     return wording.template(FOLDER / "report.html.j2").render(
-        sections=[section(number, row) for number, row in enumerate(keyed, start=1)],
+        sections=[section(number, row) for number, row in enumerate(keyed[:LISTED_ACCOUNTS], start=1)],
+        not_listed=len(keyed[LISTED_ACCOUNTS:]),
         full_accounts=FULL_ACCOUNTS,
         without_key=[row for row in rows if not row["has_key"]],
         total=total,

@@ -474,3 +474,16 @@ def test_it_prints_on_few_pages(people: World, browser: Any, tmp_path: Path, nam
     tab = browser.new_page()
     tab.goto(file.as_uri())
     assert len(re.findall(rb"/Type /Page\b", tab.pdf(prefer_css_page_size=True))) <= most
+
+
+def test_of_many_accounts_the_most_urgent_are_listed_and_totals_are_over_all(people, all_of_them, monkeypatch):
+    monkeypatch.setattr(page, "LISTED_ACCOUNTS", 3)
+    monkeypatch.setattr(page, "FULL_ACCOUNTS", 0)
+    few = rendered(people, *KEYED)
+    first = [row["account"] for row in answer.accounts(people.con, settings(*KEYED))][:3]
+    assert f"{len(KEYED) - 3} more, less urgent, are in the table credits_runway." in few.text
+    table = re.findall(r'<th scope="row" class="name">(?:<a[^>]*>)?([^<]+)', few.html)
+    assert [name for name in table if name in KEYED] == first
+    total = re.search(r"All accounts[^|]*\|[^|]*", all_of_them.text)
+    assert total
+    assert total[0] in few.text
