@@ -107,9 +107,10 @@ def import_readings_of(file: Path, account: str, tz: str | None) -> None:
 def backup(into: Path | None) -> int:
     """A consistent copy of everything that the API cannot tell again, and Parquet of the tables."""
     settings = config.current().valid()
-    if not settings.warehouse_path.exists():
+    warehouse = the_file(settings)
+    if not warehouse.path.exists():
         raise config.ConfigError(f"there is nothing to back up in {settings.data_dir} yet: run `make run` first")
-    made = the_file(settings).backup(into or settings.data_dir / "backups")
+    made = warehouse.backup(into or settings.data_dir / "backups")
     tell(f"Backup written to {made}: `make restore FROM={shlex.quote(str(made))}` puts it back.")
     return 0
 

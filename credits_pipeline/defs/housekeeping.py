@@ -14,7 +14,7 @@ from typing import Final
 
 import dagster as dg
 
-from credits_pipeline import clock
+from credits_pipeline import clock, config
 from credits_pipeline.launch.instance import is_ours
 
 LOGS_KEPT: Final = timedelta(days=60)
@@ -66,12 +66,24 @@ def remove_old_history(context: dg.OpExecutionContext) -> None:
     context.log.info(f"{swept.runs} runs forgotten, the logs of {swept.logs} others removed")
 
 
+@dg.op(
+    description="Of a lake: joins small files, removes those that no state of a week and no `credits.duckdb` names.",
+    pool="warehouse",
+)
+def tidy_lake() -> None:
+    from credits_pipeline.warehouse.shards import Shards
+
+    Shards(config.current()).tidy()
+
+
 @dg.job(
     description=f"Forgets logs after {LOGS_KEPT.days} days and runs after {RUNS_KEPT.days}, and beyond the newest "
     f"{MOST_RUNS} runs all but one per job and day."
 )
 def housekeeping() -> None:
     remove_old_history()
+    if config.current().lake:
+        tidy_lake()
 
 
 housekeeping_schedule = dg.ScheduleDefinition(

@@ -3,7 +3,8 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import dagster as dg
 from pydantic import Field, PrivateAttr
@@ -39,6 +40,10 @@ class OpenRouter(dg.ConfigurableResource):  # type: ignore[type-arg]
         description="Attempts at a request whose failure may pass: 408, 425, 429, 5xx, a web page, network.",
     )
     _rate_limits: RateLimits = PrivateAttr(default_factory=lambda: defaultdict(RateLimit))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Its limits travel to where a shard is worked on, and nothing of the run that uses it."""
+        return partial(type(self), **{name: getattr(self, name) for name in type(self).model_fields}), ()
 
     def ask_each(
         self, accounts: Sequence[Account], ask: Callable[[Client, Account], Awaitable[T]]

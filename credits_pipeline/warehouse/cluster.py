@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from credits_pipeline import config
 from credits_pipeline.config import PROJECT_ROOT, ConfigError, Settings
+from credits_pipeline.environment import export_others
 from credits_pipeline.warehouse.connection import WarehouseError
 from credits_pipeline.warehouse.lake import Lake
 
@@ -79,6 +80,11 @@ def _client(address: str) -> Iterator["Client"]:
         raise WarehouseError("CREDITS_CLUSTER needs Dask, which is not installed: run `make cluster`") from None
     try:
         client = Client(address, timeout=WAIT_FOR_WORKERS_S, set_as_default=False)
+    except TypeError as error:
+        raise WarehouseError(
+            f"CREDITS_CLUSTER: {address} needs certificates: set DASK_DISTRIBUTED__COMM__TLS__CA_FILE, …__CLIENT__CERT"
+            f" and …__CLIENT__KEY as docs/scale.md says ({error})."
+        ) from error
     except (OSError, ValueError) as error:
         raise WarehouseError(f"CREDITS_CLUSTER: no scheduler answers at {address} ({error}): start it.") from error
     with client:
@@ -101,6 +107,7 @@ def _on_worker(number: int, generation: int, wanted: str, what: tuple[Callable[.
 
     if running() != wanted:  # it joined after the others were asked
         raise WarehouseError(f"CREDITS_CLUSTER: a worker runs {running()}, and the run {wanted}: update it.")
+    export_others(config.dotenv_path())
     shard, worker = lake(config.current().valid(), generation, number), get_worker()
     shard.limits = {"threads": worker.state.nthreads}
     if memory := worker.memory_manager.memory_limit:

@@ -30,7 +30,7 @@ class _Engine:
         files.make_directory(folder)
         self._spills = tempfile.TemporaryDirectory(dir=folder, prefix=".lake-")
         self.con = connection.connect(Path(self._spills.name) / "lake")
-        self.attached = ""
+        self.settings, self.attached = settings, ""
         load_extensions(self.con, settings)
 
     def close(self) -> None:
@@ -43,6 +43,8 @@ class _Engine:
 def attached(settings: LakeSettings, how: str, folder: Path, limits: Mapping[str, object]) -> Iterator["Connection"]:
     """A connection whose catalog `warehouse` is what the statement `how` attaches, and which spills below `folder`."""
     with _ONE_AT_A_TIME:
+        if _engines and _engines[0].settings != settings:
+            _engines.pop().close()
         if not _engines:
             _engines.append(_Engine(settings, folder))
         engine = _engines[0]

@@ -24,12 +24,6 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
     from psycopg2.extensions import connection as PostgresConnection
 
-SNAPSHOTS_KEPT: Final = timedelta(days=7)
-"""How long a shard's former states and their files stay: longer than anybody has an old `credits.duckdb` open."""
-
-ORPHANS_KEPT: Final = timedelta(days=2)
-"""Files that no state names are a killed builder's, or one's that is under way: no build takes this long."""
-
 _POLL_S: Final = 0.2
 _IN_TODAYS_FORM: Final[set[str]] = set()  # shards that this process has found so
 _NO_CHECK: Final = " check (source in ('api', 'import'))"  # DuckLake knows no checks; only our own code writes here
@@ -91,21 +85,24 @@ class Lake(Tables):
         with self._open() as con:
             yield con
 
-    def tidy(self, published: int | None) -> None:
-        """Forget states older than a week but the one that is `published`, join small files, remove what none names."""
+    def tidy(self, published: int | None, kept: timedelta, orphans_kept: timedelta) -> None:
+        """Forget states older than `kept` but the `published` one, join small files, remove what no state names.
+
+        Files that no state ever named are removed after `orphans_kept`.
+        """
+        since, orphans = (f"now() - interval '{span.total_seconds()} seconds'" for span in (kept, orphans_kept))
         with self._held("tidying"), self._open() as con:
-            since, orphans = clock.now() - SNAPSHOTS_KEPT, clock.now() - ORPHANS_KEPT
             old = con.execute(
-                "select list(snapshot_id) from ducklake_snapshots('warehouse') where snapshot_time < ?"
+                f"select list(snapshot_id) from ducklake_snapshots('warehouse') where snapshot_time < {since}"
                 " and snapshot_id <> ? and snapshot_id < (select id from ducklake_current_snapshot('warehouse'))",
-                [since, -1 if published is None else published],
+                [-1 if published is None else published],
             ).fetchall()[0][0]
             if old:
                 con.execute(f"call ducklake_expire_snapshots('warehouse', versions => {old})")
             con.execute("call ducklake_rewrite_data_files('warehouse')")
             con.execute("call ducklake_merge_adjacent_files('warehouse')")
-            con.execute(f"call ducklake_cleanup_old_files('warehouse', older_than => timestamptz '{since}')")
-            con.execute(f"call ducklake_delete_orphaned_files('warehouse', older_than => timestamptz '{orphans}')")
+            con.execute(f"call ducklake_cleanup_old_files('warehouse', older_than => {since})")
+            con.execute(f"call ducklake_delete_orphaned_files('warehouse', older_than => {orphans})")
 
     def mart_files(self) -> ShardFiles:
         """The files of the marts, of one commit."""
@@ -129,7 +126,7 @@ class Lake(Tables):
 
     def remove(self) -> None:
         """Remove the shard with all its files: of a generation that is over."""
-        with self._held("removing it"):
+        with self._held("removing it", is_over=True):
             with self._open() as con:
                 for schema in ("raw", "ops", "marts", "staging", "intermediate"):
                     con.execute(f"drop schema if exists {schema} cascade")
@@ -153,16 +150,16 @@ class Lake(Tables):
             yield con
 
     def _steps_to_go(self, con: "Connection") -> list[str]:
-        if self.schema in _IN_TODAYS_FORM:
+        if self.attach_as("warehouse") in _IN_TODAYS_FORM:
             return []
         known = steps()
         version = version_of(con, str(self), len(known)) if tables_of(con, "ops") else 0
         if version == len(known):
-            _IN_TODAYS_FORM.add(self.schema)
+            _IN_TODAYS_FORM.add(self.attach_as("warehouse"))
         return [step.replace(_NO_CHECK, "") for step in known[version:]]
 
     @contextmanager
-    def _held(self, purpose: str) -> Iterator[None]:
+    def _held(self, purpose: str, *, is_over: bool = False) -> Iterator[None]:
         """Be the only writer of the shard. The lock is a session's: it goes when the process does."""
         deadline = clock.monotonic() + self._lock_timeout_s
         key = int.from_bytes(hashlib.sha256(self.schema.encode()).digest()[:7])
@@ -180,7 +177,7 @@ class Lake(Tables):
                     who = ", ".join(row[0] for row in cursor.fetchall()) or "another process"
                     raise WarehouseBusy(connection.busy(str(self), who))
                 clock.sleep(_POLL_S)
-            if self.generation < (layout(pg) or (0, 0))[0]:
+            if not is_over and self.generation < (layout(pg) or (0, 0))[0]:
                 raise WarehouseError("The lake has got another number of shards meanwhile: run this again.")
             yield
 
@@ -223,8 +220,10 @@ def set_layout(pg: "PostgresConnection", generation: int, shards: int) -> None:
 @contextmanager
 def postgres(settings: LakeSettings, name: str = "credits_pipeline") -> Iterator["PostgresConnection"]:
     """A connection to the PostgreSQL server of the lake, each statement its own transaction."""
-    import psycopg2
-
+    try:
+        import psycopg2
+    except ImportError:
+        raise WarehouseError("CREDITS_LAKE needs packages that are not installed: run `make cluster`") from None
     try:
         pg = psycopg2.connect(settings.catalog, application_name=name)
     except psycopg2.Error as error:

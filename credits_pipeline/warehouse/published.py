@@ -11,7 +11,6 @@ from credits_pipeline import clock, config, files
 from credits_pipeline.text import literal, quoted
 from credits_pipeline.warehouse import connection
 from credits_pipeline.warehouse.connection import WarehouseError, relations_of, tables_of
-from credits_pipeline.warehouse.engine import load_extensions
 from credits_pipeline.warehouse.file import WarehouseFile, naive, remove_leftovers, temporary
 
 if TYPE_CHECKING:
@@ -75,6 +74,8 @@ def open_published(path: Path) -> Iterator["Connection"]:
         raise WarehouseError(f"There is no {path} yet: run `make run` first (the demo's copy is in data/demo).")
     with connection.named_errors(path), connection.connect(path) as con:
         if (lake := config.current().lake) and lake.is_bucket:
+            from credits_pipeline.warehouse.engine import load_extensions
+
             load_extensions(con, lake)
         deadline = clock.monotonic() + _PUBLISHED_WAIT_S
         connection.attach_patiently(con, path, deadline, read_only=True, remedy="run `make run` to publish it anew")

@@ -8,10 +8,10 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from credits_pipeline import files
 from credits_pipeline.config import Settings
@@ -35,6 +35,12 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
 
 T = TypeVar("T")
+
+STATES_KEPT: Final = timedelta(days=7)
+"""How long a shard's former states and their files stay: longer than anybody has an old `credits.duckdb` open."""
+
+ORPHANS_KEPT: Final = timedelta(days=2)
+"""Files that no state names are a killed builder's, or one's that is under way: no build takes this long."""
 
 
 class Shards(AnyWarehouse):
@@ -107,14 +113,15 @@ class Shards(AnyWarehouse):
                 con.execute("commit; checkpoint published; detach published")
             replace_published(fresh, target)
             # What was published before the warehouse was a lake: nobody writes it any longer.
-            target.with_name("parquet").unlink(missing_ok=True)
+            if (link := target.with_name("parquet")).is_symlink():
+                link.unlink()
             for folder in target.parent.glob(".parquet.*"):
                 shutil.rmtree(folder)
         finally:
             remove_leftovers(target)
 
-    def tidy(self) -> None:
-        """Remove what neither the present state nor the published copy needs, and former generations."""
+    def tidy(self, kept: timedelta = STATES_KEPT, orphans_kept: timedelta = ORPHANS_KEPT) -> None:
+        """Remove what neither a state of late nor the published copy needs, and former generations."""
         published: dict[tuple[int, int], int] = {}
         if (path := self._settings.published_path).exists():
             with connection.connect(path) as con:
@@ -122,7 +129,7 @@ class Shards(AnyWarehouse):
                 if "shards" in tables_of(con, "lake", "published"):
                     published = {(g, n): at for g, n, at in con.execute("from published.lake.shards").fetchall()}
         snapshots = {number: at for (generation, number), at in published.items() if generation == self._generation}
-        cluster.on_each(self._settings, self._generation, _tidy, (snapshots,))
+        cluster.on_each(self._settings, self._generation, _tidy, (snapshots, kept, orphans_kept))
         for generation, shards in self._former():
             if all(generation != used for used, _ in published):
                 for number in range(shards):
@@ -221,8 +228,8 @@ def _move(settings: Settings, olds: list[Lake], new: Lake) -> int:
     return rows
 
 
-def _tidy(shard: Lake, published: dict[int, int]) -> None:
-    shard.tidy(published.get(shard.number))
+def _tidy(shard: Lake, published: dict[int, int], kept: timedelta, orphans_kept: timedelta) -> None:
+    shard.tidy(published.get(shard.number), kept, orphans_kept)
 
 
 def _create_views(con: "Connection", catalog: str, found: list[ShardFiles]) -> None:
