@@ -24,7 +24,7 @@ from pathlib import Path
 import psutil
 from forecast import LOAD_MADE_UP
 
-from credits_pipeline_tests.cluster import servers  # isort: skip
+from credits_pipeline_tests.cluster import servers
 
 ROOT = Path(__file__).resolve().parent.parent
 DAYS, SHARDS = 180, 4

@@ -66,6 +66,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if not SLOW.isdisjoint((item.path.stem, item.name.partition("[")[0])):
             item.add_marker(pytest.mark.slow)
+        if item.path.parent.name == "cluster":
+            item.add_marker(pytest.mark.cluster)
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,69 @@
+"""The settings of a lake: each wrong value is one clear line, and whoever sets none sees nothing of it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from credits_pipeline import config
+from credits_pipeline.config import PROJECT_ROOT, LakeSettings
+from credits_pipeline.warehouse import Tables, WarehouseError, open_warehouse
+
+LAKE = {"CREDITS_LAKE": "postgres:service=credits", "CREDITS_LAKE_DATA": "s3://bucket/credits/", "CREDITS_SHARDS": "16"}
+
+
+def test_a_lake_is_configured_by_four_variables() -> None:
+    settings = config.load(LAKE)
+    assert settings.lake == LakeSettings("service=credits", "s3://bucket/credits", 16, "")
+    settings = config.load({**LAKE, "CREDITS_LAKE_DATA": "/srv/credits", "CREDITS_CLUSTER": "tls://scheduler:8786"})
+    assert settings.lake == LakeSettings("service=credits", "/srv/credits", 16, "tls://scheduler:8786")
+    assert settings.problems == ()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"CREDITS_LAKE": "service=credits"}, "CREDITS_LAKE must be postgres:service=NAME"),
+        ({"CREDITS_LAKE": "postgres:host=db password=s3cret"}, "with no password in it"),
+        ({"CREDITS_LAKE": "postgres:"}, "CREDITS_LAKE must be postgres:service=NAME"),
+        ({"CREDITS_LAKE_DATA": ""}, "CREDITS_LAKE_DATA must be a folder"),
+        ({"CREDITS_LAKE_DATA": "gs://bucket"}, "CREDITS_LAKE_DATA must be a folder"),
+        ({"CREDITS_SHARDS": ""}, "CREDITS_SHARDS must be the number"),
+        ({"CREDITS_SHARDS": "0"}, "CREDITS_SHARDS must be the number"),
+        ({"CREDITS_SHARDS": "many"}, "CREDITS_SHARDS must be the number"),
+        ({"CREDITS_CLUSTER": "tcp://10.0.0.1:8786"}, "CREDITS_CLUSTER must be tls://host:port"),
+        ({"CREDITS_CLUSTER": "scheduler:8786"}, "CREDITS_CLUSTER must be tls://host:port"),
+        ({"CREDITS_LAKE": "", "CREDITS_CLUSTER": "tls://scheduler:8786"}, "CREDITS_CLUSTER needs CREDITS_LAKE"),
+    ],
+)
+def test_a_wrong_value_is_one_line_that_names_the_variable_and_no_secret(wrong: dict[str, str], told: str) -> None:
+    [problem] = config.load({**LAKE, **wrong}).problems
+    assert told in problem
+    assert "s3cret" not in problem
+    assert "\n" not in problem
+
+
+def test_a_lake_without_its_packages_is_a_sentence_that_says_what_to_install(tmp_path: Path) -> None:
+    settings = config.load({**LAKE, "CREDITS_DATA_DIR": str(tmp_path), "CREDITS_LAKE_DATA": str(tmp_path)})
+    with pytest.raises(WarehouseError, match="run `make cluster`"):
+        open_warehouse(settings).each(Tables.read_at)
+
+
+def test_without_a_lake_nothing_of_it_is_imported_and_no_extension_is_loaded(tmp_path: Path) -> None:
+    code = f"""
+        import sys
+        from credits_pipeline import definitions, config
+        from credits_pipeline.warehouse import open_warehouse
+        with open_warehouse(config.load({{"CREDITS_DATA_DIR": {str(tmp_path)!r}}})).writing("looking") as con:
+            loaded = con.execute("select extension_name from duckdb_extensions() where loaded").fetchall()
+        ours = {{"cluster", "engine", "lake", "shards"}}
+        theirs = {{"dask", "distributed", "psycopg2"}}
+        print(sorted(m for m in sys.modules if m in theirs or m.removeprefix("credits_pipeline.warehouse.") in ours))
+        print([name for name, in loaded if name in ("ducklake", "postgres_scanner", "httpfs")])
+    """
+    told = subprocess.run(
+        [sys.executable, "-c", "import textwrap; exec(textwrap.dedent('''" + code + "'''))"],
+        cwd=PROJECT_ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert told.stdout.split("\n")[:2] == ["[]", "[]"]
