@@ -11,7 +11,7 @@ import click
 
 from credits_pipeline import config
 from credits_pipeline.accounts import DEFAULT_ACCOUNT
-from credits_pipeline.environment import as_path, export_others
+from credits_pipeline.env_file import as_path, export_others
 from credits_pipeline.errors import CreditsError
 from credits_pipeline.text import one_line
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from credits_pipeline.environment import KEY_VARIABLE, ConfigError, Environment, as_path, fingerprint
+from credits_pipeline.env_file import KEY_VARIABLE, ConfigError, Environment, as_path, fingerprint
 
 DEFAULT_ACCOUNT = "default"
 # Some 18,000 keys in the environment, and no process can be started any more: execve(2) takes 2 MB.

@@ -148,7 +148,7 @@ def the_file(settings: config.Settings) -> Warehouse:
 
 def reshard(shards: int) -> int:
     """All rows into another number of shards, or out of the file into a lake; what was derived is built anew."""
-    from credits_pipeline.warehouse.shards import reshard as move
+    from credits_pipeline.warehouse.lake import reshard as move
 
     settings = config.current().valid()
     if settings.lake is None:

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from credits_pipeline import clock
 from credits_pipeline.accounts import Account, read_accounts, shared_keys
-from credits_pipeline.environment import KEY_VARIABLE, PROJECT_ROOT, ConfigError, Environment, as_path
+from credits_pipeline.env_file import KEY_VARIABLE, PROJECT_ROOT, ConfigError, Environment, as_path
 from credits_pipeline.plans import AccountPlan, account_plans
 from credits_pipeline.teams import Team, read_teams
 

@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 from credits_pipeline import clock
-from credits_pipeline.environment import ConfigError, Environment
+from credits_pipeline.env_file import ConfigError, Environment
 
 _AMOUNT = r"(\d{1,8}(?:\.\d{1,2})?)"
 # The forecast's horizon: nobody can say how much to buy beyond it.

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from credits_pipeline.environment import ConfigError, as_path
+from credits_pipeline.env_file import ConfigError, as_path
 
 COLUMNS = ("account", "dimension", "pattern", "team", "cost_center")
 

@@ -71,9 +71,9 @@ def remove_old_history(context: dg.OpExecutionContext) -> None:
     pool="warehouse",
 )
 def tidy_lake() -> None:
-    from credits_pipeline.warehouse.shards import Shards
+    from credits_pipeline.warehouse.lake import Lake
 
-    Shards(config.current()).tidy()
+    Lake(config.current()).tidy()
 
 
 @dg.job(

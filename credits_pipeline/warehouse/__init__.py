@@ -68,9 +68,9 @@ def open_warehouse(settings: Settings, *, lock_timeout_s: float = 60) -> AnyWare
     """The warehouse that is configured: a file, or the shards of a lake (CREDITS_LAKE)."""
     if settings.lake is None:
         return Warehouse(settings.warehouse_path, lock_timeout_s=lock_timeout_s)
-    from credits_pipeline.warehouse.shards import Shards
+    from credits_pipeline.warehouse.lake import Lake
 
-    return Shards(settings, lock_timeout_s=lock_timeout_s)
+    return Lake(settings, lock_timeout_s=lock_timeout_s)
 
 
 __all__ = [

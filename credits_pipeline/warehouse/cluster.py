@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from credits_pipeline import config
 from credits_pipeline.config import PROJECT_ROOT, ConfigError, Settings
-from credits_pipeline.environment import export_others
+from credits_pipeline.env_file import export_others
 from credits_pipeline.warehouse.connection import WarehouseError
-from credits_pipeline.warehouse.lake import Lake
+from credits_pipeline.warehouse.shard import Shard
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -34,7 +34,7 @@ def on_each(settings: Settings, generation: int, do: Callable[..., T], args: tup
     assert settings.lake
     numbers = range(settings.lake.shards)
     if not settings.lake.cluster:
-        return [do(lake(settings, generation, number), *args) for number in numbers]
+        return [do(shard_at(settings, generation, number), *args) for number in numbers]
     with _client(settings.lake.cluster) as client:
         from distributed import KilledWorker
 
@@ -50,10 +50,10 @@ def on_each(settings: Settings, generation: int, do: Callable[..., T], args: tup
         return found
 
 
-def lake(settings: Settings, generation: int, number: int, *, lock_timeout_s: float = WAIT_FOR_LOCK_S) -> Lake:
+def shard_at(settings: Settings, generation: int, number: int, *, lock_timeout_s: float = WAIT_FOR_LOCK_S) -> Shard:
     if settings.lake is None:
         raise ConfigError("CREDITS_LAKE is not set on this host: give every worker the same .env")
-    return Lake(settings.lake, generation, number, settings.data_dir, lock_timeout_s=lock_timeout_s)
+    return Shard(settings.lake, generation, number, settings.data_dir, lock_timeout_s=lock_timeout_s)
 
 
 @cache
@@ -108,7 +108,7 @@ def _on_worker(number: int, generation: int, wanted: str, what: tuple[Callable[.
     if running() != wanted:  # it joined after the others were asked
         raise WarehouseError(f"CREDITS_CLUSTER: a worker runs {running()}, and the run {wanted}: update it.")
     export_others(config.dotenv_path())
-    shard, worker = lake(config.current().valid(), generation, number), get_worker()
+    shard, worker = shard_at(config.current().valid(), generation, number), get_worker()
     shard.limits = {"threads": worker.state.nthreads}
     if memory := worker.memory_manager.memory_limit:
         shard.limits = {**shard.limits, "memory_limit": f"{memory // 2_000_000}MB"}

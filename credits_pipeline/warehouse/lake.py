@@ -1,262 +1,254 @@
-"""A shard of the warehouse in a lake: a DuckLake catalog of its own, kept by PostgreSQL, over Parquet files.
+"""The warehouse in a lake: the same door as to a file, with the accounts in shards behind it.
 
-A shard has one writer at a time, behind an advisory lock of PostgreSQL that ends with its process; readers see the last
-commit and wait for nobody. The same tables, SQL and transactions as in `warehouse.duckdb`.
+An account's rows are in one shard, by its name. What is remembered of alerts is in the first. The published copy is a
+small file of views over exactly the Parquet files of one commit of every shard.
 """
 
-import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import timedelta
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from credits_pipeline import clock
-from credits_pipeline.config import LakeSettings
-from credits_pipeline.text import literal
-from credits_pipeline.warehouse import connection, engine
-from credits_pipeline.warehouse.connection import WarehouseBusy, WarehouseError, tables_of
-from credits_pipeline.warehouse.file import apply, holder, steps, version_of
-from credits_pipeline.warehouse.tables import Tables
+from credits_pipeline import files
+from credits_pipeline.config import Settings
+from credits_pipeline.text import literal, quoted
+from credits_pipeline.warehouse import AnyWarehouse, Warehouse, cluster, connection
+from credits_pipeline.warehouse.connection import WarehouseError, relations_of, tables_of
+from credits_pipeline.warehouse.engine import load_extensions
+from credits_pipeline.warehouse.file import remove_leftovers, temporary
+from credits_pipeline.warehouse.published import describe, replace_published, write_published
+from credits_pipeline.warehouse.shard import (
+    SHARD_OF,
+    Shard,
+    ShardFiles,
+    layout,
+    postgres,
+    set_layout,
+    shard_of,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
-    from psycopg2.extensions import connection as PostgresConnection
 
-_POLL_S: Final = 0.2
-_IN_TODAYS_FORM: Final[set[str]] = set()  # shards that this process has found so
-_NO_CHECK: Final = " check (source in ('api', 'import'))"  # DuckLake knows no checks; only our own code writes here
+T = TypeVar("T")
 
+STATES_KEPT: Final = timedelta(days=7)
+"""How long a shard's former states and their files stay: longer than anybody has an old `credits.duckdb` open."""
 
-@dataclass(frozen=True)
-class ShardFiles:
-    """The Parquet files of a shard's marts as of one commit, and how its tables and columns are described."""
-
-    shard: int
-    snapshot: int
-    paths: Mapping[str, list[str]]  # by table
-    described: list[tuple[str, str, str | None, str]]  # table, column or '', comment, type or ''
-    as_of: Any  # instant of the newest reading, naive UTC
+ORPHANS_KEPT: Final = timedelta(days=2)
+"""Files that no state names are a killed builder's, or one's that is under way: no build takes this long."""
 
 
-class Lake(Tables):
-    """The shard `number` of a lake, opened for the length of one call or one `with` block, never longer."""
+class Lake(AnyWarehouse):
+    """The shards of the lake that `settings` name, created at first use."""
 
-    def __init__(
-        self, settings: LakeSettings, generation: int, number: int, folder: Path, *, lock_timeout_s: float = 60
-    ) -> None:
-        self.settings, self.generation, self.number = settings, generation, number
-        self.schema = f"credits_{generation}_{number:04}"
-        self.data = f"{settings.data}/{generation}/{number:04}/"
-        self._folder = folder
-        self._lock_timeout_s = lock_timeout_s
-        self.limits: Mapping[str, object] = {}  # settings of DuckDB: what a worker may use of its machine
+    def __init__(self, settings: Settings, *, lock_timeout_s: float = cluster.WAIT_FOR_LOCK_S) -> None:
+        assert settings.lake
+        self._settings, self._lake_settings, self._lock_timeout_s = settings, settings.lake, lock_timeout_s
+        self._listed: list[ShardFiles] | None = None
 
-    def __str__(self) -> str:
-        return f"shard {self.number} of the lake"
+    def each(self, do: Callable[..., T], *args: Any) -> list[T]:
+        """What `do(shard, *args)` returns for each shard, by the workers of CREDITS_CLUSTER where there are any."""
+        self._listed = None  # it may write
+        return cluster.on_each(self._settings, self._generation, do, args)
 
-    def holds(self, account: str) -> bool:
-        return shard_of(account, self.settings.shards) == self.number
-
-    @contextmanager
-    def writing(self, purpose: str) -> Iterator["Connection"]:
-        """A read-write connection inside one transaction: committed at the end, undone by any exception.
-
-        The shard is created or migrated first where needed. `purpose` is shown to those who have to wait.
-        Raises WarehouseBusy, or WarehouseError where PostgreSQL or the storage does not answer.
-        """
-        with self._held(purpose), self._open() as con:
-            todo = self._steps_to_go(con)
-            if todo:
-                apply(con, todo, len(steps()))
-            with connection.transaction(con):
-                yield con
+    def of(self, account: str) -> Shard:
+        return self._shard(shard_of(account, self._lake_settings.shards))
 
     @contextmanager
     def reading(self, purpose: str = "reading") -> Iterator["Connection"]:
-        """A connection to the last commit. An absent shard is created empty, an older one migrated, first."""
-        with self._open() as con:
-            if not self._steps_to_go(con):
-                yield con
-                return
-        with self.writing("preparing its tables"):
-            pass
-        with self._open() as con:
+        """The marts of all shards as published, and what is remembered of alerts."""
+        with self._whole(purpose) as con:
+            if (path := self._settings.published_path).exists():
+                connection.attach(con, path, "published", read_only=True)
+                for name in relations_of(con, "marts", "published"):
+                    con.execute(f"create view whole.marts.{quoted(name)} as from published.marts.{quoted(name)}")
             yield con
 
-    def tidy(self, published: int | None, kept: timedelta, orphans_kept: timedelta) -> None:
-        """Forget states older than `kept` but the `published` one, join small files, remove what no state names.
-
-        Files that no state ever named are removed after `orphans_kept`.
-        """
-        since, orphans = (f"now() - interval '{span.total_seconds()} seconds'" for span in (kept, orphans_kept))
-        with self._held("tidying"), self._open() as con:
-            old = con.execute(
-                f"select list(snapshot_id) from ducklake_snapshots('warehouse') where snapshot_time < {since}"
-                " and snapshot_id <> ? and snapshot_id < (select id from ducklake_current_snapshot('warehouse'))",
-                [-1 if published is None else published],
-            ).fetchall()[0][0]
-            if old:
-                con.execute(f"call ducklake_expire_snapshots('warehouse', versions => {old})")
-            con.execute("call ducklake_rewrite_data_files('warehouse')")
-            con.execute("call ducklake_merge_adjacent_files('warehouse')")
-            con.execute(f"call ducklake_cleanup_old_files('warehouse', older_than => {since})")
-            con.execute(f"call ducklake_delete_orphaned_files('warehouse', older_than => {orphans})")
-
-    def mart_files(self) -> ShardFiles:
-        """The files of the marts, of one commit."""
-        with self.reading("listing the tables to publish") as con:
-            con.execute("begin transaction")  # one state for all
-            paths = {}
-            for name in tables_of(con, "marts"):
-                found = con.execute(f"from ducklake_list_files('warehouse', '{name}', schema => 'marts')").fetchall()
-                paths[name] = [row[0] for row in found]
-            described = con.execute(
-                "select table_name, '', comment, '' from duckdb_tables()"
-                " where database_name = 'warehouse' and schema_name = 'marts' union all"
-                " select table_name, column_name, comment, data_type from duckdb_columns()"
-                " where database_name = 'warehouse' and schema_name = 'marts'"
-            ).fetchall()
-            newest = "select max(observed_at) from marts.credits_readings"
-            as_of = con.execute(newest).fetchall()[0][0] if "credits_readings" in paths else None
-            [(snapshot,)] = con.execute("from ducklake_current_snapshot('warehouse')").fetchall()
-            con.execute("commit")
-        return ShardFiles(self.number, snapshot, paths, described, as_of)
-
-    def remove(self) -> None:
-        """Remove the shard with all its files: of a generation that is over."""
-        with self._held("removing it", is_over=True):
-            with self._open() as con:
-                for schema in ("raw", "ops", "marts", "staging", "intermediate"):
-                    con.execute(f"drop schema if exists {schema} cascade")
-                con.execute("call ducklake_expire_snapshots('warehouse', older_than => now())")
-                con.execute("call ducklake_cleanup_old_files('warehouse', cleanup_all => true)")
-                con.execute("call ducklake_delete_orphaned_files('warehouse', cleanup_all => true)")
-            with postgres(self.settings) as pg, pg.cursor() as cursor:
-                cursor.execute(f"drop schema if exists {self.schema} cascade")
-
-    def attach_as(self, name: str, *, read_only: bool = False) -> str:
-        """The statement that attaches the catalog. Tables without a file would not be published: no inlining."""
-        return (
-            f"attach {literal(f'ducklake:postgres:{self.settings.catalog}')} as {name} (data_path {literal(self.data)},"
-            f" metadata_schema '{self.schema}', data_inlining_row_limit 0{', read_only' if read_only else ''})"
-        )
-
     @contextmanager
-    def _open(self) -> Iterator["Connection"]:
-        how = self.attach_as("warehouse")
-        with lake_errors(str(self)), engine.attached(self.settings, how, self._folder, self.limits) as con:
+    def built(self, purpose: str) -> Iterator["Connection"]:
+        """The marts of all shards as of their last commit, whether they are published yet or not."""
+        found = self._files()
+        with self._whole(purpose) as con:
+            _create_views(con, "whole", found)
             yield con
 
-    def _steps_to_go(self, con: "Connection") -> list[str]:
-        if self.attach_as("warehouse") in _IN_TODAYS_FORM:
-            return []
-        known = steps()
-        version = version_of(con, str(self), len(known)) if tables_of(con, "ops") else 0
-        if version == len(known):
-            _IN_TODAYS_FORM.add(self.attach_as("warehouse"))
-        return [step.replace(_NO_CHECK, "") for step in known[version:]]
-
     @contextmanager
-    def _held(self, purpose: str, *, is_over: bool = False) -> Iterator[None]:
-        """Be the only writer of the shard. The lock is a session's: it goes when the process does."""
-        deadline = clock.monotonic() + self._lock_timeout_s
-        key = int.from_bytes(hashlib.sha256(self.schema.encode()).digest()[:7])
-        with postgres(self.settings, f"{holder()} ({purpose})") as pg, pg.cursor() as cursor:
-            while True:
-                cursor.execute("select pg_try_advisory_lock(%s)", [key])
-                if cursor.fetchall()[0][0]:
-                    break
-                if clock.monotonic() >= deadline:
-                    cursor.execute(
-                        "select application_name from pg_locks join pg_stat_activity using (pid) where locktype ="
-                        " 'advisory' and granted and (classid::bigint << 32) + objid::bigint = %s",
-                        [key],
-                    )
-                    who = ", ".join(row[0] for row in cursor.fetchall()) or "another process"
-                    raise WarehouseBusy(connection.busy(str(self), who))
-                clock.sleep(_POLL_S)
-            if not is_over and self.generation < (layout(pg) or (0, 0))[0]:
-                raise WarehouseError("The lake has got another number of shards meanwhile: run this again.")
-            yield
-
-
-def shard_of(account: str, shards: int) -> int:
-    """The same on every machine and in every release: where an account's rows are."""
-    return int.from_bytes(hashlib.sha256(account.encode()).digest()[:8]) % shards
-
-
-SHARD_OF: Final = "('0x' || sha256(account)[1:16])::ubigint % {shards}"
-"""The same in SQL."""
-
-
-def layout(pg: "PostgresConnection") -> tuple[int, int] | None:
-    """The lake's generation (it counts changes of the number of shards) and its shards; None where there is no lake."""
-    with pg.cursor() as cursor:
-        cursor.execute("select to_regclass('credits.layout') is not null")
-        if not cursor.fetchall()[0][0]:
-            return None
-        cursor.execute("select generation, shards from credits.layout order by generation desc limit 1")
-        found = cursor.fetchone()
-        return (found[0], found[1]) if found else None
-
-
-def set_layout(pg: "PostgresConnection", generation: int, shards: int) -> None:
-    """From now on the lake has this many shards. Raises WarehouseError if another process said so first."""
-    import psycopg2
-
-    try:
-        with pg.cursor() as cursor:
-            cursor.execute(
-                "create schema if not exists credits; create table if not exists credits.layout"
-                " (generation int primary key, shards int not null, since timestamptz not null default now())"
+    def _whole(self, purpose: str) -> Iterator["Connection"]:
+        with self._shard(0).reading(purpose) as con:
+            con.execute("attach ':memory:' as whole; create schema whole.marts; create schema whole.ops")
+            con.execute(
+                "create view whole.ops.alerts_sent as select rowid, * from warehouse.ops.alerts_sent; use whole"
             )
-            cursor.execute("insert into credits.layout (generation, shards) values (%s, %s)", [generation, shards])
-    except psycopg2.Error as error:
-        raise WarehouseError(f"The lake could not be laid out ({error}): run this again.") from error
+            yield con
+            con.execute("use warehouse; detach whole; detach database if exists published")
+
+    @contextmanager
+    def writing(self, purpose: str) -> Iterator["Connection"]:
+        """To what is remembered of alerts; the rest is written shard by shard."""
+        with self._shard(0).writing(purpose) as con:
+            yield con
+
+    def publish(self, target: Path, *, run_id: str, published_at: datetime, version: str, is_simulated: bool) -> None:
+        """Replace the file `target` by views of the marts of every shard's last commit; the rest as for a file."""
+        target = files.absolute(target)
+        files.make_directory(target.parent)
+        files.refuse_what_is_no_file(target)
+        fresh, found = temporary(target), self._files()
+        as_of = max((part.as_of for part in found if part.as_of), default=None)
+        try:
+            with connection.connect(target) as con:
+                load_extensions(con, self._lake_settings)
+                connection.attach(con, fresh, "published")
+                con.execute("begin transaction; create schema published.marts; create schema published.lake")
+                _create_views(con, "published", found)
+                write_published(con, as_of, run_id, published_at, version, is_simulated)
+                con.execute("create table published.lake.shards (generation bigint, shard bigint, snapshot bigint)")
+                rows = [(self._generation, part.shard, part.snapshot) for part in found]
+                con.executemany("insert into published.lake.shards values (?, ?, ?)", rows)
+                con.execute("commit; checkpoint published; detach published")
+            replace_published(fresh, target)
+            # What was published before the warehouse was a lake: nobody writes it any longer.
+            if (link := target.with_name("parquet")).is_symlink():
+                link.unlink()
+            for folder in target.parent.glob(".parquet.*"):
+                shutil.rmtree(folder)
+        finally:
+            remove_leftovers(target)
+
+    def tidy(self, kept: timedelta = STATES_KEPT, orphans_kept: timedelta = ORPHANS_KEPT) -> None:
+        """Remove what neither a state of late nor the published copy needs, and former generations."""
+        published: dict[tuple[int, int], int] = {}
+        if (path := self._settings.published_path).exists():
+            with connection.connect(path) as con:
+                connection.attach(con, path, "published", read_only=True)
+                if "shards" in tables_of(con, "lake", "published"):
+                    published = {(g, n): at for g, n, at in con.execute("from published.lake.shards").fetchall()}
+        snapshots = {number: at for (generation, number), at in published.items() if generation == self._generation}
+        cluster.on_each(self._settings, self._generation, _tidy, (snapshots, kept, orphans_kept))
+        for generation, shards in self._former():
+            if all(generation != used for used, _ in published):
+                for number in range(shards):
+                    former = replace(self._lake_settings, shards=shards)
+                    Shard(former, generation, number, self._settings.data_dir).remove()
+                with postgres(self._lake_settings) as pg, pg.cursor() as cursor:
+                    cursor.execute("delete from credits.layout where generation = %s", [generation])
+
+    def _former(self) -> list[tuple[int, int]]:
+        with postgres(self._lake_settings) as pg, pg.cursor() as cursor:
+            cursor.execute("select generation, shards from credits.layout where generation < %s", [self._generation])
+            return [(generation, shards) for generation, shards in cursor.fetchall()]
+
+    def _files(self) -> list[ShardFiles]:
+        if self._listed is None:
+            self._listed = cluster.on_each(self._settings, self._generation, Shard.mart_files, ())
+        return self._listed
+
+    def _shard(self, number: int) -> Shard:
+        return cluster.shard_at(self._settings, self._generation, number, lock_timeout_s=self._lock_timeout_s)
+
+    @cached_property
+    def _generation(self) -> int:
+        wanted = self._lake_settings.shards
+        with postgres(self._lake_settings) as pg:
+            if (found := layout(pg)) is None:
+                if (path := self._settings.warehouse_path).exists():
+                    raise WarehouseError(
+                        f"The lake is empty, and there is a warehouse in {path}: run `make reshard SHARDS={wanted}` to"
+                        " move it into the lake, or move the file away to begin anew."
+                    )
+                set_layout(pg, 1, wanted)
+                return 1
+        generation, shards = found
+        if shards != wanted:
+            raise WarehouseError(
+                f"The lake has {shards} shards and CREDITS_SHARDS says {wanted}: set it to {shards}, or run"
+                f" `make reshard SHARDS={wanted}` first."
+            )
+        return generation
 
 
-@contextmanager
-def postgres(settings: LakeSettings, name: str = "credits_pipeline") -> Iterator["PostgresConnection"]:
-    """A connection to the PostgreSQL server of the lake, each statement its own transaction."""
-    try:
-        import psycopg2
-    except ImportError:
-        raise WarehouseError("CREDITS_LAKE needs packages that are not installed: run `make cluster`") from None
-    try:
-        pg = psycopg2.connect(settings.catalog, application_name=name)
-    except psycopg2.Error as error:
-        raise WarehouseError(
-            f"PostgreSQL (CREDITS_LAKE) does not answer: {str(error).strip().splitlines()[0]}. Start it, or correct the"
-            " service in ~/.pg_service.conf, then run this again."
-        ) from error
-    try:
-        pg.autocommit = True
-        yield pg
-    finally:
-        pg.close()
+def reshard(settings: Settings, shards: int) -> int:
+    """Spread all rows over `shards` new shards, from the present ones or a warehouse in a file; return how many rows.
+
+    Nothing is written anywhere else meanwhile, and nothing is changed until all is there: what there was stays until
+    the new state is published. Raises WarehouseError.
+    """
+    lake = settings.lake
+    assert lake
+    with postgres(lake) as pg, ExitStack() as held:
+        generation, present = layout(pg) or (0, 0)
+        if present == shards:
+            raise WarehouseError(f"The lake has {shards} shards already.")
+        if not present and not settings.warehouse_path.exists():
+            raise WarehouseError("There is nothing to move yet: set CREDITS_SHARDS, and the first run begins the lake.")
+        olds = [Shard(replace(lake, shards=present), generation, n, settings.data_dir) for n in range(present)]
+        for old in olds:
+            held.enter_context(old._held("moving its rows into new shards"))
+        rows = 0
+        for number in range(shards):
+            new = Shard(replace(lake, shards=shards), generation + 1, number, settings.data_dir)
+            with pg.cursor() as cursor:  # what an attempt that was cut short left
+                cursor.execute(f"drop schema if exists {new.schema} cascade")
+            rows += _move(settings, olds, new)
+        set_layout(pg, generation + 1, shards)
+    return rows
 
 
-_SIGNS: Final[dict[tuple[str, ...], str]] = {
-    ("onflict", "another transaction"): "{shard} was changed by another process meanwhile: run this again.",
-    ("connection to server", "server closed the connection", "terminating connection", "Failed to connect"):
-        "PostgreSQL (CREDITS_LAKE) does not answer, so nothing of {shard} was changed: {reason}",
-    ("HTTP", "Could not connect", "onnection refused", "IO Error"):
-        "The lake's storage (CREDITS_LAKE_DATA) does not answer, so nothing of {shard} was changed: {reason}",
-}  # fmt: skip
+def _move(settings: Settings, olds: list[Shard], new: Shard) -> int:
+    """Copy what belongs to `new` from `olds`, or from the file where there are none."""
+    rows = 0
+    if not olds:
+        with Warehouse(settings.warehouse_path).reading("bringing it to today's form"):
+            pass
+    with new.reading("preparing its tables"):
+        pass
+    with new._held("taking rows"), new._open() as con:
+        for number in range(max(len(olds), 1)):
+            if olds:
+                con.execute(olds[number].attach_as("source", read_only=True))
+            else:
+                connection.attach(con, settings.warehouse_path, "source", read_only=True)
+            with connection.transaction(con):
+                for schema in ("raw", "ops"):
+                    for table in tables_of(con, schema, "source"):
+                        if table in {"schema_version", "account_plans", "teams"}:  # written by every build
+                            continue
+                        is_mine = SHARD_OF.format(shards=new.settings.shards) + f" = {new.number}"
+                        where = str(new.number == 0) if schema == "ops" else is_mine
+                        name = f"{schema}.{table}"
+                        rows += con.execute(f"insert into {name} by name from source.{name} where {where}").fetchall()[
+                            0
+                        ][0]
+            con.execute("detach source")
+    return rows
 
 
-@contextmanager
-def lake_errors(shard: str) -> Iterator[None]:
-    """Give the failures of catalog and storage a sentence; let every other exception through."""
-    import duckdb
+def _tidy(shard: Shard, published: dict[int, int], kept: timedelta, orphans_kept: timedelta) -> None:
+    shard.tidy(published.get(shard.number), kept, orphans_kept)
 
-    try:
-        yield
-    except duckdb.Error as error:
-        reason = str(error).split("\n", 1)[0]
-        for signs, sentence in _SIGNS.items():
-            if any(sign in str(error) for sign in signs):
-                raise WarehouseError(sentence.format(shard=shard, reason=reason)) from error
-        raise
+
+def _create_views(con: "Connection", catalog: str, found: list[ShardFiles]) -> None:
+    """A view of each mart over the files of all shards, described as the newest shard describes it."""
+    described = max(found, key=lambda part: len(part.described)).described
+    columns: dict[str, dict[str, str]] = {}
+    for table, column, _, kind in described:
+        columns.setdefault(table, {})
+        if column:
+            columns[table][column] = kind
+    for table, kinds in columns.items():
+        paths = [path for part in found for path in part.paths.get(table, [])]
+        if paths:
+            # A shard that could not be rebuilt since an update may lack a new column.
+            options = (
+                f"[{', '.join(map(literal, paths))}], union_by_name = {len({len(p.described) for p in found}) > 1}"
+            )
+            query = f"select {', '.join(map(quoted, kinds))} from read_parquet({options})"
+        else:
+            query = f"select {', '.join(f'null::{kind} as {quoted(name)}' for name, kind in kinds.items())} limit 0"
+        con.execute(f"create view {quoted(catalog, 'marts', table)} as {query}")
+    describe(con, catalog, "view", [(table, column, comment) for table, column, comment, _ in described if comment])

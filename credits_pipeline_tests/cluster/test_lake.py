@@ -16,8 +16,8 @@ from credits_pipeline import clock, commands, config
 from credits_pipeline.defs.schedules import range_tags
 from credits_pipeline.simulator import SimulatedAccount
 from credits_pipeline.warehouse import Tables, Warehouse, WarehouseBusy, WarehouseError, open_warehouse, read_mart
-from credits_pipeline.warehouse.lake import SHARD_OF, shard_of
-from credits_pipeline.warehouse.shards import Shards
+from credits_pipeline.warehouse.lake import Lake as WholeLake
+from credits_pipeline.warehouse.shard import SHARD_OF, shard_of
 from credits_pipeline_tests.cluster import servers
 from credits_pipeline_tests.cluster.conftest import Lake, RunJob, Simulate, green
 from credits_pipeline_tests.conftest import TODAY
@@ -147,7 +147,7 @@ def test_a_lake_of_1_4_and_8_shards_has_every_row_and_gives_the_tables_of_the_fi
     # Files of what is over go once nothing published names them, and no others.
     former = lake.folder / "lake" / "1"
     assert list(former.rglob("*.parquet"))
-    Shards(config.current()).tidy()
+    WholeLake(config.current()).tidy()
     assert not list(former.rglob("*.parquet"))
     assert_same(marts(lake.published), wanted)
 
@@ -168,9 +168,9 @@ def test_tidying_removes_old_states_and_leavings_and_nothing_that_is_published(
             "daily_credits", asset_selection=[dg.AssetKey(name) for name in ("credits_snapshots", *project().models)]
         ).success
     count = len(list((lake.folder / "lake").rglob("*.parquet")))
-    Shards(config.current()).tidy()
+    WholeLake(config.current()).tidy()
     assert left.exists()  # it may be that of a build that goes on
-    Shards(config.current()).tidy(kept=timedelta(), orphans_kept=timedelta())
+    WholeLake(config.current()).tidy(kept=timedelta(), orphans_kept=timedelta())
     assert not left.exists()
     assert len(list((lake.folder / "lake").rglob("*.parquet"))) < count
     assert marts(lake.published) == published

@@ -434,7 +434,7 @@ def test_an_empty_key_in_a_fresh_copy_of_the_example_hides_none_and_a_byte_order
 
 
 def test_read_mart_and_every_command_find_the_same_settings(private, tmp_path, monkeypatch):
-    from credits_pipeline.environment import export_others
+    from credits_pipeline.env_file import export_others
 
     home = tmp_path / "home of the test"
     text = f"CREDITS_DATA_DIR={tmp_path}/from-dotenv\nDAGSTER_HOME=$CREDITS_DATA_DIR/$X\nTHE_CA={home}\n"

@@ -57,7 +57,7 @@ def test_without_a_lake_nothing_of_it_is_imported_and_no_extension_is_loaded(tmp
         from credits_pipeline.warehouse import open_warehouse
         with open_warehouse(config.load({{"CREDITS_DATA_DIR": {str(tmp_path)!r}}})).writing("looking") as con:
             loaded = con.execute("select extension_name from duckdb_extensions() where loaded").fetchall()
-        ours = {{"cluster", "engine", "lake", "shards"}}
+        ours = {{"cluster", "engine", "lake", "shard"}}
         theirs = {{"dask", "distributed", "psycopg2"}}
         print(sorted(m for m in sys.modules if m in theirs or m.removeprefix("credits_pipeline.warehouse.") in ours))
         print([name for name, in loaded if name in ("ducklake", "postgres_scanner", "httpfs")])
