@@ -223,8 +223,8 @@ def arm(stage: str, fate: Callable[[], None]) -> None:
         "mid-transaction of the readings": (tables, "insert", nothing, before),
         "mid-transaction of the SQL": (SqlProject, "build", nothing, before),
         "between commit and publish": (Warehouse, "publish", before, nothing),
-        "mid-publish": (published, "_write_published", before, nothing),
-        "before the copy gets its name": (published, "_replace", before, nothing),
+        "mid-publish": (published, "write_published", before, nothing),
+        "before the copy gets its name": (published, "replace_published", before, nothing),
         "mid-report": (files, "write", half_a_page, nothing),
     }[stage]
     real = getattr(owner, name)
