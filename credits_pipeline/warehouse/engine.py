@@ -63,6 +63,13 @@ def attached(settings: LakeSettings, how: str, folder: Path, limits: Mapping[str
             raise
 
 
+def forget() -> None:
+    """Let go of what is attached, before it is removed."""
+    with _ONE_AT_A_TIME:
+        while _engines:
+            _engines.pop().close()
+
+
 def load_extensions(con: "Connection", settings: LakeSettings) -> None:
     """What DuckDB needs for the lake, from the installed packages: nothing is downloaded."""
     import duckdb

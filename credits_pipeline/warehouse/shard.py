@@ -133,6 +133,7 @@ class Shard(Tables):
                 con.execute("call ducklake_expire_snapshots('warehouse', older_than => now())")
                 con.execute("call ducklake_cleanup_old_files('warehouse', cleanup_all => true)")
                 con.execute("call ducklake_delete_orphaned_files('warehouse', cleanup_all => true)")
+            engine.forget()
             with postgres(self.settings) as pg, pg.cursor() as cursor:
                 cursor.execute(f"drop schema if exists {self.schema} cascade")
 
