@@ -21,15 +21,7 @@ from credits_pipeline.warehouse.connection import WarehouseError, relations_of, 
 from credits_pipeline.warehouse.engine import load_extensions
 from credits_pipeline.warehouse.file import remove_leftovers, temporary
 from credits_pipeline.warehouse.published import describe, replace_published, write_published
-from credits_pipeline.warehouse.shard import (
-    SHARD_OF,
-    Shard,
-    ShardFiles,
-    layout,
-    postgres,
-    set_layout,
-    shard_of,
-)  # fmt: skip
+from credits_pipeline.warehouse.shard import SHARD_OF, Shard, ShardFiles, layout, postgres, set_layout, shard_of
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
@@ -188,7 +180,10 @@ def reshard(settings: Settings, shards: int) -> int:
             raise WarehouseError("There is nothing to move yet: set CREDITS_SHARDS, and the first run begins the lake.")
         olds = [Shard(replace(lake, shards=present), generation, n, settings.data_dir) for n in range(present)]
         for old in olds:
-            held.enter_context(old._held("moving its rows into new shards"))
+            held.enter_context(old.held("moving its rows into new shards"))
+        if not present:
+            with Warehouse(settings.warehouse_path).reading("bringing it to today's form"):
+                pass
         rows = 0
         for number in range(shards):
             new = Shard(replace(lake, shards=shards), generation + 1, number, settings.data_dir)
@@ -202,12 +197,9 @@ def reshard(settings: Settings, shards: int) -> int:
 def _move(settings: Settings, olds: list[Shard], new: Shard) -> int:
     """Copy what belongs to `new` from `olds`, or from the file where there are none."""
     rows = 0
-    if not olds:
-        with Warehouse(settings.warehouse_path).reading("bringing it to today's form"):
-            pass
     with new.reading("preparing its tables"):
         pass
-    with new._held("taking rows"), new._open() as con:
+    with new.held("taking rows"), new.opened() as con:
         for number in range(max(len(olds), 1)):
             if olds:
                 con.execute(olds[number].attach_as("source", read_only=True))
@@ -220,10 +212,9 @@ def _move(settings: Settings, olds: list[Shard], new: Shard) -> int:
                             continue
                         is_mine = SHARD_OF.format(shards=new.settings.shards) + f" = {new.number}"
                         where = str(new.number == 0) if schema == "ops" else is_mine
-                        name = f"{schema}.{table}"
-                        rows += con.execute(f"insert into {name} by name from source.{name} where {where}").fetchall()[
-                            0
-                        ][0]
+                        insert = f"insert into {schema}.{table} by name from source.{schema}.{table} where {where}"
+                        [(moved,)] = con.execute(insert).fetchall()
+                        rows += moved
             con.execute("detach source")
     return rows
 
@@ -235,6 +226,7 @@ def _tidy(shard: Shard, published: dict[int, int], kept: timedelta, orphans_kept
 def _create_views(con: "Connection", catalog: str, found: list[ShardFiles]) -> None:
     """A view of each mart over the files of all shards, described as the newest shard describes it."""
     described = max(found, key=lambda part: len(part.described)).described
+    differ = len({len(part.described) for part in found}) > 1  # one not rebuilt since an update lacks new columns
     columns: dict[str, dict[str, str]] = {}
     for table, column, _, kind in described:
         columns.setdefault(table, {})
@@ -243,11 +235,8 @@ def _create_views(con: "Connection", catalog: str, found: list[ShardFiles]) -> N
     for table, kinds in columns.items():
         paths = [path for part in found for path in part.paths.get(table, [])]
         if paths:
-            # A shard that could not be rebuilt since an update may lack a new column.
-            options = (
-                f"[{', '.join(map(literal, paths))}], union_by_name = {len({len(p.described) for p in found}) > 1}"
-            )
-            query = f"select {', '.join(map(quoted, kinds))} from read_parquet({options})"
+            files_of_all = f"[{', '.join(map(literal, paths))}], union_by_name = {differ}"
+            query = f"select {', '.join(map(quoted, kinds))} from read_parquet({files_of_all})"
         else:
             query = f"select {', '.join(f'null::{kind} as {quoted(name)}' for name, kind in kinds.items())} limit 0"
         con.execute(f"create view {quoted(catalog, 'marts', table)} as {query}")

@@ -66,7 +66,7 @@ class Shard(Tables):
         The shard is created or migrated first where needed. `purpose` is shown to those who have to wait.
         Raises WarehouseBusy, or WarehouseError where PostgreSQL or the storage does not answer.
         """
-        with self._held(purpose), self._open() as con:
+        with self.held(purpose), self.opened() as con:
             todo = self._steps_to_go(con)
             if todo:
                 apply(con, todo, len(steps()))
@@ -76,13 +76,13 @@ class Shard(Tables):
     @contextmanager
     def reading(self, purpose: str = "reading") -> Iterator["Connection"]:
         """A connection to the last commit. An absent shard is created empty, an older one migrated, first."""
-        with self._open() as con:
+        with self.opened() as con:
             if not self._steps_to_go(con):
                 yield con
                 return
         with self.writing("preparing its tables"):
             pass
-        with self._open() as con:
+        with self.opened() as con:
             yield con
 
     def tidy(self, published: int | None, kept: timedelta, orphans_kept: timedelta) -> None:
@@ -91,7 +91,7 @@ class Shard(Tables):
         Files that no state ever named are removed after `orphans_kept`.
         """
         since, orphans = (f"now() - interval '{span.total_seconds()} seconds'" for span in (kept, orphans_kept))
-        with self._held("tidying"), self._open() as con:
+        with self.held("tidying"), self.opened() as con:
             old = con.execute(
                 f"select list(snapshot_id) from ducklake_snapshots('warehouse') where snapshot_time < {since}"
                 " and snapshot_id <> ? and snapshot_id < (select id from ducklake_current_snapshot('warehouse'))",
@@ -126,8 +126,8 @@ class Shard(Tables):
 
     def remove(self) -> None:
         """Remove the shard with all its files: of a generation that is over."""
-        with self._held("removing it", is_over=True):
-            with self._open() as con:
+        with self.held("removing it", is_over=True):
+            with self.opened() as con:
                 for schema in ("raw", "ops", "marts", "staging", "intermediate"):
                     con.execute(f"drop schema if exists {schema} cascade")
                 con.execute("call ducklake_expire_snapshots('warehouse', older_than => now())")
@@ -145,7 +145,7 @@ class Shard(Tables):
         )
 
     @contextmanager
-    def _open(self) -> Iterator["Connection"]:
+    def opened(self) -> Iterator["Connection"]:
         how = self.attach_as("warehouse")
         with lake_errors(str(self)), engine.attached(self.settings, how, self._folder, self.limits) as con:
             yield con
@@ -160,7 +160,7 @@ class Shard(Tables):
         return [step.replace(_NO_CHECK, "") for step in known[version:]]
 
     @contextmanager
-    def _held(self, purpose: str, *, is_over: bool = False) -> Iterator[None]:
+    def held(self, purpose: str, *, is_over: bool = False) -> Iterator[None]:
         """Be the only writer of the shard. The lock is a session's: it goes when the process does."""
         deadline = clock.monotonic() + self._lock_timeout_s
         key = int.from_bytes(hashlib.sha256(self.schema.encode()).digest()[:7])

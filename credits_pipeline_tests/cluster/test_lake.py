@@ -221,7 +221,7 @@ def test_a_second_writer_of_a_shard_is_refused_in_a_sentence(lake: Lake) -> None
     with first.reading():
         pass
     held = r"shard 0 of the lake is held by process \d+ on .*building"
-    with first._held("building the SQL models"), pytest.raises(WarehouseBusy, match=held):  # type: ignore[attr-defined]
+    with first.held("building the SQL models"), pytest.raises(WarehouseBusy, match=held):  # type: ignore[attr-defined]
         second.append_readings([_reading()])
     assert second.append_readings([_reading()]) == 1
 
