@@ -132,11 +132,6 @@ def preview_of(parts: Sequence[Newest], rows: int = PREVIEW_ROWS) -> dg.Markdown
     return dg.MetadataValue.md(markdown_table(columns, found[:rows]))
 
 
-def exists(con: "Connection", mart: str) -> bool:
-    query = "from duckdb_tables() where schema_name = 'marts' and table_name = ?"
-    return con.execute(query, [mart]).fetchone() is not None
-
-
 def columns(con: "Connection", schema: str, table: str) -> dg.TableSchema:
     """The columns of a table as their comments describe them: for one that no .yml describes."""
     query = """

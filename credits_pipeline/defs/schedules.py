@@ -113,8 +113,9 @@ def unsettled_range(warehouse: AnyWarehouse, instance: dg.DagsterInstance) -> tu
     yesterday = clock.today() - timedelta(days=1)
     days = sorted(
         day
-        for dimension in ("", *config.current().breakdowns)
-        for part in warehouse.each(Tables.unsettled_days, accounts, model_usage.oldest_day(), yesterday, dimension)
+        for part in warehouse.each(
+            Tables.unsettled_days, accounts, model_usage.oldest_day(), yesterday, config.current().breakdowns
+        )
         for open_days in part.values()
         for day in open_days
     )

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from credits_pipeline.config import Settings
 from credits_pipeline.warehouse.backup import Backups
-from credits_pipeline.warehouse.connection import WarehouseBusy, WarehouseCorrupt, WarehouseError, fetch_dicts
+from credits_pipeline.warehouse.connection import (
+    WarehouseBusy,
+    WarehouseCorrupt,
+    WarehouseError,
+    fetch_dicts,
+    tables_of,
+)
 from credits_pipeline.warehouse.file import MIGRATIONS
 from credits_pipeline.warehouse.published import Publisher, open_published, read_mart
 from credits_pipeline.warehouse.tables import Reading, Tables
@@ -86,4 +92,5 @@ __all__ = [
     "open_published",
     "open_warehouse",
     "read_mart",
+    "tables_of",
 ]

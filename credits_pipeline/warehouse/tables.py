@@ -221,36 +221,36 @@ class Tables(ABC):
             insert(inner, f"{table}_days", totals, **constants, fetched_at=fetched_at, run_id=run_id)
         return {day: (stored[day][0] if day in stored else None, usd) for day, usd in sums.items()}
 
-    def replace_keys(self, account: str, keys: Sequence[Any], *, observed_at: datetime, run_id: str) -> None:
-        """Store an account's list of keys in place of the same keys' rows of the same UTC day, all or none.
+    def replace_keys(
+        self, account: str, keys: Sequence[Any], *, observed_at: datetime, run_id: str, con: "Connection"
+    ) -> None:
+        """Store an account's list of keys in place of the same keys' rows of the same UTC day, in a `writing` block.
 
         A key has an attribute for every other column of `raw.api_keys`.
         """
-        with self.writing(f"storing the keys of {account}") as con:
-            con.execute(
-                "delete from raw.api_keys"
-                " where account = ? and observed_at::date = ? and key_hash in (select unnest(?::varchar[]))",
-                [account, observed_at.date(), [key.key_hash for key in keys]],
-            )
-            insert(con, "raw.api_keys", keys, account=account, observed_at=observed_at, run_id=run_id)
+        con.execute(
+            "delete from raw.api_keys"
+            " where account = ? and observed_at::date = ? and key_hash in (select unnest(?::varchar[]))",
+            [account, observed_at.date(), [key.key_hash for key in keys]],
+        )
+        insert(con, "raw.api_keys", keys, account=account, observed_at=observed_at, run_id=run_id)
 
     def unsettled_days(
-        self, accounts: Collection[str], first: date, last: date, dimension: str = ""
+        self, accounts: Collection[str], first: date, last: date, dimensions: Sequence[str] = ()
     ) -> dict[str, list[date]]:
         """Per account, the UTC days `first` to `last` (inclusive) whose bill is unknown or may still change.
 
-        A day is settled when it was fetched at least 48 h after its end. Judged from what is stored alone, whatever
-        became of the account's readings. With a `dimension`: of the breakdown by it.
+        A day is settled when it was fetched at least 48 h after its end, and so was the breakdown by each of
+        `dimensions`. Judged from what is stored alone, whatever became of the account's readings.
         """
-        table, only = _table_of(dimension)
+        tables = [_table_of(dimension) for dimension in ("", *dimensions)]
+        fetched = " intersect ".join(
+            f"select account, usage_date from {table}_days"
+            f" where {only} and usage_date between $1 and $2 and fetched_at between usage_date + $3 and $4"
+            for table, only in tables
+        )
         with self.reading("looking for days to fetch") as con:
-            settled = set(
-                con.execute(
-                    f"select account, usage_date from {table}_days"
-                    f" where {only} and usage_date between ? and ? and fetched_at between usage_date + ? and ?",
-                    [first, last, SETTLED_AFTER, naive(clock.now())],
-                ).fetchall()
-            )
+            settled = set(con.execute(fetched, [first, last, SETTLED_AFTER, naive(clock.now())]).fetchall())
         mine = filter(self.holds, accounts)
         return {name: [day for day in _days(first, last) if (name, day) not in settled] for name in mine}
 

@@ -36,9 +36,9 @@ def api_keys(
 def list_keys(shard: Tables, openrouter: OpenRouter, names: KeyNames, run_id: str) -> tuple[Asked[int], Newest]:
     """Store the keys of a shard's accounts; how many there are."""
     asked = ask_every_account(openrouter, shard, names, Client.keys)
-    for name, listed in asked.replies.items():
-        shard.replace_keys(name, listed.keys, observed_at=listed.observed_at, run_id=run_id)
-    with shard.reading() as con:
+    with shard.writing("storing the lists of keys") as con:
+        for name, listed in asked.replies.items():
+            shard.replace_keys(name, listed.keys, observed_at=listed.observed_at, run_id=run_id, con=con)
         rows = newest(con, "raw.api_keys")
     return asked.of({name: len(listed.keys) for name, listed in asked.replies.items()}), rows
 

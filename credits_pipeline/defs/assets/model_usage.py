@@ -65,27 +65,26 @@ def days_to_fetch(context: dg.AssetExecutionContext) -> tuple[date, date]:
     return first, last
 
 
-def store(shard: Tables, replies: Mapping[str, Usage], run_id: str, dimension: str = "") -> dict[str, str]:
-    """Replace the fetched days of every account, in one transaction; by how much each day known before moved (USD).
+def store(
+    shard: Tables, con: "Connection", replies: Mapping[str, Usage], run_id: str, dimension: str = ""
+) -> dict[str, str]:
+    """Replace the fetched days of every account; by how much each day known before moved (USD).
 
     With a `dimension`: of the breakdown by it.
     """
-    if not replies:
-        return {}
-    with shard.writing("storing what was billed") as con:
-        sums = {
-            name: shard.replace_usage(
-                name,
-                usage.first,
-                usage.last,
-                usage.rows,
-                fetched_at=usage.fetched_at,
-                run_id=run_id,
-                dimension=dimension,
-                con=con,
-            )
-            for name, usage in replies.items()
-        }
+    sums = {
+        name: shard.replace_usage(
+            name,
+            usage.first,
+            usage.last,
+            usage.rows,
+            fetched_at=usage.fetched_at,
+            run_id=run_id,
+            dimension=dimension,
+            con=con,
+        )
+        for name, usage in replies.items()
+    }
     return {
         f"{name} {day}": f"{new - old:+f}"
         for name, days in sums.items()
@@ -174,8 +173,8 @@ def fetch_bills(shard: Tables, openrouter: OpenRouter, names: KeyNames, first: d
         return await client.usage(account, first, last)
 
     asked = ask_every_account(openrouter, shard, names, ask)
-    changes = store(shard, asked.replies, run_id)
-    with shard.reading() as con:
+    with shard.writing("storing what was billed") as con:
+        changes = store(shard, con, asked.replies, run_id)
         rows, figures = newest(con, "raw.model_usage"), figures_by_day(con, first, last)
     fetched = {name: Fetched(usage.first, usage.requests_made) for name, usage in asked.replies.items()}
     return Bills(asked.of(fetched), changes, figures, rows)

@@ -13,10 +13,9 @@ from importlib.metadata import version
 import dagster as dg
 
 from credits_pipeline import clock, config
-from credits_pipeline.defs.metadata import exists
 from credits_pipeline.report import metrics
 from credits_pipeline.sql_project import SqlProject
-from credits_pipeline.warehouse import AnyWarehouse
+from credits_pipeline.warehouse import AnyWarehouse, tables_of
 
 KEY = dg.AssetKey("published")
 
@@ -36,7 +35,7 @@ def published(project: SqlProject) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[AnyWarehouse]
     ) -> dg.MaterializeResult[None]:
         with warehouse.reading("looking for the tables to publish") as con:
-            missing = [name for name in marts if not exists(con, name)]
+            missing = sorted(set(marts).difference(tables_of(con, "marts")))
         if missing:
             raise dg.Failure(
                 f"nothing was published, because these tables were never built: {', '.join(missing)}. Run the job"

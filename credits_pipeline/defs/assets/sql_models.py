@@ -17,7 +17,7 @@ from credits_pipeline.defs.assets import api_keys, credits_snapshots, model_usag
 from credits_pipeline.errors import CreditsError
 from credits_pipeline.sql_project import SAMPLE_ROWS, BuildResult, Model, ModelResult, SqlProject, Test, TestResult
 from credits_pipeline.text import markdown
-from credits_pipeline.warehouse import AnyWarehouse, Tables
+from credits_pipeline.warehouse import AnyWarehouse, Tables, tables_of
 from credits_pipeline.warehouse.tables import replace_rows
 
 PROJECT_DIR = config.PROJECT_ROOT / "dbt_like_sql"
@@ -146,7 +146,7 @@ def described(
             rolled_up = {
                 check: {"by_month": metadata.preview(con, f"marts.{mart}", rows=ROLLED_UP_ROWS)}
                 for check, mart in ROLL_UPS.items()
-                if metadata.exists(con, mart)
+                if mart in tables_of(con, "marts")
             }
             return of_models | rolled_up
     except CreditsError as error:

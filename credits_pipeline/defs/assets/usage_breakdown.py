@@ -70,10 +70,10 @@ def fetch_breakdowns(
         return [await client.usage(account, first, last, dimension=dimension) for dimension in dimensions]
 
     asked = ask_every_account(openrouter, shard, names, ask)
-    for place, dimension in enumerate(dimensions):
-        replies = {name: usages[place] for name, usages in asked.replies.items()}
-        model_usage.store(shard, replies, run_id, dimension)
-    with shard.reading() as con:
+    with shard.writing("storing who spent") as con:
+        for place, dimension in enumerate(dimensions):
+            replies = {name: usages[place] for name, usages in asked.replies.items()}
+            model_usage.store(shard, con, replies, run_id, dimension)
         rows = newest(con, "raw.usage_breakdown")
     requests = {name: sum(usage.requests_made for usage in usages) for name, usages in asked.replies.items()}
     return asked.of(requests), rows
