@@ -5,8 +5,9 @@
 Made-up accounts, 180 days, a reading a midnight and 3 models billed a day, once in a file and, by `reshard`, in a lake
 of 1 and of 4 shards in a folder. Measured is the job `rebuild` as a process (all models, tests, publishing, report,
 alerts), each way in turn, after a first time that is not counted; medians. CPU counts the run, the workers, the
-scheduler and PostgreSQL, which the benchmark starts itself. Nothing is fetched, and nothing is asserted: the figures
-are for reading.
+scheduler and PostgreSQL, which the benchmark starts itself. The rival is what a queue of tasks such as Celery would do
+with Dagster: a run per shard, each with a file of its own, two at a time, without what the queue itself costs and
+without one published copy of all. Nothing is fetched, and nothing is asserted: the figures are for reading.
 """
 
 import argparse
@@ -75,6 +76,7 @@ class Way:
     environ: Mapping[str, str]
     others: tuple[int, ...] = ()
     workers: tuple[int, ...] = ()
+    command: tuple[str, ...] = (sys.executable, "-c", REBUILD)
 
 
 def cpu(processes: Iterable[int]) -> float:
@@ -89,11 +91,9 @@ def peak_mb(pid: int) -> float:
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
-def measured(way: Way, *command: str) -> Cost:
+def measured(way: Way) -> Cost:
     before, started = (cpu(way.workers), cpu(way.others)), time.perf_counter()
-    run = subprocess.Popen(
-        [sys.executable, *command], env={**os.environ, **way.environ}, cwd=ROOT, stdout=subprocess.DEVNULL
-    )
+    run = subprocess.Popen(way.command, env={**os.environ, **way.environ}, cwd=ROOT, stdout=subprocess.DEVNULL)
     _, status, used = os.wait4(run.pid, 0)
     if status:
         sys.exit(f"{way.name}: the run failed")
@@ -130,8 +130,17 @@ def lake(folder: Path, pg: servers.Postgres, shards: int) -> dict[str, str]:
         "CREDITS_SHARDS": str(shards),
         "PGSERVICEFILE": str(service),
     }
-    measured(Way(database, environ), "-m", "credits_pipeline", "reshard", str(shards))
+    measured(Way(database, environ, command=(sys.executable, "-m", "credits_pipeline", "reshard", str(shards))))
     return environ
+
+
+def run_per_shard(folder: Path, accounts: int) -> Way:
+    """As many accounts in files of their own, each built by a run of its own, two at a time."""
+    for number in range(SHARDS):
+        fill(folder / f"part{number}" / "warehouse.duckdb", accounts // SHARDS)
+    runs = 'seq 0 $LAST | xargs -P 2 -I{} env CREDITS_DATA_DIR=$PARTS{} $PYTHON -c "$REBUILD"'
+    environ = {"LAST": f"{SHARDS - 1}", "PARTS": f"{folder}/part", "PYTHON": sys.executable, "REBUILD": REBUILD}
+    return Way(f"rival: {SHARDS} runs of a shard each", environ, command=("sh", "-c", runs))
 
 
 def table(costs: Mapping[str, list[Cost]], accounts: int) -> None:
@@ -147,7 +156,7 @@ def table(costs: Mapping[str, list[Cost]], accounts: int) -> None:
             f" {median(name, 'run'):6.1f} {median(name, 'workers'):7.1f} {median(name, 'others'):6.1f}"
             f"   run {median(name, 'run_mb'):.0f}, worker {median(name, 'worker_mb'):.0f}"
         )
-    file, _, one, two = costs
+    file, _, _, one, two = costs
     serial, workers = median(two, "run"), median(two, "workers")
     print(f"CPU per account, of the file's: {median(two, 'cpu') / median(file, 'cpu'):.2f}")
     print(f"CPU of the workers per shard of {accounts // SHARDS:,} accounts: {workers / SHARDS:.1f} s")
@@ -175,21 +184,23 @@ def main() -> None:
         folder = Path(name)
         fill(folder / "file" / "warehouse.duckdb", options.accounts)
         file = Way("one file", {"CREDITS_DATA_DIR": str(folder / "file")})
-        measured(file, "-c", REBUILD)
+        rival = run_per_shard(folder, options.accounts)
+        for way in (file, rival):
+            measured(way)
         one, many = lake(folder, pg, 1), lake(folder, pg, SHARDS)
         postmaster = int((pg.data / "postmaster.pid").read_text().split()[0])
         with servers.cluster(folder / "dask1", many, 1) as small, servers.cluster(folder / "dask2", many, 2) as large:
-            ways = [file, Way("lake, 1 shard, no cluster", one, (postmaster,))]
+            ways = [file, rival, Way("lake, 1 shard, no cluster", one, (postmaster,))]
             for cluster in (small, large):
                 address = {"CREDITS_CLUSTER": cluster.address}
                 pids = tuple(worker.pid for worker in cluster.workers)
                 of = f"lake, {SHARDS} shards, {len(pids)} worker{'s'[: len(pids) - 1]}"
                 ways.append(Way(of, {**many, **cluster.environ, **address}, (postmaster, cluster.scheduler.pid), pids))
-                measured(ways[-1], "-c", REBUILD)  # its workers load their modules once
+                measured(ways[-1])  # its workers load their modules once
             costs: dict[str, list[Cost]] = {way.name: [] for way in ways}
             for number in range(options.runs):
                 for way in ways:
-                    cost = measured(way, "-c", REBUILD)
+                    cost = measured(way)
                     costs[way.name].append(cost)
                     print(f"  {number + 1}: {way.name:30s} {cost.wall:6.1f} s, CPU {cost.cpu:6.1f} s", flush=True)
     table(costs, options.accounts)
