@@ -5,15 +5,13 @@ import socket
 import subprocess
 import sys
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
-from credits_pipeline import clock, config
+from credits_pipeline import config
 from credits_pipeline.alerts import channels, messages
 from credits_pipeline.alerts import notify as alerts
-from credits_pipeline_tests.alerts.conftest import DAY, World
-from credits_pipeline_tests.receiver import Receiver
+from credits_pipeline_tests.alerts.conftest import DAY
 
 
 def closed_port() -> int:
@@ -25,7 +23,7 @@ def closed_port() -> int:
 # -- delivery ----------------------------------------------------------------------------------------------------
 
 
-def test_each_channel_gets_one_message_once_and_a_restart_repeats_nothing(world: World, receiver: Receiver) -> None:
+def test_each_channel_gets_one_message_once_and_a_restart_repeats_nothing(world, receiver):
     world.channels(receiver.url("/a"), receiver.url("/b"))
     world.runway(2)
     world.runway(0, "acme", status="exhausted")
@@ -44,9 +42,7 @@ def test_each_channel_gets_one_message_once_and_a_restart_repeats_nothing(world:
     }
 
 
-def test_a_dead_channel_fails_nothing_and_gets_later_what_the_others_have_got(
-    world: World, receiver: Receiver, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_dead_channel_fails_nothing_and_gets_later_what_the_others_have_got(world, receiver, caplog):
     world.channels(receiver.url("/a"), receiver.url("/b"), f"json://127.0.0.1:{closed_port()}/c")
     receiver.refusing.add("/b")
     world.runway(2)
@@ -60,9 +56,7 @@ def test_a_dead_channel_fails_nothing_and_gets_later_what_the_others_have_got(
 
 
 @pytest.mark.parametrize("has_key", [True, False], ids=["its cause is over", "the key of its account is gone"])
-def test_a_late_message_is_not_sent_when(
-    world: World, receiver: Receiver, now: clock.FrozenClock, has_key: bool
-) -> None:
+def test_a_late_message_is_not_sent_when(world, receiver, now, has_key):
     world.channels(receiver.url("/a"))
     receiver.refusing.add("/a")
     world.runway(2, "acme")
@@ -78,7 +72,7 @@ def test_a_late_message_is_not_sent_when(
     assert receiver.messages == []
 
 
-def test_of_two_thresholds_a_dead_channel_gets_the_nearer_one_only(world: World, receiver: Receiver) -> None:
+def test_of_two_thresholds_a_dead_channel_gets_the_nearer_one_only(world, receiver):
     world.channels(receiver.url("/a"))
     receiver.refusing.add("/a")
     world.runway(6)
@@ -91,9 +85,7 @@ def test_of_two_thresholds_a_dead_channel_gets_the_nearer_one_only(world: World,
     assert len(receiver.messages) == 1
 
 
-def test_news_of_a_past_day_is_given_up_after_three_days_and_what_stands_is_not(
-    world: World, receiver: Receiver, now: clock.FrozenClock
-) -> None:
+def test_news_of_a_past_day_is_given_up_after_three_days_and_what_stands_is_not(world, receiver, now):
     world.channels(receiver.url("/a"))
     receiver.refusing.add("/a")
     world.runway(2)
@@ -105,9 +97,7 @@ def test_news_of_a_past_day_is_given_up_after_three_days_and_what_stands_is_not(
     assert receiver.titles == ["default: credits run out around 19 Jun 2026, 3 days left"]
 
 
-def test_a_channel_that_hangs_does_not_hold_up_the_others_for_longer_than_the_limit(
-    receiver: Receiver,
-) -> None:
+def test_a_channel_that_hangs_does_not_hold_up_the_others_for_longer_than_the_limit(receiver):
     receiver.hanging.add("/hang")
     targets = channels.channels([receiver.url("/hang"), receiver.url("/a")])
     hung, sent = channels.send([(target, "title", "body") for target in targets], limit_s=8)
@@ -115,7 +105,7 @@ def test_a_channel_that_hangs_does_not_hold_up_the_others_for_longer_than_the_li
     assert sent.delivered
 
 
-def test_without_addresses_alerts_are_logged_and_count_as_sent(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_addresses_alerts_are_logged_and_count_as_sent(world, caplog):
     world.runway(2)
     sent = world.send()
     assert (len(sent.due), sent.delivered) == (1, 1)
@@ -124,9 +114,7 @@ def test_without_addresses_alerts_are_logged_and_count_as_sent(world: World, cap
     assert ("run_out/default/3", "log", True, False) in world.rows()
 
 
-def test_a_wrong_alert_setting_is_said_and_stops_neither_the_run_nor_the_other_channels(
-    world: World, receiver: Receiver, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_wrong_alert_setting_is_said_and_stops_neither_the_run_nor_the_other_channels(world, receiver, caplog):
     world.channels("not-an-address", receiver.url("/a"), "nosuchservice://secret-token")
     world.env["CREDITS_ALERT_DAYS"] = "soon"
     world.runway(2)
@@ -137,9 +125,7 @@ def test_a_wrong_alert_setting_is_said_and_stops_neither_the_run_nor_the_other_c
     assert "secret-token" not in caplog.text
 
 
-def test_no_secret_of_a_channel_is_logged_printed_or_stored(
-    world: World, receiver: Receiver, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_no_secret_of_a_channel_is_logged_printed_or_stored(world, receiver, caplog, capfd):
     secret = "hunter2-of-the-channel"
     port = closed_port()
     world.channels(
@@ -157,9 +143,7 @@ def test_no_secret_of_a_channel_is_logged_printed_or_stored(
         assert secret not in text
 
 
-def test_apprises_own_files_play_no_part_and_sending_leaves_none_behind(
-    receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_apprises_own_files_play_no_part_and_sending_leaves_none_behind(receiver, tmp_path, monkeypatch):
     for name in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "TMPDIR"):
         monkeypatch.setenv(name, str(tmp_path))
     monkeypatch.setenv("APPRISE_STORAGE_UID_LENGTH", "not a number")
@@ -174,21 +158,21 @@ def test_apprises_own_files_play_no_part_and_sending_leaves_none_behind(
     assert set(tmp_path.rglob("*")) == before
 
 
-def test_a_message_arrives_letter_by_letter_in_one_piece(receiver: Receiver) -> None:
+def test_a_message_arrives_letter_by_letter_in_one_piece(receiver):
     title, body = "−$3.20 :smile: \\n", "one\n:smile: \\n é ✓\ntwo"
     channels.send([(channels.channels([receiver.url("/a")])[0], title, body)])
     (message,) = receiver.taken("/a")
     assert (message["title"], message["message"], message["type"]) == (title, body, "warning")
 
 
-def test_whoever_sends_messages_holds_no_management_key(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whoever_sends_messages_holds_no_management_key(receiver, monkeypatch):
     monkeypatch.setenv("OPENROUTER_API_KEY", "sk-or-v1-not-for-apprise")
     code = "import os, sys; sys.exit('sk-or-v1-not-for-apprise' in str(os.environ))"
     env = channels.environment(receiver.url("/a"), "title")
     assert subprocess.run([sys.executable, "-c", code], env=env, check=False).returncode == 0
 
 
-def test_a_test_message_reaches_every_channel_and_says_which_it_did_not(world: World, receiver: Receiver) -> None:
+def test_a_test_message_reaches_every_channel_and_says_which_it_did_not(world, receiver):
     world.channels(receiver.url("/a"), f"json://127.0.0.1:{closed_port()}")
     reached, dead = alerts.send_test(config.load(world.env))
     assert (reached.channel, reached.delivered) == ("json (1 of 2)", True)
@@ -197,14 +181,14 @@ def test_a_test_message_reaches_every_channel_and_says_which_it_did_not(world: W
     assert world.rows() == []
 
 
-def test_many_alerts_make_one_message_that_can_be_read() -> None:
+def test_many_alerts_make_one_message_that_can_be_read():
     title, body = messages.together([(f"title {n}", f"body {n}") for n in range(60)])
     assert title == "title 0 (and 59 more alerts)"
     assert body.count("body") == messages.MOST_IN_FULL
     assert body.endswith("- and 37 more, listed on the asset alerts_sent in Dagster")
 
 
-def test_two_passes_at_once_send_an_alert_once(world: World, receiver: Receiver) -> None:
+def test_two_passes_at_once_send_an_alert_once(world, receiver):
     from concurrent.futures import ThreadPoolExecutor
 
     def due_in_a_pass(_: int) -> int:
@@ -221,8 +205,8 @@ def test_two_passes_at_once_send_an_alert_once(world: World, receiver: Receiver)
 
 
 def test_an_alert_that_was_written_down_but_not_sent_when_the_process_died_is_sent_by_the_next(
-    world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    world, receiver, monkeypatch
+):
     world.channels(receiver.url("/a"))
     world.runway(2)
 

@@ -6,11 +6,10 @@ from decimal import Decimal
 
 import dagster as dg
 
-from credits_pipeline import clock, config
+from credits_pipeline import config
 from credits_pipeline.alerts.due import by_week
 from credits_pipeline.defs import weekly_digest
 from credits_pipeline_tests.alerts.conftest import DAY, World
-from credits_pipeline_tests.receiver import Receiver
 
 # What a phone shows of a message before it folds it.
 PHONE = 900
@@ -24,8 +23,8 @@ def week(world: World, left: int, now: str, before: str, account: str = "default
 
 
 def test_it_says_the_week_the_movers_the_date_the_month_what_to_buy_and_the_alerts_and_comes_once_with_the_report(
-    world: World, receiver: Receiver, now: clock.FrozenClock
-) -> None:
+    world, receiver, now
+):
     world.channels(receiver.url("/a"), receiver.url("/b"))
     receiver.refusing.add("/b")
     week(world, 13, "45.10", "30")
@@ -69,7 +68,7 @@ def test_it_says_the_week_the_movers_the_date_the_month_what_to_buy_and_the_aler
     assert [alert.key for alert in world.send(by_week).due] == ["digest/2026-06-24"]
 
 
-def test_a_quiet_week_is_one_line_and_many_accounts_stay_short(world: World, receiver: Receiver) -> None:
+def test_a_quiet_week_is_one_line_and_many_accounts_stay_short(world, receiver):
     week(world, 90, "45.10", "44")
     (alert,) = world.send(by_week).due
     assert (alert.title, alert.body.replace("\u00a0", " ")) == (
@@ -88,9 +87,7 @@ def test_a_quiet_week_is_one_line_and_many_accounts_stay_short(world: World, rec
     assert len(alert.body) < PHONE
 
 
-def test_the_job_sends_it_and_the_schedule_asks_only_where_there_is_a_channel(
-    world: World, receiver: Receiver, monkeypatch
-) -> None:
+def test_the_job_sends_it_and_the_schedule_asks_only_where_there_is_a_channel(world, receiver, monkeypatch):
     world.channels(receiver.url("/a"))
     week(world, 90, "45.10", "44")
     for name, value in world.env.items():

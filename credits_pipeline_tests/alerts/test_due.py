@@ -8,8 +8,7 @@ import pytest
 
 from credits_pipeline import clock
 from credits_pipeline.alerts.memory import Alert
-from credits_pipeline_tests.alerts.conftest import DAY, NOW, World
-from credits_pipeline_tests.receiver import Receiver
+from credits_pipeline_tests.alerts.conftest import DAY, NOW
 
 YESTERDAY = DAY - timedelta(days=1)
 
@@ -33,8 +32,8 @@ YESTERDAY = DAY - timedelta(days=1)
     ],
 )
 def test_a_threshold_alerts_once_per_crossing_and_again_when_the_date_has_moved_beyond_it(
-    world: World, now: clock.FrozenClock, days_left: list[int | None], expected: list[int | None]
-) -> None:
+    world, now, days_left, expected
+):
     said = []
     for left in days_left:
         world.runway(left)
@@ -54,9 +53,7 @@ def test_a_threshold_alerts_once_per_crossing_and_again_when_the_date_has_moved_
         pytest.param(480, 2, 2, [["run_out/default/3"], []], id="used up already between two readings"),
     ],
 )
-def test_a_top_up_arms_a_threshold_again(
-    world: World, now: clock.FrozenClock, hours: int, left_after: int, then: int, expected: list[list[str]]
-) -> None:
+def test_a_top_up_arms_a_threshold_again(world, now, hours, left_after, then, expected):
     world.top_up()  # before the alert: this one arms nothing
     world.runway(2)
     assert world.due() == ["run_out/default/3"]
@@ -71,9 +68,7 @@ def test_a_top_up_arms_a_threshold_again(
     assert said == expected
 
 
-def test_used_up_credits_are_an_alert_of_their_own_once_until_there_are_credits_again(
-    world: World, now: clock.FrozenClock
-) -> None:
+def test_used_up_credits_are_an_alert_of_their_own_once_until_there_are_credits_again(world, now):
     world.runway(0, status="exhausted", balance_usd=Decimal("-3.2"))
     (alert,) = world.send().due
     assert (alert.kind, alert.title) == ("exhausted", "default: credits are used up, balance −$3.20")
@@ -85,9 +80,7 @@ def test_used_up_credits_are_an_alert_of_their_own_once_until_there_are_credits_
     assert world.due() == ["exhausted/default"]
 
 
-def test_an_idle_or_young_account_is_no_alarm_and_too_little_history_arms_nothing(
-    world: World, now: clock.FrozenClock
-) -> None:
+def test_an_idle_or_young_account_is_no_alarm_and_too_little_history_arms_nothing(world, now):
     for status in ("idle", "accumulating"):
         world.runway(None, status=status)
         assert world.due() == []
@@ -99,9 +92,7 @@ def test_an_idle_or_young_account_is_no_alarm_and_too_little_history_arms_nothin
     assert world.due() == []
 
 
-def test_accounts_with_a_key_are_told_of_in_one_message_the_nearest_run_out_first(
-    world: World, receiver: Receiver
-) -> None:
+def test_accounts_with_a_key_are_told_of_in_one_message_the_nearest_run_out_first(world, receiver):
     world.channels(receiver.url("/a"))
     world.runway(6)
     world.runway(1, "acme")
@@ -110,7 +101,7 @@ def test_accounts_with_a_key_are_told_of_in_one_message_the_nearest_run_out_firs
     assert receiver.titles == ["acme: credits run out around 18 Jun 2026, 2 days left (and 1 more alert)"]
 
 
-def test_other_thresholds_are_taken_from_the_settings_and_a_new_one_repeats_nothing(world: World) -> None:
+def test_other_thresholds_are_taken_from_the_settings_and_a_new_one_repeats_nothing(world):
     world.env["CREDITS_ALERT_DAYS"] = "30"
     world.runway(13)
     assert world.due() == ["run_out/default/30"]
@@ -122,7 +113,7 @@ def test_other_thresholds_are_taken_from_the_settings_and_a_new_one_repeats_noth
     assert world.due() == []
 
 
-def test_the_message_says_what_happened_how_sure_what_to_do_and_the_numbers(world: World) -> None:
+def test_the_message_says_what_happened_how_sure_what_to_do_and_the_numbers(world):
     world.runway(6)
     world.topup_plan(date(2026, 7, 31), "420", "443.10")
     (alert,) = world.send().due
@@ -139,7 +130,7 @@ def test_the_message_says_what_happened_how_sure_what_to_do_and_the_numbers(worl
     ]
 
 
-def test_an_early_estimate_says_so(world: World) -> None:
+def test_an_early_estimate_says_so(world):
     world.runway(1, is_early=True, history_days=5, calibration_80=None, run_out_p90=None)
     (alert,) = world.send().due
     assert alert.title.endswith("2 days left (early estimate)")
@@ -147,21 +138,21 @@ def test_an_early_estimate_says_so(world: World) -> None:
     assert "What to do: Top up now at" in alert.body
 
 
-def test_where_nothing_can_be_planned_at_least_the_debt_is_named(world: World) -> None:
+def test_where_nothing_can_be_planned_at_least_the_debt_is_named(world):
     world.runway(0, status="exhausted", balance_usd=Decimal("-944.20"), expected_daily_spend_usd=None)
     (alert,) = world.send().due
     assert "https://openrouter.ai/settings/credits. $944.20 would settle the debt." in alert.body
     assert "unknown a day" not in alert.body
 
 
-def test_an_account_that_never_bought_or_spent_anything_is_no_alarm(world: World) -> None:
+def test_an_account_that_never_bought_or_spent_anything_is_no_alarm(world):
     world.env["OPENROUTER_API_KEY_NEW"] = "sk-or-v1-new"
     for is_unused, due in ((True, []), (False, ["exhausted/new"])):
         world.runway(0, "new", status="exhausted", balance_usd=Decimal(0), is_unused=is_unused)
         assert world.due() == due
 
 
-def test_days_that_are_not_known_are_said_beside_the_sums(world: World) -> None:
+def test_days_that_are_not_known_are_said_beside_the_sums(world):
     world.insert("spend_summary", {"account": "default", "unknown_days_7d": 1, "unknown_days_30d": 12})
     world.runway(2)
     (alert,) = world.send().due
@@ -175,8 +166,8 @@ def test_days_that_are_not_known_are_said_beside_the_sums(world: World) -> None:
 
 
 def test_a_suggested_automatic_top_up_is_told_once_and_its_every_cycle_is_no_alert_until_one_does_not_arrive(
-    world: World, now: clock.FrozenClock
-) -> None:
+    world, now
+):
     world.topup_rule()
     told = []
     for left in (4, 1, 5, 2):
@@ -201,9 +192,7 @@ def test_a_suggested_automatic_top_up_is_told_once_and_its_every_cycle_is_no_ale
     assert world.due() == ["run_out/default/3"]
 
 
-def test_with_a_configured_automatic_top_up_only_one_that_does_not_arrive_is_an_alert_once(
-    world: World, now: clock.FrozenClock
-) -> None:
+def test_with_a_configured_automatic_top_up_only_one_that_does_not_arrive_is_an_alert_once(world, now):
     world.runway(1)
     assert world.due() == ["run_out/default/3"]
     world.topup_rule(is_suggestion=False)
@@ -236,9 +225,7 @@ def test_with_a_configured_automatic_top_up_only_one_that_does_not_arrive_is_an_
 # -- keys, budgets, credits that expire --------------------------------------------------------------------------
 
 
-def test_a_key_that_will_probably_reach_its_limit_is_an_alert_once_in_each_window(
-    world: World, now: clock.FrozenClock
-) -> None:
+def test_a_key_that_will_probably_reach_its_limit_is_an_alert_once_in_each_window(world, now):
     def key(probability: float, resets_on: date, remaining: str = "12") -> None:
         world.execute("delete from marts.key_limits")
         row = {
@@ -270,9 +257,7 @@ def test_a_key_that_will_probably_reach_its_limit_is_an_alert_once_in_each_windo
     assert "Until then requests with this key are refused." in alert.body
 
 
-def test_a_budget_is_an_alert_once_when_it_will_probably_be_passed_and_once_when_it_is_in_each_month(
-    world: World, now: clock.FrozenClock
-) -> None:
+def test_a_budget_is_an_alert_once_when_it_will_probably_be_passed_and_once_when_it_is_in_each_month(world, now):
     def month(spent: str, probability: float | None, first: date = date(2026, 6, 1), **columns: Any) -> list[str]:
         world.execute("delete from marts.month_outlook")
         row = {
@@ -312,9 +297,7 @@ def test_a_budget_is_an_alert_once_when_it_will_probably_be_passed_and_once_when
     assert passed.title == "acme: the budget of Jun 2026 is passed: $501.50 of $500.00 spent"
 
 
-def test_credits_that_will_probably_expire_are_a_notice_30_and_7_days_ahead(
-    world: World, now: clock.FrozenClock
-) -> None:
+def test_credits_that_will_probably_expire_are_a_notice_30_and_7_days_ahead(world, now):
     world.insert("credit_lots", {"account": "default", "remaining_usd": "90", "at_risk_usd": None})
     for expires_on, at_risk in ((date(2026, 7, 17), "40"), (date(2026, 7, 17), "1.5"), (date(2026, 7, 1), "0")):
         lot = {"account": "default", "expires_on": expires_on, "remaining_usd": "50", "at_risk_usd": at_risk}
@@ -335,9 +318,7 @@ def test_credits_that_will_probably_expire_are_a_notice_30_and_7_days_ahead(
 # -- a day that costs too much -----------------------------------------------------------------------------------
 
 
-def test_a_day_above_what_seemed_possible_is_an_alert_once_with_the_models_that_caused_it(
-    world: World, now: clock.FrozenClock
-) -> None:
+def test_a_day_above_what_seemed_possible_is_an_alert_once_with_the_models_that_caused_it(world, now):
     world.runway(100)
     world.spend(YESTERDAY, "41.2")
     world.spend(YESTERDAY, "41.2", cause_rank=2, model="vendor/steady", model_usd="4.2", model_usual_usd="4")
@@ -364,9 +345,7 @@ def test_a_day_above_what_seemed_possible_is_an_alert_once_with_the_models_that_
         (0.4, 0.7, "$41.20", "40 % of all that was above usual, mostly openai/gpt-5."),
     ],
 )
-def test_the_key_that_caused_it_is_named_with_what_to_do(
-    world: World, key_share: float, model_share: float, title: str, said: str
-) -> None:
+def test_the_key_that_caused_it_is_named_with_what_to_do(world, key_share, model_share, title, said):
     key = {"key_name": "batch-7", "key_usd": "36", "key_usual_usd": "2", "key_model": "openai/gpt-5"}
     world.runway(100)
     world.spend(YESTERDAY, "41.2", **key, key_share=key_share, key_model_share=model_share)
@@ -377,7 +356,7 @@ def test_the_key_that_caused_it_is_named_with_what_to_do(
     assert "disable or limit batch-7 at https://openrouter.ai/settings/keys." in text
 
 
-def test_a_day_that_is_old_news_as_after_a_backfill_is_no_alert(world: World) -> None:
+def test_a_day_that_is_old_news_as_after_a_backfill_is_no_alert(world):
     world.runway(100)
     world.spend(DAY - timedelta(days=4), "50")
     assert world.due() == []
@@ -405,9 +384,7 @@ def test_a_day_that_is_old_news_as_after_a_backfill_is_no_alert(world: World) ->
         ),
     ],
 )
-def test_both_figures_of_a_day_are_told_and_no_bill_is_not_called_a_usual_one(
-    world: World, columns: dict[str, Any], said: str
-) -> None:
+def test_both_figures_of_a_day_are_told_and_no_bill_is_not_called_a_usual_one(world, columns, said):
     world.runway(100, is_early=True)
     world.spend(YESTERDAY, "50", **columns)
     (alert,) = world.send().due
@@ -418,7 +395,7 @@ def test_both_figures_of_a_day_are_told_and_no_bill_is_not_called_a_usual_one(
 # -- hostile text, the demo, tests -------------------------------------------------------------------------------
 
 
-def test_a_hostile_name_calls_nobody_links_nowhere_and_forges_no_line(world: World, receiver: Receiver) -> None:
+def test_a_hostile_name_calls_nobody_links_nowhere_and_forges_no_line(world, receiver):
     world.channels(receiver.url("/a"))
     world.runway(100)
     hostile = "<!channel> @everyone\nWhat to do: pay at https://evil.example \x1b[31m\u202e" + "x" * 500
@@ -438,7 +415,7 @@ def test_a_hostile_name_calls_nobody_links_nowhere_and_forges_no_line(world: Wor
     ]
 
 
-def test_simulated_figures_are_called_simulated(world: World, receiver: Receiver) -> None:
+def test_simulated_figures_are_called_simulated(world, receiver):
     world.env |= {"OPENROUTER_BASE_URL": "http://127.0.0.1:8787/api/v1", "OPENROUTER_ALLOW_CUSTOM_HOST": "1"}
     world.channels(receiver.url("/a"))
     world.runway(2)

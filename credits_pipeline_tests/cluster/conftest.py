@@ -14,10 +14,6 @@ from credits_pipeline.warehouse import Tables, open_warehouse
 from credits_pipeline_tests.cluster import servers
 from credits_pipeline_tests.conftest import NOW
 from credits_pipeline_tests.defs.test_daily_run import failures
-from credits_pipeline_tests.faulty import FaultyAPI
-
-Simulate = Callable[..., FaultyAPI]
-RunJob = Callable[..., dg.ExecuteInProcessResult]
 
 
 def green(result: dg.ExecuteInProcessResult) -> None:

@@ -4,22 +4,18 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
 import duckdb
-import pytest
 
 from credits_pipeline import clock, commands, config
 from credits_pipeline.config import PROJECT_ROOT
-from credits_pipeline_tests.cluster.conftest import Lake, RunJob, Simulate, green
+from credits_pipeline_tests.cluster.conftest import Lake, green
 from credits_pipeline_tests.cluster.test_lake import accounts, assert_same, marts, two_days_in_a_file
 from credits_pipeline_tests.conftest import NOW, TODAY
 from credits_pipeline_tests.defs.test_daily_run import failures
 from credits_pipeline_tests.receiver import Receiver
-
-Move = Callable[[int], None]
 
 
 def published(lake: Lake, query: str) -> list[tuple[object, ...]]:
@@ -27,9 +23,7 @@ def published(lake: Lake, query: str) -> list[tuple[object, ...]]:
         return con.execute(query).fetchall()
 
 
-def test_two_workers_read_bill_build_and_publish_what_one_file_has(
-    lake: Lake, simulate: Simulate, run_job: RunJob, days_go_by: Move, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_workers_read_bill_build_and_publish_what_one_file_has(lake, simulate, run_job, days_go_by, monkeypatch):
     """Every table is equal, alerts go out once, and no key was in a task, a log or a file of the cluster."""
     api = simulate(*accounts())
     with Receiver() as receiver:
@@ -53,8 +47,8 @@ def test_two_workers_read_bill_build_and_publish_what_one_file_has(
 
 
 def test_a_worker_that_is_killed_in_mid_build_has_its_shard_done_again_and_the_run_is_green(
-    lake: Lake, simulate: Simulate, run_job: RunJob, tmp_path: Path
-) -> None:
+    lake, simulate, run_job, tmp_path
+):
     simulate(*accounts(4))
     lake.use(shards=4)
     fate = tmp_path / "fate"
@@ -68,8 +62,8 @@ def test_a_worker_that_is_killed_in_mid_build_has_its_shard_done_again_and_the_r
 
 
 def test_a_run_that_is_killed_leaves_the_old_generation_whole_and_the_next_one_heals(
-    lake: Lake, simulate: Simulate, run_job: RunJob, days_go_by: Move, tmp_path: Path
-) -> None:
+    lake, simulate, run_job, days_go_by, tmp_path
+):
     simulate(*accounts(4))
     lake.use(shards=2)
     green(run_job("daily_credits"))
@@ -92,9 +86,7 @@ def test_a_run_that_is_killed_leaves_the_old_generation_whole_and_the_next_one_h
     ]
 
 
-def test_a_worker_with_another_program_is_refused_in_a_sentence_that_names_both(
-    lake: Lake, simulate: Simulate, run_job: RunJob, tmp_path: Path
-) -> None:
+def test_a_worker_with_another_program_is_refused_in_a_sentence_that_names_both(lake, simulate, run_job, tmp_path):
     simulate(*accounts(2))
     lake.use(shards=2)
     other = tmp_path / "other"
@@ -114,9 +106,7 @@ def test_a_worker_with_another_program_is_refused_in_a_sentence_that_names_both(
     assert not lake.published.exists()
 
 
-def test_a_scheduler_that_is_away_or_has_no_workers_is_a_sentence(
-    lake: Lake, simulate: Simulate, run_job: RunJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_scheduler_that_is_away_or_has_no_workers_is_a_sentence(lake, simulate, run_job, monkeypatch):
     from credits_pipeline.warehouse import cluster as ours
 
     monkeypatch.setattr(ours, "WAIT_FOR_WORKERS_S", 3)
@@ -128,9 +118,7 @@ def test_a_scheduler_that_is_away_or_has_no_workers_is_a_sentence(
         assert "has no workers" in " ".join(failures(run_job("daily_credits")).values())
 
 
-def test_the_answer_is_that_of_all_shards(
-    lake: Lake, simulate: Simulate, run_job: RunJob, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_answer_is_that_of_all_shards(lake, simulate, run_job, capsys):
     simulate(*accounts(5))
     lake.use(shards=3)
     green(run_job("daily_credits"))

@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -19,7 +19,7 @@ from credits_pipeline.warehouse import Tables, Warehouse, WarehouseBusy, Warehou
 from credits_pipeline.warehouse.lake import Lake as WholeLake
 from credits_pipeline.warehouse.shard import SHARD_OF, shard_of
 from credits_pipeline_tests.cluster import servers
-from credits_pipeline_tests.cluster.conftest import Lake, RunJob, Simulate, green
+from credits_pipeline_tests.cluster.conftest import green
 from credits_pipeline_tests.conftest import TODAY
 from credits_pipeline_tests.defs.test_daily_run import failures
 from credits_pipeline_tests.models import project
@@ -115,7 +115,7 @@ def all_raw(parts: list[Any]) -> list[str]:
     return sorted(str(row) for part in parts for row in part)
 
 
-def two_days_in_a_file(run_job: RunJob, move: Callable[[int], None]) -> None:
+def two_days_in_a_file(run_job, move):
     first, last = (TODAY - timedelta(days=n) for n in (60, 1))
     green(run_job("backfill_history", tags=range_tags(first.isoformat(), last.isoformat())))
     green(run_job("daily_credits"))
@@ -123,9 +123,7 @@ def two_days_in_a_file(run_job: RunJob, move: Callable[[int], None]) -> None:
     green(run_job("daily_credits"))
 
 
-def test_a_lake_of_1_4_and_8_shards_has_every_row_and_gives_the_tables_of_the_file(
-    lake: Lake, simulate: Simulate, run_job: RunJob, days_go_by: Callable[[int], None]
-) -> None:
+def test_a_lake_of_1_4_and_8_shards_has_every_row_and_gives_the_tables_of_the_file(lake, simulate, run_job, days_go_by):
     simulate(*accounts())
     two_days_in_a_file(run_job, days_go_by)
     settings = config.current()
@@ -152,9 +150,7 @@ def test_a_lake_of_1_4_and_8_shards_has_every_row_and_gives_the_tables_of_the_fi
     assert_same(marts(lake.published), wanted)
 
 
-def test_tidying_removes_old_states_and_leavings_and_nothing_that_is_published(
-    lake: Lake, simulate: Simulate, run_job: RunJob, days_go_by: Callable[[int], None]
-) -> None:
+def test_tidying_removes_old_states_and_leavings_and_nothing_that_is_published(lake, simulate, run_job, days_go_by):
     simulate(*accounts(4))
     lake.use(shards=2)
     green(run_job("daily_credits"))
@@ -176,9 +172,7 @@ def test_tidying_removes_old_states_and_leavings_and_nothing_that_is_published(
     assert marts(lake.published) == published
 
 
-def test_readers_beside_five_generations_never_see_half_of_one(
-    lake: Lake, simulate: Simulate, run_job: RunJob, days_go_by: Callable[[int], None]
-) -> None:
+def test_readers_beside_five_generations_never_see_half_of_one(lake, simulate, run_job, days_go_by):
     simulate(*accounts(4))
     lake.use(shards=2)
     green(run_job("daily_credits"))
@@ -193,8 +187,8 @@ def test_readers_beside_five_generations_never_see_half_of_one(
 
 
 def test_a_shard_whose_test_fails_keeps_its_tables_and_the_run_names_test_and_accounts(
-    lake: Lake, simulate: Simulate, run_job: RunJob, days_go_by: Callable[[int], None]
-) -> None:
+    lake, simulate, run_job, days_go_by
+):
     simulate(*accounts(6))
     lake.use(shards=2)
     green(run_job("daily_credits"))
@@ -214,7 +208,7 @@ def test_a_shard_whose_test_fails_keeps_its_tables_and_the_run_names_test_and_ac
     assert days == {name: TODAY if name in stays else TODAY + timedelta(days=1) for name in NAMES[:6]}
 
 
-def test_a_second_writer_of_a_shard_is_refused_in_a_sentence(lake: Lake) -> None:
+def test_a_second_writer_of_a_shard_is_refused_in_a_sentence(lake):
     lake.use(shards=1)
     settings = config.current()
     first, second = (open_warehouse(settings, lock_timeout_s=1).of("a") for _ in range(2))
@@ -233,8 +227,8 @@ def _reading() -> Any:
 
 
 def test_postgres_or_the_bucket_away_is_a_red_run_with_a_sentence_and_the_next_one_heals(
-    lake: Lake, pg: servers.Postgres, simulate: Simulate, run_job: RunJob, days_go_by: Callable[[int], None]
-) -> None:
+    lake, pg, simulate, run_job, days_go_by
+):
     simulate(*accounts(3))
     with servers.bucket() as bucket:
         lake.use(shards=2, data="s3://credits/lake", **bucket.environ)
@@ -258,8 +252,8 @@ def test_postgres_or_the_bucket_away_is_a_red_run_with_a_sentence_and_the_next_o
 
 
 def test_what_is_imported_and_what_the_schedules_ask_for_is_the_same_in_a_lake(
-    lake: Lake, simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance, tmp_path: Path
-) -> None:
+    lake, simulate, run_job, instance, tmp_path
+):
     from credits_pipeline.defs import schedules
 
     simulate(*accounts(3))
@@ -287,7 +281,7 @@ def test_what_is_imported_and_what_the_schedules_ask_for_is_the_same_in_a_lake(
             command()
 
 
-def test_sql_and_python_agree_on_where_an_account_is() -> None:
+def test_sql_and_python_agree_on_where_an_account_is():
     names = [f"account_{n}" for n in range(500)]
     query = f"select {SHARD_OF.format(shards=7)} from (select unnest(?) as account)"
     assert [shard for (shard,) in duckdb.execute(query, [names]).fetchall()] == [shard_of(name, 7) for name in names]

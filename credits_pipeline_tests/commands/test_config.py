@@ -321,11 +321,7 @@ def test_every_path_may_begin_with_a_tilde_and_a_relative_one_begins_at_the_proj
 
 def test_a_secret_may_stand_in_a_file_of_its_own(tmp_path):
     """As containers have them, with the line break that every editor adds."""
-    for name, text in (
-        ("a", f"{KEY}\n"),
-        ("b", f'\ufeff"{KEY}b"\r\n'),
-        ("urls", "ntfy://a\nslack://b/c/d\n"),
-    ):
+    for name, text in (("a", f"{KEY}\n"), ("b", f'\ufeff"{KEY}b"\r\n'), ("urls", "ntfy://a\nslack://b/c/d\n")):
         (tmp_path / name).write_text(text, encoding="utf-8")
     settings = config.load(
         {

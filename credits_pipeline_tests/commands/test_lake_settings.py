@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -13,7 +12,7 @@ from credits_pipeline.warehouse import Tables, WarehouseError, open_warehouse
 LAKE = {"CREDITS_LAKE": "postgres:service=credits", "CREDITS_LAKE_DATA": "s3://bucket/credits/", "CREDITS_SHARDS": "16"}
 
 
-def test_a_lake_is_configured_by_four_variables() -> None:
+def test_a_lake_is_configured_by_four_variables():
     settings = config.load(LAKE)
     assert settings.lake == LakeSettings("service=credits", "s3://bucket/credits", 16, "")
     settings = config.load({**LAKE, "CREDITS_LAKE_DATA": "/srv/credits", "CREDITS_CLUSTER": "tls://scheduler:8786"})
@@ -37,20 +36,20 @@ def test_a_lake_is_configured_by_four_variables() -> None:
         ({"CREDITS_LAKE": "", "CREDITS_CLUSTER": "tls://scheduler:8786"}, "CREDITS_CLUSTER needs CREDITS_LAKE"),
     ],
 )
-def test_a_wrong_value_is_one_line_that_names_the_variable_and_no_secret(wrong: dict[str, str], told: str) -> None:
+def test_a_wrong_value_is_one_line_that_names_the_variable_and_no_secret(wrong, told):
     [problem] = config.load({**LAKE, **wrong}).problems
     assert told in problem
     assert "s3cret" not in problem
     assert "\n" not in problem
 
 
-def test_a_lake_without_its_packages_is_a_sentence_that_says_what_to_install(tmp_path: Path) -> None:
+def test_a_lake_without_its_packages_is_a_sentence_that_says_what_to_install(tmp_path):
     settings = config.load({**LAKE, "CREDITS_DATA_DIR": str(tmp_path), "CREDITS_LAKE_DATA": str(tmp_path)})
     with pytest.raises(WarehouseError, match="run `make cluster`"):
         open_warehouse(settings).each(Tables.read_at)
 
 
-def test_without_a_lake_nothing_of_it_is_imported_and_no_extension_is_loaded(tmp_path: Path) -> None:
+def test_without_a_lake_nothing_of_it_is_imported_and_no_extension_is_loaded(tmp_path):
     code = f"""
         import sys
         from credits_pipeline import definitions, config

@@ -6,9 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import pytest
@@ -18,9 +16,6 @@ from credits_pipeline.defs.assets import sql_models
 from credits_pipeline.sql_project import SqlProject
 from credits_pipeline.warehouse import Warehouse
 from credits_pipeline_tests.defs.test_daily_run import failures, published, spender
-
-RunJob = Callable[..., dg.ExecuteInProcessResult]
-Simulate = Callable[..., Any]
 
 # Refuses whatever loading must not do, wherever it is tried from.
 WATCHED_IMPORT = """
@@ -74,7 +69,7 @@ def pinned() -> str:
     return "".join(f"{kind} {name}: {json.dumps(of[name])}\n" for kind, of in told.items() for name in sorted(of))
 
 
-def test_nothing_of_what_the_ui_shows_changes_unseen() -> None:
+def test_nothing_of_what_the_ui_shows_changes_unseen():
     """If the change was meant: python -m credits_pipeline_tests.defs.test_definitions"""
     assert pinned() == SPECS.read_text(encoding="utf-8")
 
@@ -99,21 +94,17 @@ def specs() -> list[dg.AssetSpec]:
     ],
     ids=["no settings", "every setting wrong"],
 )
-def test_loading_needs_no_key_reads_no_network_and_no_database(settings: dict[str, str], tmp_path: Path) -> None:
+def test_loading_needs_no_key_reads_no_network_and_no_database(settings, tmp_path):
     env = {**os.environ, **settings, "CREDITS_DATA_DIR": str(tmp_path / "data")}
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", WATCHED_IMPORT],
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, "-W", "ignore", "-c", WATCHED_IMPORT], env=env, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert int(done.stdout) > 20
     assert not (tmp_path / "data").exists()
 
 
-def test_every_asset_says_what_it_means_and_every_column_too() -> None:
+def test_every_asset_says_what_it_means_and_every_column_too():
     for spec in specs():
         assert len(spec.description or "") > 60, spec.key
         if columns := spec.metadata.get("dagster/column_schema"):
@@ -121,7 +112,7 @@ def test_every_asset_says_what_it_means_and_every_column_too() -> None:
             assert all(column.description for column in columns.columns), spec.key
 
 
-def test_the_raw_tables_have_exactly_the_columns_that_their_descriptions_name(tmp_path: Path) -> None:
+def test_the_raw_tables_have_exactly_the_columns_that_their_descriptions_name(tmp_path):
     from credits_pipeline.definitions import project
 
     with Warehouse(tmp_path / "warehouse.duckdb").reading() as con:
@@ -137,14 +128,14 @@ def test_the_raw_tables_have_exactly_the_columns_that_their_descriptions_name(tm
     assert named == made
 
 
-def test_every_job_is_known_as_ours_where_projects_share_a_history() -> None:
+def test_every_job_is_known_as_ours_where_projects_share_a_history():
     from credits_pipeline.definitions import defs
 
     named = {job.name for job in defs.get_repository_def().get_all_jobs()}
     assert {name for name in named if not name.startswith("__")} == launch.instance.JOBS
 
 
-def test_dg_and_workspace_yaml_lead_to_the_same_definitions() -> None:
+def test_dg_and_workspace_yaml_lead_to_the_same_definitions():
     import tomllib
 
     import yaml
@@ -167,13 +158,11 @@ def materialize(
     resources = {"warehouse": definitions.warehouse}
     job = dg.Definitions(assets=[models], resources=resources).resolve_implicit_global_asset_job_def()
     return job.execute_in_process(
-        instance=instance,
-        asset_selection=[dg.AssetKey(name) for name in selection],
-        raise_on_error=False,
+        instance=instance, asset_selection=[dg.AssetKey(name) for name in selection], raise_on_error=False
     )
 
 
-def test_selecting_one_model_builds_that_one(simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance) -> None:
+def test_selecting_one_model_builds_that_one(simulate, run_job, instance):
     simulate(spender())
     run_job("daily_credits")
     result = materialize(instance, ["daily_spend"])
@@ -183,8 +172,8 @@ def test_selecting_one_model_builds_that_one(simulate: Simulate, run_job: RunJob
 
 
 def test_a_failing_blocking_test_changes_nothing_and_says_which_test_and_which_rows(
-    simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance, tmp_path: Path
-) -> None:
+    simulate, run_job, instance, tmp_path
+):
     simulate(spender())
     run_job("daily_credits")
     before = published("select * from marts.daily_spend order by all")
@@ -205,9 +194,7 @@ def test_a_failing_blocking_test_changes_nothing_and_says_which_test_and_which_r
     assert published("select * from marts.daily_spend order by all") == before
 
 
-def test_an_asset_check_can_be_run_without_building_its_model(
-    simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance
-) -> None:
+def test_an_asset_check_can_be_run_without_building_its_model(simulate, run_job, instance):
     from credits_pipeline.definitions import defs
 
     simulate(spender())
@@ -224,9 +211,7 @@ def test_an_asset_check_can_be_run_without_building_its_model(
     assert list(result.get_asset_materialization_events()) == []
 
 
-def test_what_cannot_be_shown_of_a_table_costs_neither_the_table_nor_its_checks(
-    simulate: Simulate, run_job: RunJob, instance: dg.DagsterInstance, tmp_path: Path
-) -> None:
+def test_what_cannot_be_shown_of_a_table_costs_neither_the_table_nor_its_checks(simulate, run_job, instance, tmp_path):
     simulate(spender())
     run_job("daily_credits")
     shutil.copytree(sql_models.PROJECT_DIR, tmp_path / "project")
@@ -242,7 +227,7 @@ def test_what_cannot_be_shown_of_a_table_costs_neither_the_table_nor_its_checks(
     assert all(check.passed for check in result.get_asset_check_evaluations())
 
 
-def test_readings_count_as_fresh_by_the_schedule_that_takes_them(tmp_path: Path) -> None:
+def test_readings_count_as_fresh_by_the_schedule_that_takes_them(tmp_path):
     code = (
         "from credits_pipeline.definitions import defs\n"
         "(policy,) = [s.freshness_policy for s in defs.resolve_all_asset_specs() if s.freshness_policy]\n"

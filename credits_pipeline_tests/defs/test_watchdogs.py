@@ -90,8 +90,6 @@ JOBS = dg.Definitions(
     ],
 )
 
-Report = Callable[[str], None]
-
 
 def sense(result: dg.ExecuteInProcessResult, instance: dg.DagsterInstance) -> None:
     """What the daemon does about a run that failed: evaluate the sensor for it."""
@@ -106,7 +104,7 @@ def sense(result: dg.ExecuteInProcessResult, instance: dg.DagsterInstance) -> No
 
 
 @pytest.fixture
-def report(instance: dg.DagsterInstance, told: Told) -> Iterator[Report]:
+def report(instance: dg.DagsterInstance, told: Told) -> Iterator[Callable[[str], None]]:
     """Run a job, and where it fails do what the daemon does."""
 
     def run(job: str) -> None:

@@ -504,10 +504,7 @@ def _request(connection: socket.socket) -> bytes:
 
 @contextlib.contextmanager
 def serving(
-    monkeypatch: pytest.MonkeyPatch,
-    script: Script,
-    context: ssl.SSLContext | None = None,
-    **limits: float,
+    monkeypatch: pytest.MonkeyPatch, script: Script, context: ssl.SSLContext | None = None, **limits: float
 ) -> Iterator[tuple[RawServer, Asked]]:
     """A raw server and a resource that asks it once, within short limits."""
     scheme = "https" if context else "http"

@@ -61,11 +61,7 @@ def prefer(
     class Proxy(BaseHTTPRequestHandler):
         def forward(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
-            headers = {
-                "authorization": self.headers["authorization"],
-                "content-type": "application/json",
-                **wanted,
-            }
+            headers = {"authorization": self.headers["authorization"], "content-type": "application/json", **wanted}
             path = self.path.removeprefix("/api/v1")
             reply = httpx.request(self.command, prism + path, headers=headers, content=body or None)
             self.send_response(reply.status_code)
@@ -94,9 +90,7 @@ def prefer(
         thread.join()
 
 
-def test_the_daily_run_takes_the_contracts_own_example(
-    prefer: Callable[[str], None], run_job: Callable[..., dg.ExecuteInProcessResult]
-) -> None:
+def test_the_daily_run_takes_the_contracts_own_example(prefer, run_job):
     result = run_job("daily_credits")
     assert [(str(row[3]), str(row[4])) for row in raw_readings()] == [("100.500000000", "25.750000000")]
     # The example's one analytics row is of another year and is not ours to keep.
@@ -106,18 +100,14 @@ def test_the_daily_run_takes_the_contracts_own_example(
 @pytest.mark.parametrize(
     ("code", "sentence"), [("401", "key"), ("403", "Only management keys"), ("500", "run again later")]
 )
-def test_the_contracts_errors_end_the_run_with_one_sentence(
-    prefer: Callable[[str], None], run_job: Callable[..., dg.ExecuteInProcessResult], code: str, sentence: str
-) -> None:
+def test_the_contracts_errors_end_the_run_with_one_sentence(prefer, run_job, code, sentence):
     prefer(f"code={code}")
     result = run_job("daily_credits")
     assert sentence in failures(result)["credits_snapshots"]
     assert raw_readings() == []
 
 
-def test_made_up_values_are_stored_when_believable_and_refused_in_a_sentence_when_not(
-    prefer: Callable[[str], None], run_job: Callable[..., dg.ExecuteInProcessResult]
-) -> None:
+def test_made_up_values_are_stored_when_believable_and_refused_in_a_sentence_when_not(prefer, run_job):
     prefer("dynamic=true")
     started, stored, refused = monotonic(), 0, 0
     for _ in range(5):

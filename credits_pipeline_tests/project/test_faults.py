@@ -23,8 +23,7 @@ def shared(children: Children) -> Iterator[World]:
 
 
 @pytest.mark.parametrize(
-    "row",
-    [pytest.param(row, id=str(row), marks=[] if row.always else pytest.mark.heavy) for row in table()],
+    "row", [pytest.param(row, id=str(row), marks=[] if row.always else pytest.mark.heavy) for row in table()]
 )
 def test_a_fault_loses_nothing_shows_nothing_half_done_and_the_next_run_heals_it(shared, row):
     if row.needs_disk and not shared.has_disk:

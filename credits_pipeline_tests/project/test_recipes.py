@@ -80,15 +80,12 @@ def run(*command: object, cwd: Path, stdin: str = "", home: Path | None = None) 
     return done.stdout
 
 
-def test_every_recipe_of_the_page_is_known_here() -> None:
+def test_every_recipe_of_the_page_is_known_here():
     assert set(RECIPES) == {"pandas", "plain pandas", "polars", "notebook", "harlequin", "evidence"}
 
 
 @pytest.mark.parametrize("name", ["pandas", "plain pandas"])
-def test_pandas_reads_exact_money(
-    folder: Path, spend: dict[str, Decimal], name: str, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+def test_pandas_reads_exact_money(folder, spend, name, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     monkeypatch.setenv("CREDITS_DATA_DIR", str(folder / "data"))
     scope: dict[str, object] = {}
@@ -102,7 +99,7 @@ def test_pandas_reads_exact_money(
 
 
 @pytest.mark.heavy
-def test_polars_reads_exact_money(folder: Path, spend: dict[str, Decimal], tools: Path) -> None:
+def test_polars_reads_exact_money(folder, spend, tools):
     check = '\nprint(spend.schema["spend_usd"], spend["spend_usd"].sum())'
     out = run(tools / "python", "-c", RECIPES["polars"] + check, cwd=folder)
     assert "scale=9" in out.splitlines()[-1]
@@ -110,21 +107,14 @@ def test_polars_reads_exact_money(folder: Path, spend: dict[str, Decimal], tools
 
 
 @pytest.mark.heavy
-def test_a_notebook_shows_the_weeks(folder: Path, tools: Path) -> None:
-    out = run(
-        tools / "python",
-        "-c",
-        textwrap.dedent(RUN_NOTEBOOK),
-        cwd=folder,
-        stdin=RECIPES["notebook"],
-        home=folder,
-    )
+def test_a_notebook_shows_the_weeks(folder, tools):
+    out = run(tools / "python", "-c", textwrap.dedent(RUN_NOTEBOOK), cwd=folder, stdin=RECIPES["notebook"], home=folder)
     assert "agents" in out
     assert "2026-01-05" in out
 
 
 @pytest.mark.heavy
-def test_harlequin_opens_it_read_only_and_shows_rows(folder: Path, tools: Path) -> None:
+def test_harlequin_opens_it_read_only_and_shows_rows(folder, tools):
     *_, command = RECIPES["harlequin"].strip().splitlines()
     program, *arguments = command.split()
     # The same arguments to Harlequin's own command without a screen.
@@ -136,7 +126,7 @@ def test_harlequin_opens_it_read_only_and_shows_rows(folder: Path, tools: Path) 
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("version", NODE_DRIVERS)
-def test_evidence_finds_the_file_by_the_name_in_its_source(folder: Path, version: str) -> None:
+def test_evidence_finds_the_file_by_the_name_in_its_source(folder, version):
     source = folder / "my-evidence" / "sources" / "credits"
     source.mkdir(parents=True, exist_ok=True)
     (source / "connection.yaml").write_text(RECIPES["evidence"], encoding="utf-8")

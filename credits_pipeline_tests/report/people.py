@@ -35,13 +35,7 @@ def settings(*names: str, **more: Any) -> Any:
 
 
 def spending(
-    world: World,
-    account: str,
-    daily: Sequence[Any],
-    credits: Any,
-    *,
-    used: Any = 0,
-    top_ups: Sequence[int] = (),
+    world: World, account: str, daily: Sequence[Any], credits: Any, *, used: Any = 0, top_ups: Sequence[int] = ()
 ) -> None:
     """A reading at 00:05 after each day's spend, the last of them NOW; $100 bought before the readings of `top_ups`."""
     usage, bought = Decimal(str(used)), Decimal(str(credits))

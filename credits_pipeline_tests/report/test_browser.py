@@ -78,7 +78,7 @@ def follow(page: "Page", toast: str) -> None:
     page.get_by_role("listitem").filter(has_text=toast).get_by_text("View", exact=True).click()
 
 
-def test_a_click_on_materialize_answers_when_credits_run_out(page: "Page") -> None:
+def test_a_click_on_materialize_answers_when_credits_run_out(page):
     from playwright.sync_api import expect
 
     page.goto("/assets/credits_runway")
@@ -97,7 +97,7 @@ def test_a_click_on_materialize_answers_when_credits_run_out(page: "Page") -> No
     assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 300
 
 
-def test_the_checks_of_the_answer_are_listed_and_passed(page: "Page") -> None:
+def test_the_checks_of_the_answer_are_listed_and_passed(page):
     from playwright.sync_api import expect
 
     tests = SqlProject.load(PROJECT_DIR).models["credits_runway"].tests
@@ -109,7 +109,7 @@ def test_the_checks_of_the_answer_are_listed_and_passed(page: "Page") -> None:
     expect(page.get_by_text("Succeeded", exact=True)).to_have_count(len(tests))
 
 
-def test_a_backfill_of_days_is_one_run_and_one_rebuild_follows_by_itself(page: "Page") -> None:
+def test_a_backfill_of_days_is_one_run_and_one_rebuild_follows_by_itself(page):
     from playwright.sync_api import expect
 
     last = clock.today() - timedelta(days=8)

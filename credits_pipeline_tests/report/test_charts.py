@@ -169,7 +169,6 @@ def shapes(chart: Chart, **attributes: str) -> list[ET.Element]:
     ]  # fmt: skip
 
 
-UNKNOWN = [*spend(3, None, 2), *[row | {"spend_date": day(3)} for row in spend(1, running=True)]]
 EVERY_CHART = {
     "daily_spend": spend_chart(spend(1, 2, 3, running=True), [event("top_up", 50)]),
     "balance": balance_chart(closes(20, 15, 10), fan(10, 1, after=2), runway(9, 12, 13)),
@@ -214,7 +213,7 @@ EDGES = {
 
 
 @pytest.mark.parametrize("name", [*EVERY_CHART, *EDGES])
-def test_every_chart_is_a_well_formed_picture_that_needs_nothing_from_outside(name: str) -> None:
+def test_every_chart_is_a_well_formed_picture_that_needs_nothing_from_outside(name):
     chart = (EVERY_CHART | EDGES)[name]
     picture = drawing.svg(chart)
     root = ET.fromstring(picture)
@@ -234,7 +233,7 @@ def test_every_chart_is_a_well_formed_picture_that_needs_nothing_from_outside(na
     )
 
 
-def test_every_file_is_valid_vega_lite_that_shows_something_in_an_editor_and_as_it_is_drawn() -> None:
+def test_every_file_is_valid_vega_lite_that_shows_something_in_an_editor_and_as_it_is_drawn():
     files = {file.name.removesuffix(".vl.json"): file for file in drawing.FOLDER.glob("*.vl.json")}
     assert set(files) == set(EVERY_CHART)
     for name, file in files.items():
@@ -259,11 +258,11 @@ def test_every_file_is_valid_vega_lite_that_shows_something_in_an_editor_and_as_
         (accuracy_chart("forecast_loss", []), "No forecast could be checked against what happened yet."),
     ],
 )
-def test_without_data_there_is_a_sentence_and_no_broken_plot(chart: Chart, sentence: str) -> None:
+def test_without_data_there_is_a_sentence_and_no_broken_plot(chart, sentence):
     assert chart == Chart(sentence)
 
 
-def test_one_drawing_serves_light_and_dark_pages_and_a_theme_puts_its_own_colours_in() -> None:
+def test_one_drawing_serves_light_and_dark_pages_and_a_theme_puts_its_own_colours_in():
     for chart in EVERY_CHART.values():
         picture = drawing.svg(chart)
         used = set(re.findall(r"var\((--c-[a-z0-9]+)\)", picture))
@@ -276,7 +275,7 @@ def test_one_drawing_serves_light_and_dark_pages_and_a_theme_puts_its_own_colour
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_a_picture_for_markdown_brings_its_background_and_its_colours(theme: Any) -> None:
+def test_a_picture_for_markdown_brings_its_background_and_its_colours(theme):
     kind, picture = drawing.data_uri(EVERY_CHART["stacked"], theme).split(";base64,")
     root = ET.fromstring(base64.b64decode(picture))
     assert kind == "data:image/svg+xml"
@@ -284,7 +283,7 @@ def test_a_picture_for_markdown_brings_its_background_and_its_colours(theme: Any
     assert int(root.attrib["width"]) > 500
 
 
-def test_the_same_chart_is_drawn_the_same_and_two_on_a_page_share_no_id() -> None:
+def test_the_same_chart_is_drawn_the_same_and_two_on_a_page_share_no_id():
     chart = EVERY_CHART["balance"]
     assert drawing.svg(chart, name="one") == drawing.svg(chart, name="one")
     ids = [set(re.findall(r' id="([^"]+)"', drawing.svg(chart, name=name))) for name in ("one", "two")]
@@ -293,7 +292,7 @@ def test_the_same_chart_is_drawn_the_same_and_two_on_a_page_share_no_id() -> Non
     assert set(re.findall(r"url\(#([^)]+)\)", drawing.svg(chart, name="one"))) <= ids[0]
 
 
-def test_a_hostile_model_name_stays_text_without_anything_that_steers() -> None:
+def test_a_hostile_model_name_stays_text_without_anything_that_steers():
     chart = model_chart(billed(models=(HOSTILE, "a/b")))
     assert [line for line in texts(chart) if "script" in line] == ["</text><script>alert(1)</script>\ufffd\ufffd[…"]
     for word in (drawing.svg(chart), chart.words):
@@ -301,14 +300,14 @@ def test_a_hostile_model_name_stays_text_without_anything_that_steers() -> None:
         assert "\x1b" not in word
 
 
-def test_a_model_named_like_a_colour_or_a_clip_or_the_rest_stays_a_name_of_its_own() -> None:
+def test_a_model_named_like_a_colour_or_a_clip_or_the_rest_stays_a_name_of_its_own():
     names = ("ink", "#1b1f24", "var(--c-ink)", 'x id="clip0" role="y"', "url(#clip0)")
     assert set(names) <= set(texts(model_chart(billed(models=names))))
     assert "other models (2)" in texts(model_chart(billed(models=("other models",))))
     assert {"a\ufffd", "a\ufffd (2)"} <= set(texts(model_chart(billed(models=("a\u200b", "a\u202e")))))
 
 
-def test_the_tail_of_models_is_folded_into_other_and_nothing_is_lost() -> None:
+def test_the_tail_of_models_is_folded_into_other_and_nothing_is_lost():
     rows = billed(days=1, models=tuple("abcdefghi"))
     chart = model_chart(rows)
     assert "other models" in texts(chart)
@@ -316,7 +315,7 @@ def test_the_tail_of_models_is_folded_into_other_and_nothing_is_lost() -> None:
     assert len(shapes(chart, stroke="var(--c-paper)", stroke_width="0.6")) >= len(charts.STACK_COLOURS) + 1
 
 
-def test_who_spent_is_drawn_from_the_breakdown_that_the_account_has() -> None:
+def test_who_spent_is_drawn_from_the_breakdown_that_the_account_has():
     chart = member_chart("workspace", "daily_spend_by_workspace", *range(9, 1, -1))
     assert "Spend in USD per UTC day, by workspace, from" in chart.words
     assert "The largest is m1 with 50 % of it. 2 smaller workspaces are grouped together." in chart.words.replace(
@@ -326,7 +325,7 @@ def test_who_spent_is_drawn_from_the_breakdown_that_the_account_has() -> None:
     assert member_chart("api_key", "daily_spend_by_key").words == "No spend by key is known yet."
 
 
-def test_a_model_keeps_its_colour_when_others_come_and_go() -> None:
+def test_a_model_keeps_its_colour_when_others_come_and_go():
     alone = charts._colours(["openai/gpt-5"])
     for others in (["a"], ["anthropic/claude-sonnet-4.5", "b"]):
         together = charts._colours(["openai/gpt-5", *others])
@@ -335,12 +334,12 @@ def test_a_model_keeps_its_colour_when_others_come_and_go() -> None:
         assert together["openai/gpt-5"] == alone["openai/gpt-5"] or alone["openai/gpt-5"] in taken
 
 
-def test_a_long_span_of_models_is_drawn_by_week() -> None:
+def test_a_long_span_of_models_is_drawn_by_week():
     for days, unit in ((60, "day"), (61, "week")):
         assert model_chart(billed(days, ("a",))).params["unit"].startswith(f"USD per UTC {unit}")
 
 
-def test_how_a_day_is_known_shows_without_colour() -> None:
+def test_how_a_day_is_known_shows_without_colour():
     rows = [
         *spend(3),
         *[row | {"spend_date": day(1)} for row in spend(2, method="billed")],
@@ -361,7 +360,7 @@ def test_how_a_day_is_known_shows_without_colour() -> None:
     assert "1 day is estimated. 1 day is unknown." in chart.words
 
 
-def test_events_have_shapes_of_their_own_and_say_what_they_did_to_the_balance() -> None:
+def test_events_have_shapes_of_their_own_and_say_what_they_did_to_the_balance():
     chart = spend_chart(
         spend(*[1] * 30),
         [event("top_up", 50, 3), event("credit_decrease", -25, 12), event("usage_correction", "-0.5", 22)],
@@ -374,7 +373,7 @@ def test_events_have_shapes_of_their_own_and_say_what_they_did_to_the_balance() 
     assert colours.count("var(--c-warn)") == 4
 
 
-def test_amounts_of_events_that_would_run_into_each_other_are_left_out() -> None:
+def test_amounts_of_events_that_would_run_into_each_other_are_left_out():
     chart = spend_chart(spend(*[1] * 60), [event("top_up", 50, n) for n in range(1, 50)])
     assert sum(line == "+$50" for line in texts(chart)) <= 2
 
@@ -388,12 +387,12 @@ def lines(chart: Chart, dash: str | None) -> list[str]:
     ]  # fmt: skip
 
 
-def test_a_gap_in_the_balance_is_not_bridged() -> None:
+def test_a_gap_in_the_balance_is_not_bridged():
     (path,) = lines(balance_chart(closes(10, 9, None, 7, 6)), None)
     assert path.count("M") == 2
 
 
-def test_an_estimated_stretch_of_the_balance_is_dashed() -> None:
+def test_an_estimated_stretch_of_the_balance_is_dashed():
     rows = closes(10, 9, 8, 7)
     rows[1]["is_estimated"] = True
     chart = balance_chart(rows)
@@ -402,7 +401,7 @@ def test_an_estimated_stretch_of_the_balance_is_dashed() -> None:
     assert "Estimate" in texts(chart)
 
 
-def test_the_run_out_interval_is_marked_with_its_dates_and_its_whiskers() -> None:
+def test_the_run_out_interval_is_marked_with_its_dates_and_its_whiskers():
     chart = balance_chart(closes(20, 15, 10), fan(10, 1, after=2), runway(8, 12, 19))
     assert "about 13 Nov (9 Nov – 20 Nov 2026)" in texts(chart)
     assert "between 9 Nov and 20 Nov 2026" in chart.words
@@ -412,7 +411,7 @@ def test_the_run_out_interval_is_marked_with_its_dates_and_its_whiskers() -> Non
     assert len(shapes(chart, fill="var(--c-paper)", stroke="var(--c-warn)", stroke_width="2")) == 1
 
 
-def test_the_first_day_shows_the_balance_of_its_reading_and_the_fan() -> None:
+def test_the_first_day_shows_the_balance_of_its_reading_and_the_fan():
     chart = EDGES["the first day"]
     assert chart.rows["past"] == [{"balance_date": DAY, "balance_usd": money("10.0"), "is_estimated": None}]
     assert chart.rows["fan"][0]["forecast_date"] == DAY, "where the fan begins"
@@ -420,12 +419,12 @@ def test_the_first_day_shows_the_balance_of_its_reading_and_the_fan() -> None:
 
 
 @pytest.mark.parametrize("status", ["accumulating", "idle", "exhausted"])
-def test_no_fan_tells_a_date_that_the_status_does_not_give(status: str) -> None:
+def test_no_fan_tells_a_date_that_the_status_does_not_give(status):
     chart = balance_chart(closes(20, 15), fan(15, 1, after=1), runway(None, None, None, status))
     assert (chart.rows["fan"], chart.rows["interval"]) == ([], [])
 
 
-def test_the_fan_begins_at_the_close_it_is_forecast_from_and_ends_at_zero() -> None:
+def test_the_fan_begins_at_the_close_it_is_forecast_from_and_ends_at_zero():
     chart = balance_chart(closes(20, 15, 10), fan(10, 1, days=20, after=2), runway(8, 12, 19))
     start = chart.rows["fan"][0]
     assert (start["forecast_date"], start["balance_p50"]) == (day(2), 10)
@@ -434,7 +433,7 @@ def test_the_fan_begins_at_the_close_it_is_forecast_from_and_ends_at_zero() -> N
     assert bottom == 170 - chart.params["room"], "the zero line"
 
 
-def test_what_came_true_is_drawn_and_counted_only_where_something_was_left() -> None:
+def test_what_came_true_is_drawn_and_counted_only_where_something_was_left():
     rows = nights(3, 4, 9, 9)
     rows[0]["used_up_date"] = day(3)
     rows[1]["used_up_date"] = day(20)
@@ -445,12 +444,12 @@ def test_what_came_true_is_drawn_and_counted_only_where_something_was_left() -> 
     assert night_chart(nights(9, balance=0)).words == "No earlier predictions yet: each night adds one."
 
 
-def test_predictions_that_all_lie_beyond_a_year_are_called_that() -> None:
+def test_predictions_that_all_lie_beyond_a_year_are_called_that():
     rows = [row | dict.fromkeys(charts.QUANTILES) for row in nights(9, 12)]
     assert night_chart(rows, runway(None, None, None)).words == "Every prediction so far: longer than a year."
 
 
-def test_coverage_stands_beside_its_target_and_its_number_of_replays() -> None:
+def test_coverage_stands_beside_its_target_and_its_number_of_replays():
     said = texts(EVERY_CHART["interval_coverage"])
     assert {"83\u00a0% of 40", "20\u00a0% of 40", "Target: 80 %"} <= set(said)
 
@@ -465,13 +464,13 @@ def test_coverage_stands_beside_its_target_and_its_number_of_replays() -> None:
         ("debt", {"$0", "−$4"}),
     ],
 )
-def test_amounts_on_an_axis_are_plain_decimals_at_any_size(chart: str, labels: set[str]) -> None:
+def test_amounts_on_an_axis_are_plain_decimals_at_any_size(chart, labels):
     said = texts(EDGES[chart])
     assert labels <= set(said)
     assert not any(re.search(r"\de[-+−]?\d|µ", line) for line in said)
 
 
-def test_the_days_of_an_axis_are_few_and_say_their_year_once() -> None:
+def test_the_days_of_an_axis_are_few_and_say_their_year_once():
     for days in (*range(1, 130), 365, 366, 800, 2000, 40_000):
         axis = day_axis(DAY, DAY + timedelta(days=days))
         assert 1 <= len(axis["days"]) <= 5
@@ -480,7 +479,7 @@ def test_the_days_of_an_axis_are_few_and_say_their_year_once() -> None:
         assert len(years) == len(set(years)) >= (days < 1000)
 
 
-def test_drawing_asks_nobody_and_an_error_of_one_chart_is_not_that_of_the_next() -> None:
+def test_drawing_asks_nobody_and_an_error_of_one_chart_is_not_that_of_the_next():
     spec = '{"data": {"url": "http://127.0.0.1:9/data.json"}, "mark": "bar", "encoding": {"y": {"field": "a"}}}'
     with pytest.raises(DrawingFailed, match="not allowed"):
         drawing.draw(spec)

@@ -67,7 +67,7 @@ def samples(text: str) -> Samples:
     return found
 
 
-def test_prometheus_reads_what_the_tables_say(settings: config.Settings, people: World) -> None:
+def test_prometheus_reads_what_the_tables_say(settings, people):
     metrics.write(settings)
     assert stat.S_IMODE(settings.metrics_path.stat().st_mode) == 0o444
     found = samples(settings.metrics_path.read_text(encoding="utf-8"))
@@ -102,9 +102,7 @@ def test_prometheus_reads_what_the_tables_say(settings: config.Settings, people:
     assert {metric for metric, _ in found} == METRICS
 
 
-def test_prometheus_itself_takes_the_file_and_the_rules_of_the_docs(
-    settings: config.Settings, people: World, tmp_path: Path
-) -> None:
+def test_prometheus_itself_takes_the_file_and_the_rules_of_the_docs(settings, people, tmp_path):
     if not (promtool := shutil.which("promtool")):
         pytest.skip("NOT TESTED: promtool is missing (Debian: apt-get install prometheus)")
     rules = tmp_path / "rules.yml"
@@ -114,14 +112,14 @@ def test_prometheus_itself_takes_the_file_and_the_rules_of_the_docs(
         assert (checked.returncode, checked.stderr) == (0, ""), checked.stdout
 
 
-def test_the_docs_name_every_metric_and_no_other() -> None:
+def test_the_docs_name_every_metric_and_no_other():
     table = re.findall(r"\| metric \(.*?\n\n", DOCS, re.DOTALL)[0]
     named = re.findall(r"`(\w+)`", "".join(line.split("|")[1] for line in table.splitlines()[2:] if line))
     assert {f"openrouter_credits_{name}" for name in named} == METRICS
     assert set(re.findall(r"openrouter_credits_\w+", DOCS)) <= METRICS
 
 
-def test_the_grafana_dashboard_asks_for_metrics_that_there_are() -> None:
+def test_the_grafana_dashboard_asks_for_metrics_that_there_are():
     dashboard = json.loads((config.PROJECT_ROOT / "tools" / "grafana.json").read_text(encoding="utf-8"))
     asked = " ".join(target["expr"] for panel in dashboard["panels"] for target in panel["targets"])
     assert set(re.findall(r"openrouter_credits_\w+", asked)) <= METRICS
@@ -132,9 +130,7 @@ def test_the_grafana_dashboard_asks_for_metrics_that_there_are() -> None:
 # -- JSON and exit codes -------------------------------------------------------------------
 
 
-def test_the_answer_as_json_is_that_of_the_terminal_and_the_tables(
-    settings: config.Settings, people: World, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_answer_as_json_is_that_of_the_terminal_and_the_tables(settings, people, capsys):
     assert main(["answer"]) == 0
     terminal = capsys.readouterr().out
     assert main(["answer", "--json"]) == 0
@@ -167,9 +163,7 @@ def as_json(rows: list[dict[str, object]]) -> list[dict[str, object]]:
     return [{name: plain(value) for name, value in row.items() if name != "account"} for row in rows]
 
 
-def test_an_exit_code_says_whether_credits_are_gone_too_soon(
-    settings: config.Settings, people: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_exit_code_says_whether_credits_are_gone_too_soon(settings, people, monkeypatch, capsys):
     def code(*arguments: str, of: str) -> int:
         for name in KEYED:
             monkeypatch.delenv(f"OPENROUTER_API_KEY_{name.upper()}", raising=False)
@@ -207,7 +201,7 @@ def rows(people: World, **asked: object) -> list[dict[str, object]]:
     return fetch_dicts(people.con, answer.FOLDER / "what_if.sql", {"account": "steady", **asked})
 
 
-def test_moving_nothing_or_to_the_same_price_changes_no_date(people: World) -> None:
+def test_moving_nothing_or_to_the_same_price_changes_no_date(people):
     [runway] = people.table("credits_runway", "steady")
     dates = {name: runway[name] for name in ("run_out_p10", "run_out_p50", "run_out_p90")}
     for share, other in ((0, MODELS[1]), (0.5, MODELS[0])):
@@ -216,7 +210,7 @@ def test_moving_nothing_or_to_the_same_price_changes_no_date(people: World) -> N
         assert row["new_daily"] == pytest.approx(float(row["daily"]))
 
 
-def test_a_model_at_half_the_price_saves_what_the_bill_says(people: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_at_half_the_price_saves_what_the_bill_says(people, capsys):
     """Every use has 30 tokens: what differs is what they cost."""
     con = people.con
     price = {}
@@ -242,9 +236,7 @@ def test_a_model_at_half_the_price_saves_what_the_bill_says(people: World, capsy
     assert row["then"]["run_out_p10"] <= row["then"]["run_out_p50"] <= row["then"]["run_out_p90"]
 
 
-def test_what_if_is_told_in_a_few_lines_and_refused_in_one(
-    settings: config.Settings, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_if_is_told_in_a_few_lines_and_refused_in_one(settings, capsys):
     told = what_if(capsys, MODELS[0], MODELS[1], "--share", "0.5")
     assert "steady, as of 22 Nov 2026 00:05 UTC" in told
     assert "50\u00a0% of the tokens" in told

@@ -96,7 +96,7 @@ def row_of(text: str, first: str, cells: int) -> list[str]:
     return text[text.index(f"| {first} |") + 2 :].split(" | ")[:cells]
 
 
-def test_the_first_screen_answers_when_how_sure_and_how_old(people: World, one: Page) -> None:
+def test_the_first_screen_answers_when_how_sure_and_how_old(people, one):
     first = one.text[: one.text.index("Balance and forecast")]
     (runway,) = people.table("credits_runway", "steady")
     early, late = (wording.day(runway[f"run_out_p{p}"], year=False) for p in (10, 90))
@@ -111,7 +111,7 @@ def test_the_first_screen_answers_when_how_sure_and_how_old(people: World, one: 
         assert label in first
 
 
-def test_every_figure_of_an_account_is_that_of_the_tables(people: World, all_of_them: Page) -> None:
+def test_every_figure_of_an_account_is_that_of_the_tables(people, all_of_them):
     checked = 0
     for runway in people.table("credits_runway", None):
         name = runway["account"]
@@ -141,9 +141,7 @@ def tile_labels(summary: dict[str, Any]) -> tuple[str, ...]:
     return ("Balance", f"Spent on {last}", f"7 days to {last}", f"30 days to {last}")
 
 
-def test_accounts_come_in_the_one_order_of_need_and_a_taken_away_key_stands_apart(
-    people: World, all_of_them: Page
-) -> None:
+def test_accounts_come_in_the_one_order_of_need_and_a_taken_away_key_stands_apart(people, all_of_them):
     order = ["debt", "gaps", "tiny", "steady", "corrected", "soon", "huge", "years", "free", "late", "young", "calm",
              "unused", "unread"]  # fmt: skip
     rows = answer.accounts(people.con, settings(*KEYED))
@@ -157,19 +155,19 @@ def test_accounts_come_in_the_one_order_of_need_and_a_taken_away_key_stands_apar
     assert "Account former" not in all_of_them.text
 
 
-def test_totals_are_of_the_accounts_with_a_key_and_unknown_where_a_part_is(people: World, all_of_them: Page) -> None:
+def test_totals_are_of_the_accounts_with_a_key_and_unknown_where_a_part_is(people, all_of_them):
     three = rendered(people, "soon", "steady", "years").text
     assert row_of(three, "All accounts", 3) == ["All accounts", "$40,132.00", "$350.00"]
     assert row_of(all_of_them.text, "All accounts", 3) == ["All accounts", "unknown", "unknown"]
 
 
-def test_where_no_key_is_configured_nothing_is_said_about_keys(people: World) -> None:
+def test_where_no_key_is_configured_nothing_is_said_about_keys(people):
     text = rendered(people).text
     assert "14 accounts, nearest run-out first" in text
     assert "no key any more" not in text
 
 
-def test_an_account_that_was_never_read_says_so_and_what_to_do(people: World) -> None:
+def test_an_account_that_was_never_read_says_so_and_what_to_do(people):
     text = rendered(people, "soon", "unread").text
     assert "never read: check its key" in text
     assert "This account has never been read. | Check its key, then run again." in text
@@ -177,24 +175,24 @@ def test_an_account_that_was_never_read_says_so_and_what_to_do(people: World) ->
         assert words not in text
 
 
-def test_the_first_day_says_since_when_it_is_known_and_the_bill_stands_beside_it(all_of_them: Page) -> None:
+def test_the_first_day_says_since_when_it_is_known_and_the_bill_stands_beside_it(all_of_them):
     text = part(all_of_them, "late")
     assert row_of(text, "21 Nov 2026", 4) == ["21 Nov 2026", "$0.00", "since 23:50", "$5.72"]
     assert "The last UTC day, in USD" in text
 
 
-def test_a_balance_that_lasts_for_years_was_always_predicted_to(all_of_them: Page) -> None:
+def test_a_balance_that_lasts_for_years_was_always_predicted_to(all_of_them):
     assert "Every prediction so far: longer than a year." in part(all_of_them, "years")
 
 
-def test_sums_say_how_many_of_their_days_are_unknown_and_such_days_are_no_zeros(all_of_them: Page) -> None:
+def test_sums_say_how_many_of_their_days_are_unknown_and_such_days_are_no_zeros(all_of_them):
     text = part(all_of_them, "gaps")
     assert "7 days to 21 Nov | $5.99 | 5 of these 7 days are unknown" in text
     assert row_of(text, "15 Nov 2026", 3) == ["15 Nov 2026", "unknown", "not known"]
     assert "days are unknown" in all_of_them.html[all_of_them.html.index("Account gaps") :]
 
 
-def test_the_terminal_says_what_the_page_says(people: World, all_of_them: Page) -> None:
+def test_the_terminal_says_what_the_page_says(people, all_of_them):
     keyed = answer.accounts(people.con, settings(*KEYED))
     seen = {"now": WRITTEN, "stale_after": timedelta(hours=36), "is_simulated": False}
     places = {"page": "report.html", "tables": "credits.duckdb", "ui": "dev"}
@@ -230,7 +228,7 @@ def test_the_terminal_says_what_the_page_says(people: World, all_of_them: Page) 
         ({"spend_7d": None, "before_7d": None}, ""),
     ],
 )
-def test_a_change_is_worded_only_from_whole_spans(spend: dict[str, Any], words: str) -> None:
+def test_a_change_is_worded_only_from_whole_spans(spend, words):
     row = {"unknown_days_7d": 0, "unknown_days_before_7d": 0}
     for key, value in spend.items():
         row[key if "days" in key else f"{key}_usd"] = value if value is None or "days" in key else Decimal(value)
@@ -244,14 +242,12 @@ def test_a_change_is_worded_only_from_whole_spans(spend: dict[str, Any], words: 
         (20, 0.8, "20 30-day forecasts were right 80 % of the time (target: 80 %)."),
     ],
 )
-def test_how_often_the_interval_was_right_depends_on_how_often_it_was_checked(
-    replays: int, coverage: float, said: str
-) -> None:
+def test_how_often_the_interval_was_right_depends_on_how_often_it_was_checked(replays, coverage, said):
     check = {"horizon_days": 30, "replays": replays, "coverage_80": coverage}
     assert wording.say("record", check).replace("\u00a0", " ") == f"Tested on this account’s own history, {said}"
 
 
-def test_the_record_shown_is_that_of_the_horizon_nearest_to_the_run_out_date(people: World) -> None:
+def test_the_record_shown_is_that_of_the_horizon_nearest_to_the_run_out_date(people):
     (runway,) = people.table("credits_runway", "steady")
     (record,) = page.tables(people.con, "steady")["record"]
     ahead = {row["horizon_days"]: abs(row["horizon_days"] - runway["days_left_p50"])
@@ -260,7 +256,7 @@ def test_the_record_shown_is_that_of_the_horizon_nearest_to_the_run_out_date(peo
     assert wording.say("record", None).startswith("It is too early to say how often this is right")
 
 
-def test_a_drawing_program_that_dies_costs_the_pictures_only(people: World) -> None:
+def test_a_drawing_program_that_dies_costs_the_pictures_only(people):
     drawing._program().kill()
     drawing._program().wait()
     drawing.draw.cache_clear()
@@ -276,11 +272,11 @@ def test_a_drawing_program_that_dies_costs_the_pictures_only(people: World) -> N
     [(0, "less than a minute old"), (1, "1 minute old"), (59, "59 minutes old"), (60, "1 hour old"),
      (47 * 60, "47 hours old"), (48 * 60, "2 days old"), (-5, "less than a minute old")],
 )  # fmt: skip
-def test_the_age_is_in_the_largest_unit_that_says_enough(minutes: int, words: str) -> None:
+def test_the_age_is_in_the_largest_unit_that_says_enough(minutes, words):
     assert wording.say("age", minutes) == words
 
 
-def test_simulated_data_say_so_on_top_and_real_data_do_not(people: World, one: Page) -> None:
+def test_simulated_data_say_so_on_top_and_real_data_do_not(people, one):
     assert "SIMULATED" not in one.html
     people.con.execute("update marts.published set is_simulated = true")
     text = rendered(people, "young").texts[:12]
@@ -289,7 +285,7 @@ def test_simulated_data_say_so_on_top_and_real_data_do_not(people: World, one: P
 
 
 @pytest.mark.parametrize(("hours", "is_stale"), [(36, False), (36.01, True)])
-def test_data_older_than_the_schedule_allows_are_called_stale(people: World, hours: float, is_stale: bool) -> None:
+def test_data_older_than_the_schedule_allows_are_called_stale(people, hours, is_stale):
     later = NOW.replace(tzinfo=UTC) + timedelta(hours=hours)
     text = rendered(people, "young", at=later).text
     assert ("There has been no reading for more than 36 hours" in text) == is_stale
@@ -309,7 +305,7 @@ def named(*names: str) -> World:
     return world
 
 
-def test_hostile_names_add_no_tag_no_attribute_and_no_invisible_character() -> None:
+def test_hostile_names_add_no_tag_no_attribute_and_no_invisible_character():
     """A model's name comes from the vendor's catalogue, an account's from the environment: neither is ours."""
     expected = rendered(named(*(f"account {number}" for number in range(len(HOSTILE)))))
     world = named(*HOSTILE)
@@ -330,7 +326,7 @@ def test_hostile_names_add_no_tag_no_attribute_and_no_invisible_character() -> N
     assert not rendered(world).of("script")
 
 
-def test_the_page_asks_nothing_of_anybody(one: Page) -> None:
+def test_the_page_asks_nothing_of_anybody(one):
     policy = next(meta["content"] for meta in one.of("meta") if meta.get("http-equiv") == "Content-Security-Policy")
     assert policy is not None
     assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:")
@@ -342,7 +338,7 @@ def test_the_page_asks_nothing_of_anybody(one: Page) -> None:
     assert not re.search(r"url\((?!#)|@import|expression\(", one.html)
 
 
-def test_the_page_is_built_for_screen_readers(one: Page) -> None:
+def test_the_page_is_built_for_screen_readers(one):
     assert one.of("html") == [{"lang": "en"}]
     for landmark in ("header", "main", "footer", "h1", "title"):
         assert len(one.of(landmark)) == 1
@@ -359,14 +355,14 @@ def test_the_page_is_built_for_screen_readers(one: Page) -> None:
         assert attributes.get("aria-labelledby", ids[0]) in ids
 
 
-def test_every_colour_of_a_drawing_is_defined_for_light_dark_and_paper(one: Page) -> None:
+def test_every_colour_of_a_drawing_is_defined_for_light_dark_and_paper(one):
     style = one.html[one.html.index("<style>") : one.html.index("</style>")]
     used = set(re.findall(r"var\((--[a-z0-9-]+)\)", one.html))
     for variable in used:
         assert style.count(f"{variable}: ") == 3, variable
 
 
-def test_tables_hold_thirty_days_the_models_and_the_top_ups(one: Page) -> None:
+def test_tables_hold_thirty_days_the_models_and_the_top_ups(one):
     days = one.text[one.text.index("The last 30 UTC days") : one.text.index("Models: the 30 days")]
     assert days.count(" 2026 | ") == 30
     assert "22 Nov 2026 | $0.02 | so far" in days
@@ -376,7 +372,7 @@ def test_tables_hold_thirty_days_the_models_and_the_top_ups(one: Page) -> None:
     assert "1 – 2 Nov 2026 | top-up | +$100.00" in one.text
 
 
-def test_without_any_reading_the_page_says_what_to_do() -> None:
+def test_without_any_reading_the_page_says_what_to_do():
     world = World()
     world.build(list(world.project.models))
     world.con.execute("create table marts.published (is_simulated boolean)")
@@ -394,31 +390,23 @@ def files(people: World, tmp_path: Path) -> Any:
     return settings("young", published_path=published, report_path=tmp_path / "out" / "report.html")
 
 
-def test_the_page_is_written_whole_and_for_its_owner_only_and_always_the_same(files: Any) -> None:
+def test_the_page_is_written_whole_and_for_its_owner_only_and_always_the_same(files):
     with clock.frozen(WRITTEN):
         page.write(files)
         first = files.report_path.read_text(encoding="utf-8")
         page.write(files)
     assert stat.S_IMODE(files.report_path.stat().st_mode) == 0o600
-    assert sorted(file.name for file in files.report_path.parent.iterdir()) == [
-        ".report.html.lock",
-        "report.html",
-    ]
+    assert sorted(file.name for file in files.report_path.parent.iterdir()) == [".report.html.lock", "report.html"]
     assert "written (22 Nov 2026 00:07 UTC)" in first
     assert files.report_path.read_text(encoding="utf-8") == first
 
 
-def test_a_page_that_cannot_be_made_or_finds_no_room_leaves_the_last_one_and_says_what_to_do(
-    files: Any,
-) -> None:
+def test_a_page_that_cannot_be_made_or_finds_no_room_leaves_the_last_one_and_says_what_to_do(files):
     target: Path = files.report_path
     target.parent.mkdir()
     target.write_text("yesterday's", encoding="utf-8")
     target.with_name(".report.html.new").mkdir()  # refuses every write, also root's
-    with (
-        clock.frozen(WRITTEN),
-        pytest.raises(CreditsError, match=r"could not be written .*: free some space"),
-    ):
+    with clock.frozen(WRITTEN), pytest.raises(CreditsError, match=r"could not be written .*: free some space"):
         page.write(files)
     files.published_path.unlink()
     with pytest.raises(WarehouseError):
@@ -442,7 +430,7 @@ def browser() -> Iterator[Any]:
 @needs_chromium
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
-def test_a_browser_finds_nothing_wrong(all_of_them: Page, browser: Any, tmp_path: Path, width: int, theme: Any) -> None:
+def test_a_browser_finds_nothing_wrong(all_of_them, browser, tmp_path, width, theme):
     """No request leaves, nothing is logged, nothing scrolls sideways, axe has nothing serious."""
     from axe_playwright_python.sync_playwright import Axe
 
@@ -468,7 +456,7 @@ def test_a_browser_finds_nothing_wrong(all_of_them: Page, browser: Any, tmp_path
     [(("soon",), 3), (("steady",), 3), (("steady", "soon", "years"), 2)],
     ids=["one account", "one with keys, a budget and teams", "three accounts"],
 )
-def test_it_prints_on_few_pages(people: World, browser: Any, tmp_path: Path, names: tuple[str, ...], most: int) -> None:
+def test_it_prints_on_few_pages(people, browser, tmp_path, names, most):
     file = tmp_path / "report.html"
     file.write_text(rendered(people, *names).html, encoding="utf-8")
     tab = browser.new_page()

@@ -12,8 +12,7 @@ from credits_pipeline.text import markdown, markdown_table, plain
 RENDERER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 
 HOSTILE = st.text(
-    st.one_of(st.sampled_from("<>[]()!*_`#+-=.:/|~&;\\\"'0123 \n\t\x1b\u202e\u200b"), st.characters()),
-    max_size=30,
+    st.one_of(st.sampled_from("<>[]()!*_`#+-=.:/|~&;\\\"'0123 \n\t\x1b\u202e\u200b"), st.characters()), max_size=30
 )
 
 
@@ -25,7 +24,7 @@ HOSTILE = st.text(
 @example("&#60;b&#62; &lt;i&gt;")
 @example("[x]: https://evil.example")
 @example("```\ncode")
-def test_markdown_shows_exactly_the_characters_of_a_name_and_no_tag_link_or_picture(words: str) -> None:
+def test_markdown_shows_exactly_the_characters_of_a_name_and_no_tag_link_or_picture(words):
     shown = RENDERER.render(f"x{markdown(words)}x").strip()
     assert re.fullmatch(r"<p>[^<>]*</p>", shown), shown
     assert html.unescape(shown[3:-4]) == f"x{plain(words)}x"
@@ -34,7 +33,7 @@ def test_markdown_shows_exactly_the_characters_of_a_name_and_no_tag_link_or_pict
 @given(HOSTILE)
 @example("a | b")
 @example("a\n| --- |\n| b |")
-def test_a_name_in_a_table_stays_in_its_cell(words: str) -> None:
+def test_a_name_in_a_table_stays_in_its_cell(words):
     shown = RENDERER.render(markdown_table(["model", "usd"], [[words, "1"], ["b", "2"]]))
     assert shown.count("<tr>") == 3
     assert shown.count("<td") == 4
@@ -44,7 +43,7 @@ def test_a_name_in_a_table_stays_in_its_cell(words: str) -> None:
 @given(HOSTILE)
 @example("\x1b]0;title\x07\x1b[2J\x9b31m")
 @example("evil\r\nfailed: nothing")
-def test_plain_text_is_one_line_without_anything_that_a_terminal_obeys(words: str) -> None:
+def test_plain_text_is_one_line_without_anything_that_a_terminal_obeys(words):
     shown = plain(words)
     assert len(shown) == len(words)
     assert not re.search(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]", shown)

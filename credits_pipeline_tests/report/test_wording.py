@@ -106,34 +106,32 @@ EARLY, MIDDLE, LATE = date(2026, 4, 5), date(2026, 4, 12), date(2026, 4, 27)
         ),
     ],
 )  # fmt: skip
-def test_each_status_has_its_own_words(
-    row: dict[str, Any], headline: str, detail: str, tone: str, brief: str, span: str
-) -> None:
+def test_each_status_has_its_own_words(row, headline, detail, tone, brief, span):
     answer = wording.answer(row)
     assert (answer.headline, answer.detail.replace(NBSP, " ")) == (headline, detail)
     assert (answer.tone, answer.brief, answer.span) == (tone, brief, span)
 
 
 @pytest.mark.parametrize(("left", "tone"), [(6, "urgent"), (7, "watch"), (13, "watch"), (14, "calm")])
-def test_the_tone_turns_a_week_and_two_weeks_before_by_the_days_left_of_the_table(left: int, tone: str) -> None:
+def test_the_tone_turns_a_week_and_two_weeks_before_by_the_days_left_of_the_table(left, tone):
     assert wording.answer(runway(EARLY, MIDDLE, LATE, days_left_p50=left)).tone == tone
 
 
-def test_unknown_days_are_counted_and_known_ones_are_not_mentioned() -> None:
+def test_unknown_days_are_counted_and_known_ones_are_not_mentioned():
     assert wording.say("of_days", 0, 7) == wording.say("of_days", None, 7) == ""
     assert wording.say("of_days", 1, 7) == "1 of these 7 days is unknown"
     assert wording.say("of_days", 30, 30) == "30 of these 30 days are unknown"
     assert wording.say("of_days", 1, 1) == "unknown"
 
 
-def test_80_percent_sure_is_not_said_alone_where_the_accounts_own_record_is_worse() -> None:
+def test_80_percent_sure_is_not_said_alone_where_the_accounts_own_record_is_worse():
     worse = wording.answer(runway(EARLY, MIDDLE, LATE, calibration_80=0.62)).detail
     assert worse.endswith(f"So far, such intervals have been right 62{NBSP}% of the time on this account.")
     for record in (None, 0.8, 0.91):
         assert "so far" not in wording.answer(runway(EARLY, MIDDLE, LATE, calibration_80=record)).detail.lower()
 
 
-def test_an_answer_from_an_old_reading_says_so_first_and_is_never_calm() -> None:
+def test_an_answer_from_an_old_reading_says_so_first_and_is_never_calm():
     row = runway(EARLY, MIDDLE, LATE)
     fresh = wording.answer(row, seen_at=AS_OF.replace(tzinfo=UTC) + timedelta(hours=36))
     assert fresh == wording.answer(row)
@@ -152,28 +150,20 @@ def test_an_answer_from_an_old_reading_says_so_first_and_is_never_calm() -> None
         ("999999999.123456789", "$999,999,999.12"), ("123456789012.5", "$123,456,789,012.50"),
     ],
 )  # fmt: skip
-def test_an_amount_keeps_the_digits_that_count(amount: str, words: str) -> None:
+def test_an_amount_keeps_the_digits_that_count(amount, words):
     assert wording.usd(Decimal(amount)) == words
 
 
-def test_what_is_not_known_is_said_to_be_unknown() -> None:
+def test_what_is_not_known_is_said_to_be_unknown():
     for word in (wording.usd, wording.percent, wording.count, wording.compact, wording.day, wording.instant):
         assert word(None) == "unknown"
 
 
 @pytest.mark.parametrize(
     ("ratio", "words"),
-    [
-        (0, "0 %"),
-        (0.001, "<1 %"),
-        (0.005, "<1 %"),
-        (0.5, "50 %"),
-        (0.9951, ">99 %"),
-        (1, "100 %"),
-        (-0.2, "−20 %"),
-    ],
+    [(0, "0 %"), (0.001, "<1 %"), (0.005, "<1 %"), (0.5, "50 %"), (0.9951, ">99 %"), (1, "100 %"), (-0.2, "−20 %")],
 )
-def test_only_nothing_is_no_per_cent_and_only_all_a_hundred(ratio: float, words: str) -> None:
+def test_only_nothing_is_no_per_cent_and_only_all_a_hundred(ratio, words):
     assert wording.percent(ratio) == words.replace(" ", NBSP)
 
 
@@ -182,7 +172,7 @@ def test_only_nothing_is_no_per_cent_and_only_all_a_hundred(ratio: float, words:
     [(0, "0"), (9_999, "9,999"), (10_000, "10 k"), (999_499, "999 k"), (999_999, "1 M"), (145_200_000, "145 M"),
      (999_999_999, "1 B"), (5_000_000_000_000, "5 T")],
 )  # fmt: skip
-def test_a_large_count_has_three_digits(number: int, words: str) -> None:
+def test_a_large_count_has_three_digits(number, words):
     assert wording.compact(number).replace(NBSP, " ") == words
 
 
@@ -195,7 +185,7 @@ def test_a_large_count_has_three_digits(number: int, words: str) -> None:
         (datetime(2025, 12, 31), datetime(2026, 1, 1), "31 Dec 2025 – 1 Jan 2026"),
     ],
 )
-def test_a_span_of_days_names_each_part_once(first: datetime, last: datetime, words: str) -> None:
+def test_a_span_of_days_names_each_part_once(first, last, words):
     assert wording.say("days", first, last) == words
 
 
@@ -206,12 +196,12 @@ def test_a_span_of_days_names_each_part_once(first: datetime, last: datetime, wo
         ("two  words", "two words"), ("\ud800", "\ufffd"),
     ],
 )  # fmt: skip
-def test_a_name_is_one_visible_line(name: str, words: str) -> None:
+def test_a_name_is_one_visible_line(name, words):
     assert wording.name(name) == words
     wording.name(name).encode("utf-8")
 
 
-def test_a_table_shows_amounts_in_plain_digits_to_the_right_and_nothing_for_a_null() -> None:
+def test_a_table_shows_amounts_in_plain_digits_to_the_right_and_nothing_for_a_null():
     rows = [("a|b", Decimal("0E-9"), None), ("c", Decimal("-1.500000000"), 7)]
     assert markdown_table(["account", "spend_usd", "readings"], rows).splitlines() == [
         "| account | spend\\_usd | readings |",

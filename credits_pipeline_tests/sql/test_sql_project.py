@@ -48,20 +48,10 @@ ORDERS = "select * from (values (1, 'paid'), (2, 'open'), (2, null)) as orders(i
 
 def described(name: str, *columns: str) -> str:
     """A .yml for a model whose columns are 'name TYPE' or 'name TYPE tests as YAML'."""
-    lines = [
-        "version: 2",
-        "models:",
-        f"  - name: {name}",
-        f"    description: What {name} is.",
-        "    columns:",
-    ]
+    lines = ["version: 2", "models:", f"  - name: {name}", f"    description: What {name} is.", "    columns:"]
     for column in columns:
         title, data_type, *tests = column.split(" ", 2)
-        lines += [
-            f"      - name: {title}",
-            f"        description: What {title} is.",
-            f"        data_type: {data_type}",
-        ]
+        lines += [f"      - name: {title}", f"        description: What {title} is.", f"        data_type: {data_type}"]
         lines += [f"        data_tests: {tests[0]}"] if tests else []
     return "\n".join(lines) + "\n"
 

@@ -68,7 +68,7 @@ CATALOG = """
 """
 
 
-def test_a_backup_brings_back_every_row_that_cannot_be_built_anew(filled: Warehouse, tmp_path: Path) -> None:
+def test_a_backup_brings_back_every_row_that_cannot_be_built_anew(filled, tmp_path):
     before = everything(filled)
     made = filled.backup(tmp_path / "backups")
     filled.append_readings([reading(at=NOON + timedelta(days=2))])
@@ -82,7 +82,7 @@ def test_a_backup_brings_back_every_row_that_cannot_be_built_anew(filled: Wareho
     assert everything(elsewhere) == before
 
 
-def test_a_backup_has_exact_parquet_of_the_raw_and_mart_tables(filled: Warehouse, tmp_path: Path) -> None:
+def test_a_backup_has_exact_parquet_of_the_raw_and_mart_tables(filled, tmp_path):
     made = filled.backup(tmp_path / "backups")
     assert mode(made) == "700"
     assert sorted(str(path.relative_to(made)) for path in made.rglob("*.*")) == [
@@ -95,7 +95,7 @@ def test_a_backup_has_exact_parquet_of_the_raw_and_mart_tables(filled: Warehouse
     assert usage.fetchall() == [(Decimal("0.123456789"), "DECIMAL(18,9)")]
 
 
-def test_a_damaged_backup_changes_nothing(filled: Warehouse, tmp_path: Path) -> None:
+def test_a_damaged_backup_changes_nothing(filled, tmp_path):
     made = filled.backup(tmp_path / "backups") / "warehouse.duckdb"
     whole = made.read_bytes()
     for damaged in (JUNK, whole[: len(whole) // 2], whole[:12288] + JUNK + whole[12288 + 50_000 :]):
@@ -124,9 +124,7 @@ def forge(made: Path, change: str) -> Path:
         "alter table ops.schema_version rename version to number",
     ],
 )
-def test_a_file_without_our_tables_is_no_backup_and_changes_nothing(
-    filled: Warehouse, tmp_path: Path, forgery: str
-) -> None:
+def test_a_file_without_our_tables_is_no_backup_and_changes_nothing(filled, tmp_path, forgery):
     made = forge(filled.backup(tmp_path / "backups"), forgery)
     before = everything(filled)
     with pytest.raises(WarehouseCorrupt, match="no backup of ours"):
@@ -143,15 +141,13 @@ def test_a_file_without_our_tables_is_no_backup_and_changes_nothing(
         "alter table raw.credits_snapshots alter payload set default 'theirs'",
     ],
 )
-def test_nothing_but_the_rows_of_our_tables_comes_along_with_a_backup(
-    filled: Warehouse, tmp_path: Path, forgery: str
-) -> None:
+def test_nothing_but_the_rows_of_our_tables_comes_along_with_a_backup(filled, tmp_path, forgery):
     before = everything(filled)
     filled.restore(forge(filled.backup(tmp_path / "backups"), forgery))
     assert everything(filled) == before
 
 
-def test_restoring_from_nowhere_or_from_itself_says_so(filled: Warehouse, tmp_path: Path) -> None:
+def test_restoring_from_nowhere_or_from_itself_says_so(filled, tmp_path):
     with pytest.raises(WarehouseError, match=r"There is no backup at .*make backup"):
         filled.restore(tmp_path / "nowhere")
     with pytest.raises(WarehouseError, match="is the warehouse itself"):
@@ -159,16 +155,14 @@ def test_restoring_from_nowhere_or_from_itself_says_so(filled: Warehouse, tmp_pa
     assert count(filled) == 2
 
 
-def test_restore_waits_for_a_program_that_has_the_file_open(filled: Warehouse, tmp_path: Path) -> None:
+def test_restore_waits_for_a_program_that_has_the_file_open(filled, tmp_path):
     made = filled.backup(tmp_path / "backups")
     with running(HOLDS_THE_FILE, filled.path, "read_only"), pytest.raises(WarehouseBusy):
         Warehouse(filled.path, lock_timeout_s=0.1).restore(made)
     assert list(filled.path.parent.glob("*.before-restore-*")) == []
 
 
-def test_a_restore_killed_at_any_moment_leaves_the_earlier_file_or_the_backup(
-    filled: Warehouse, tmp_path: Path
-) -> None:
+def test_a_restore_killed_at_any_moment_leaves_the_earlier_file_or_the_backup(filled, tmp_path):
     made = filled.backup(tmp_path / "backups")
     filled.append_readings([reading(at=NOON + timedelta(days=2))])
     code = PRELUDE + 'print("begun", flush=True)\nwarehouse.restore(Path(sys.argv[2]))'
@@ -181,7 +175,7 @@ def test_a_restore_killed_at_any_moment_leaves_the_earlier_file_or_the_backup(
     assert list(filled.path.parent.glob(".*")) == []
 
 
-def test_backups_and_restores_of_one_instant_overwrite_nothing(filled: Warehouse, tmp_path: Path) -> None:
+def test_backups_and_restores_of_one_instant_overwrite_nothing(filled, tmp_path):
     with clock.frozen(NOON + timedelta(days=2)):
         first = filled.backup(tmp_path / "backups")
         filled.append_readings([reading()])
@@ -192,7 +186,7 @@ def test_backups_and_restores_of_one_instant_overwrite_nothing(filled: Warehouse
     assert count(filled) == 3
 
 
-def test_a_backup_that_was_cut_short_does_not_look_like_one(filled: Warehouse, tmp_path: Path) -> None:
+def test_a_backup_that_was_cut_short_does_not_look_like_one(filled, tmp_path):
     attempt = FILLS_THE_DISK.replace("{attempt}", "warehouse.backup(Path(sys.argv[3]))")
     with python(attempt, filled.path, 300_000, tmp_path / "backups") as process:
         out, errors = process.communicate(timeout=60)
@@ -200,7 +194,7 @@ def test_a_backup_that_was_cut_short_does_not_look_like_one(filled: Warehouse, t
     assert names(tmp_path / "backups") == []
 
 
-def test_no_room_to_restore_changes_nothing_and_leaves_no_litter(filled: Warehouse, tmp_path: Path) -> None:
+def test_no_room_to_restore_changes_nothing_and_leaves_no_litter(filled, tmp_path):
     made = filled.backup(tmp_path / "backups")
     filled.append_readings([reading()])
     attempt = FILLS_THE_DISK.replace("{attempt}", "warehouse.restore(Path(sys.argv[3]))")

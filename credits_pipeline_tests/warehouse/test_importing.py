@@ -53,7 +53,7 @@ def stored(warehouse: Warehouse) -> list[tuple[datetime, Decimal, Decimal]]:
 # -- honest files --------------------------------------------------------------------------
 
 
-def test_a_file_becomes_readings_that_say_where_they_came_from(load: Load, warehouse: Warehouse) -> None:
+def test_a_file_becomes_readings_that_say_where_they_came_from(load, warehouse):
     assert load(GOOD) == ImportResult(appended=2, already_there=0)
     payload = '{"time": "2026-06-02T00:05:00Z", "total_credits": "25", "total_usage": "6.5"}'
     assert warehouse.newest_reading("default") == Reading(
@@ -64,7 +64,7 @@ def test_a_file_becomes_readings_that_say_where_they_came_from(load: Load, wareh
     assert load(GOOD, account="acme").appended == 2
 
 
-def test_what_is_said_twice_counts_once(load: Load, warehouse: Warehouse) -> None:
+def test_what_is_said_twice_counts_once(load, warehouse):
     """By a reading of ours, or by another row of the file."""
     at, credits, usage = FIRST
     warehouse.append_readings([Reading("default", at.date(), at, credits, usage, "ab12", "run")])
@@ -72,7 +72,7 @@ def test_what_is_said_twice_counts_once(load: Load, warehouse: Warehouse) -> Non
     assert load(GOOD + again) == ImportResult(appended=1, already_there=2)
 
 
-def test_the_order_of_rows_and_columns_and_further_columns_do_not_matter(load: Load, warehouse: Warehouse) -> None:
+def test_the_order_of_rows_and_columns_and_further_columns_do_not_matter(load, warehouse):
     text = (
         "Note, Total_Usage ,balance,TIME,total_credits\n"
         "late,6.5,18.5,2026-06-02T00:05:00Z,25\n"
@@ -93,7 +93,7 @@ def test_the_order_of_rows_and_columns_and_further_columns_do_not_matter(load: L
         pytest.param(GOOD.replace("\n", ",,\n"), id="padding columns"),
     ],
 )
-def test_files_as_spreadsheets_save_them(load: Load, warehouse: Warehouse, content: str | bytes) -> None:
+def test_files_as_spreadsheets_save_them(load, warehouse, content):
     assert load(content) == ImportResult(appended=2, already_there=0)
     assert stored(warehouse) == [FIRST, SECOND]
 
@@ -109,7 +109,7 @@ def test_files_as_spreadsheets_save_them(load: Load, warehouse: Warehouse, conte
         ("2026-05-31T17:05:00-07:00", "Europe/Paris"),  # its own offset counts, not the file's zone
     ],
 )
-def test_every_usual_way_of_writing_an_instant(load: Load, warehouse: Warehouse, written: str, tz: str | None) -> None:
+def test_every_usual_way_of_writing_an_instant(load, warehouse, written, tz):
     load(f"{HEADER}{written},25,5.00000001\n", tz)
     assert stored(warehouse) == [FIRST]
     newest = warehouse.newest_reading("default")
@@ -118,7 +118,7 @@ def test_every_usual_way_of_writing_an_instant(load: Load, warehouse: Warehouse,
 
 
 @pytest.mark.parametrize("rows", [1_000, pytest.param(100_000, marks=pytest.mark.heavy)])
-def test_years_of_readings_go_in_at_once(load: Load, warehouse: Warehouse, rows: int) -> None:
+def test_years_of_readings_go_in_at_once(load, warehouse, rows):
     start, step = datetime(2025, 6, 1, tzinfo=UTC), Decimal("0.00012345")
     lines = [f"{(start + timedelta(minutes=5 * n)).isoformat()},100,{n * step:f}\n" for n in range(rows)]
     assert load(HEADER + "".join(lines)) == ImportResult(appended=rows, already_there=0)
@@ -147,13 +147,7 @@ TIMES = [FIRST[0], SECOND[0]]
         pytest.param(pa.array([int(t.timestamp()) for t in TIMES]), pa.string(), None, id="Unix seconds"),
     ],
 )
-def test_parquet_of_every_usual_type(
-    load: Load,
-    warehouse: Warehouse,
-    times: pa.Array,
-    amounts: pa.DataType,
-    tz: str | None,
-) -> None:
+def test_parquet_of_every_usual_type(load, warehouse, times, amounts, tz):
     usage = pa.array([Decimal("5.00000001"), Decimal("6.5")], pa.decimal128(18, 9))
     columns = {
         "time": times,
@@ -165,7 +159,7 @@ def test_parquet_of_every_usual_type(
     assert stored(warehouse) == [FIRST, SECOND]
 
 
-def test_parquet_that_cannot_be_true_is_refused(load: Load, warehouse: Warehouse) -> None:
+def test_parquet_that_cannot_be_true_is_refused(load, warehouse):
     with pytest.raises(ImportRefused, match=r"row 2 .*'nan'"):
         load({"time": TIMES, "total_credits": [25.0, float("nan")], "total_usage": [5, 6]})
     with pytest.raises(ImportRefused, match="no readable Parquet file"):
@@ -197,9 +191,7 @@ BAD_ROWS = [
 
 
 @pytest.mark.parametrize(("row", "why"), BAD_ROWS)
-def test_one_impossible_row_refuses_the_whole_file_and_names_its_line(
-    load: Load, warehouse: Warehouse, row: str, why: str
-) -> None:
+def test_one_impossible_row_refuses_the_whole_file_and_names_its_line(load, warehouse, row, why):
     with pytest.raises(ImportRefused, match=why) as caught:
         load(GOOD + row + "\n2026-06-04T00:05:00Z,25,8\n")
     message = str(caught.value)
@@ -222,17 +214,13 @@ def test_one_impossible_row_refuses_the_whole_file_and_names_its_line(
         ),
     ],
 )
-def test_a_file_that_is_no_table_of_readings_is_refused(
-    load: Load, warehouse: Warehouse, content: str | bytes, why: str
-) -> None:
+def test_a_file_that_is_no_table_of_readings_is_refused(load, warehouse, content, why):
     with pytest.raises(ImportRefused, match=why):
         load(content)
     assert not warehouse.path.exists()
 
 
-def test_times_that_the_clock_change_skipped_or_repeated_are_refused(
-    load: Load,
-) -> None:
+def test_times_that_the_clock_change_skipped_or_repeated_are_refused(load):
     for time in ("2026-03-29 02:30:00", "2025-10-26 02:30:00"):
         with pytest.raises(ImportRefused, match=r"line 2 .*was skipped or came twice in Europe/Paris"):
             load(f"{HEADER}{time},25,5\n", tz="Europe/Paris")
@@ -240,12 +228,12 @@ def test_times_that_the_clock_change_skipped_or_repeated_are_refused(
 
 
 @pytest.mark.parametrize("tz", ["Europe/Pariz", "../../etc/passwd"])
-def test_an_unknown_time_zone_is_refused(load: Load, tz: str) -> None:
+def test_an_unknown_time_zone_is_refused(load, tz):
     with pytest.raises(ImportRefused, match="is no time zone: name one as in TZ=Europe/Paris"):
         load(GOOD, tz=tz)
 
 
-def test_a_file_that_is_not_there_is_refused(warehouse: Warehouse, tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_is_refused(warehouse, tmp_path):
     with pytest.raises(ImportRefused, match=r"nowhere\.csv: it cannot be read \(No such file"):
         import_readings(warehouse, tmp_path / "nowhere.csv", "default", run_id="run")
     os.mkfifo(tmp_path / "pipe")  # which would be waited for
@@ -255,9 +243,7 @@ def test_a_file_that_is_not_there_is_refused(warehouse: Warehouse, tmp_path: Pat
 
 
 @pytest.mark.parametrize("usage", ["0.00000001", "999.5"])
-def test_a_reading_that_its_neighbours_deny_refuses_the_file_and_names_its_line(
-    load: Load, warehouse: Warehouse, usage: str
-) -> None:
+def test_a_reading_that_its_neighbours_deny_refuses_the_file_and_names_its_line(load, warehouse, usage):
     load(GOOD)
     before = stored(warehouse)
     with pytest.raises(ImportRefused, match="line 2 and the reading that is stored have the same time and different"):
@@ -270,9 +256,7 @@ def test_a_reading_that_its_neighbours_deny_refuses_the_file_and_names_its_line(
     assert stored(warehouse) == before
 
 
-def test_a_correction_and_figures_that_are_a_minute_old_are_no_slips(
-    load: Load,
-) -> None:
+def test_a_correction_and_figures_that_are_a_minute_old_are_no_slips(load):
     load(GOOD)
     assert load(f"{HEADER}2026-06-01T00:05:10Z,25,4.99\n2026-06-01T12:00:00Z,25,7.1\n").appended == 2
     assert load(f"{HEADER}2026-06-03T00:05:00Z,25,3\n2026-06-04T00:05:00Z,25,4\n").appended == 2

@@ -10,13 +10,7 @@ import duckdb
 import pytest
 
 import credits_pipeline
-from credits_pipeline.warehouse import (
-    Warehouse,
-    WarehouseCorrupt,
-    WarehouseError,
-    open_published,
-    read_mart,
-)
+from credits_pipeline.warehouse import Warehouse, WarehouseCorrupt, WarehouseError, open_published, read_mart
 from credits_pipeline_tests.children import python
 from credits_pipeline_tests.warehouse.stored import mode, names
 

@@ -10,17 +10,7 @@ import pytest
 from credits_pipeline import clock
 from credits_pipeline.warehouse import WarehouseError
 from credits_pipeline_tests.children import python
-from credits_pipeline_tests.warehouse.stored import (
-    DAY,
-    DAYS,
-    NOON,
-    PRELUDE,
-    Row,
-    count,
-    reading,
-    replaced,
-    stored,
-)
+from credits_pipeline_tests.warehouse.stored import DAY, DAYS, NOON, PRELUDE, Row, count, reading, replaced, stored
 
 
 @pytest.mark.parametrize(
