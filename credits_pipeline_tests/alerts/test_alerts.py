@@ -20,9 +20,6 @@ def closed_port() -> int:
         return int(free.getsockname()[1])
 
 
-# -- delivery ----------------------------------------------------------------------------------------------------
-
-
 def test_each_channel_gets_one_message_once_and_a_restart_repeats_nothing(world, receiver):
     world.channels(receiver.url("/a"), receiver.url("/b"))
     world.runway(2)

@@ -13,9 +13,6 @@ from credits_pipeline_tests.alerts.conftest import DAY, NOW
 YESTERDAY = DAY - timedelta(days=1)
 
 
-# -- credits that run out ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("days_left", "expected"),
     [
@@ -162,9 +159,6 @@ def test_days_that_are_not_known_are_said_beside_the_sums(world):
     )
 
 
-# -- credits that are bought automatically -----------------------------------------------------------------------
-
-
 def test_a_suggested_automatic_top_up_is_told_once_and_its_every_cycle_is_no_alert_until_one_does_not_arrive(
     world, now
 ):
@@ -220,9 +214,6 @@ def test_with_a_configured_automatic_top_up_only_one_that_does_not_arrive_is_an_
     assert world.due() == []
     world.topup_rule(is_suggestion=False, below_since=since, is_overdue=True)
     assert world.due() == ["topup_overdue/default"]
-
-
-# -- keys, budgets, credits that expire --------------------------------------------------------------------------
 
 
 def test_a_key_that_will_probably_reach_its_limit_is_an_alert_once_in_each_window(world, now):
@@ -315,9 +306,6 @@ def test_credits_that_will_probably_expire_are_a_notice_30_and_7_days_ahead(worl
     assert "$100.00 are left of what was bought a year before" in told[0].body
 
 
-# -- a day that costs too much -----------------------------------------------------------------------------------
-
-
 def test_a_day_above_what_seemed_possible_is_an_alert_once_with_the_models_that_caused_it(world, now):
     world.runway(100)
     world.spend(YESTERDAY, "41.2")
@@ -390,9 +378,6 @@ def test_both_figures_of_a_day_are_told_and_no_bill_is_not_called_a_usual_one(wo
     (alert,) = world.send().due
     assert said in alert.body
     assert "The forecast is still based on only a few days" in alert.body
-
-
-# -- hostile text, the demo, tests -------------------------------------------------------------------------------
 
 
 def test_a_hostile_name_calls_nobody_links_nowhere_and_forges_no_line(world, receiver):

@@ -78,9 +78,6 @@ def test_a_wrong_alert_setting_does_not_stop_readings():
     assert settings.alert_days == (14, 7, 3)
 
 
-# --- accounts ---
-
-
 def test_accounts_are_named_by_the_variable_in_lower_case_and_ordered():
     env = {"OPENROUTER_API_KEY_B2": "k3", "OPENROUTER_API_KEY_ACME_EU": "k2", "OPENROUTER_API_KEY": "k1"}
     accounts = config.load(env).accounts
@@ -125,8 +122,6 @@ def test_neither_settings_nor_accounts_show_a_secret_and_a_fingerprint_stands_fo
     assert one.fingerprint == "8cf819f48b6f"  # printf %s KEY | sha256sum
     assert other.fingerprint != one.fingerprint
 
-
-# --- the host ---
 
 ATTACKS = [
     "https://opentouter.ai/api/v1",
@@ -213,9 +208,6 @@ def test_allowing_a_custom_host_takes_exactly_1():
     assert one_problem(OPENROUTER_ALLOW_CUSTOM_HOST="true").startswith("OPENROUTER_ALLOW_CUSTOM_HOST must be 1")
 
 
-# --- the rest ---
-
-
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
@@ -284,9 +276,6 @@ def test_no_environment_makes_loading_raise(env):
     assert all("\n" not in problem for problem in settings.problems + settings.alert_problems)
 
 
-# --- how values are read ---
-
-
 @pytest.mark.parametrize("quoted", ['"{}"', "'{}'", ' "{}" \n'])
 def test_quotes_around_a_whole_value_are_taken_off(tmp_path, quoted):
     """As `docker run --env-file` keeps them."""
@@ -343,9 +332,6 @@ def test_a_secrets_file_that_gives_none_is_one_sentence(tmp_path):
         problem = one_problem(OPENROUTER_API_KEY_ACME_FILE=str(tmp_path / name))
         assert "OPENROUTER_API_KEY_ACME_FILE" in problem
     assert KEY not in one_problem(OPENROUTER_API_KEY_ACME_FILE=KEY), "a key where a path belongs"
-
-
-# --- a file of many keys ---
 
 
 def test_the_accounts_of_a_file_and_of_the_environment_are_read_together(private):
@@ -405,9 +391,6 @@ def test_twenty_thousand_accounts_in_a_file_are_read_in_a_moment(private):
 def test_readings_are_stale_half_a_day_after_the_longest_pause_of_the_schedule(cron, hours):
     with clock.frozen(NOON):
         assert config.load({"CREDITS_SNAPSHOT_CRON": cron}).stale_after == timedelta(hours=hours)
-
-
-# --- .env ---
 
 
 def test_what_dotenv_says_is_used_and_another_value_in_the_environment_is_warned_about(private):

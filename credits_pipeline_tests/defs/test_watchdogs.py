@@ -66,8 +66,6 @@ def now() -> Iterator[clock.FrozenClock]:
         yield held
 
 
-# -- runs that failed --------------------------------------------------------------------------------------------
-
 mood = {"reason": "the key of acme was rejected (401): make a new one"}
 
 
@@ -176,9 +174,6 @@ def test_a_failure_is_told_also_when_the_data_directory_or_the_warehouse_is_what
     assert receiver.titles == ["The run of daily failed"]
 
 
-# -- data that do not come ---------------------------------------------------------------------------------------
-
-
 class Watch:
     """The sensor as the daemon ticks it: with its cursor kept, and a program that forgets everything else."""
 
@@ -268,9 +263,6 @@ def test_a_tick_over_a_damaged_warehouse_says_why_it_could_not_look(watch, tmp_p
     assert watch.tick().startswith("could not look: ")
 
 
-# -- both --------------------------------------------------------------------------------------------------------
-
-
 def test_a_run_from_the_command_line_that_fails_is_reported_by_the_daemon(instance, told, now):
     mood["reason"] = "the key of acme was rejected (401): make a new one"
     daemons_place = ManagedGrpcPythonEnvCodeLocationOrigin(
@@ -305,9 +297,6 @@ def test_failed_runs_of_another_project_in_the_same_history_are_none_of_our_aler
     for job in ("their_job", "__ASSET_JOB"):
         sense(others.resolve_job_def(job).execute_in_process(instance=instance, raise_on_error=False), instance)
     assert told.titles == []
-
-
-# -- runs whose process died -------------------------------------------------------------------------------------
 
 
 KILLED = """

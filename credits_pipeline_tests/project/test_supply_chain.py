@@ -16,8 +16,6 @@ LOCKS = sorted(
     if path.name.startswith("requirements")
 )
 
-# -- pinned --------------------------------------------------------------------------------------
-
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
 def test_every_package_of_a_lock_is_one_version_with_its_hashes_and_no_lock_names_a_host(lock):
@@ -41,8 +39,6 @@ def test_every_direct_dependency_is_justified_in_one_line():
     print(f"\ndirect dependencies: {counted}")
     assert counted["dependencies"] <= 20, "each one is looked after for ever: which could be missed?"
 
-
-# -- audited -------------------------------------------------------------------------------------
 
 AUDITOR = "pip-audit==2.10.1"
 AUDITORS_HOME = PROJECT_ROOT / ".venv-audit"
@@ -79,8 +75,6 @@ def test_no_vulnerability_is_known_in_what_is_locked(auditor, lock):
     assert not [package for package in audited if "skip_reason" in package]
     assert {p["name"]: [known["id"] for known in p["vulns"]] for p in audited if p["vulns"]} == {}
 
-
-# -- secrets -------------------------------------------------------------------------------------
 
 SECRETS = {
     "OpenRouter": rb"sk-or-v1-[0-9a-f]{64}",

@@ -41,8 +41,6 @@ def settings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[config.S
         yield config.current()
 
 
-# -- Prometheus ----------------------------------------------------------------------------
-
 METRICS = {
     f"openrouter_credits_{name}" for name in re.findall(r"^    \('(\w+)',", metrics.SQL.read_text(), re.MULTILINE)
 }
@@ -127,9 +125,6 @@ def test_the_grafana_dashboard_asks_for_metrics_that_there_are():
     assert "openrouter_credits_balance_usd" in dashboard["templating"]["list"][1]["query"]
 
 
-# -- JSON and exit codes -------------------------------------------------------------------
-
-
 def test_the_answer_as_json_is_that_of_the_terminal_and_the_tables(settings, people, capsys):
     assert main(["answer"]) == 0
     terminal = capsys.readouterr().out
@@ -186,9 +181,6 @@ def test_an_exit_code_says_whether_credits_are_gone_too_soon(settings, people, m
         assert code("1", of="calm") == 1
     assert "not known" in capsys.readouterr().err
     assert code("0", of="soon") == code("7", "--probability", "2", of="soon") == 2
-
-
-# -- what if -------------------------------------------------------------------------------
 
 
 def what_if(capsys: pytest.CaptureFixture[str], model: str, other: str, *more: str) -> str:

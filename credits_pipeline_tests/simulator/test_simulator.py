@@ -68,9 +68,6 @@ def query(first: date, last: date, **changes: Any) -> dict[str, Any]:
     return {name: value for name, value in {**body, **changes}.items() if value is not None}
 
 
-# The ledger
-
-
 @settings(max_examples=10, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
@@ -111,9 +108,6 @@ def test_earlier_readings_are_the_ledgers_own_and_some_nights_are_missing(tmp_pa
     assert rows[0].keys() == {"time", "total_credits", "total_usage"}
     assert [datetime.fromisoformat(row["time"]) for row in rows] == [r.time for r in logged]
     assert [Decimal(row["total_usage"]) for row in rows] == [r.total_usage for r in logged]
-
-
-# The three calls
 
 
 def test_every_reply_satisfies_the_vendors_own_schemas(client):
@@ -168,9 +162,6 @@ def test_the_65th_analytics_query_of_a_minute_is_429_until_the_minute_is_over():
         assert refused.status_code == 429
         held.advance(timedelta(seconds=int(refused.headers["Retry-After"])))
         assert client.post("/analytics/query", json=body).status_code == 200
-
-
-# By hand
 
 
 def test_the_command_line_serves_and_says_what_to_export():

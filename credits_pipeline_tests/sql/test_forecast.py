@@ -64,9 +64,6 @@ def dates(row: Row) -> tuple[date | None, date | None, date | None]:
     return row["run_out_p10"], row["run_out_p50"], row["run_out_p90"]
 
 
-# -- the method, computed a second time ------------------------------------------------------------------
-
-
 MEMORIES = (0.05, 0.35)
 CALM: Mapping[str, float] = {"m": 0.2, "p": 2.5, "v1": 1.2, "v2": 0.4, "drift": 0.01, "v0": 0.005, "nu": 3}
 BURSTY: Mapping[str, float] = {"m": 0.5, "p": 3, "v1": 1.8, "v2": 1.2, "drift": 0.04, "v0": 0.01, "nu": 8}
@@ -197,9 +194,6 @@ def test_the_curve_is_the_one_that_the_method_describes(world, days):
         assert curve == pytest.approx(expected, abs=1e-9), name
 
 
-# -- what always holds -------------------------------------------------------------------------------------
-
-
 def test_what_happens_later_moves_no_earlier_forecast(world):
     past, origin = believable(1, 50), START + 49 * DAY
     changed = random.Random(1).choices([Decimal(0), Decimal("0.000001"), Decimal(7), Decimal(900000)], k=12)
@@ -232,8 +226,6 @@ def test_the_same_input_gives_the_same_rows_in_any_order_and_with_any_number_of_
     assert found[0] == found[1] == found[2]
 
 
-# -- statuses (test_oracle.py computes them) ---------------------------------------------------------------
-
 WITHOUT_A_DATE = [
     ([5] * 20 + [0] * 30, 100, "idle", "Nothing was spent in the last 30 days, so the $100.00 will last until"),
     ([0] * 3, 14, "accumulating", "known so far: 3, 0 with spend"),
@@ -251,9 +243,6 @@ def test_an_account_without_a_date_is_told_why(world):
         row, today = world.runway(f"{number}"), START + len(days) * DAY
         assert (row["status"], row["run_out_p50"]) == (status, today if status == "exhausted" else None)
         assert said in row["explanation"]
-
-
-# -- guard rails ------------------------------------------------------------------------------------------
 
 
 def test_steady_spend_lasts_as_long_as_it_divides(world):
@@ -321,9 +310,6 @@ def test_backfilled_bills_and_one_reading_are_enough_on_day_one(world):
 def test_no_readings_at_all_give_empty_marts(world):
     world.build_all()
     assert all(world.table(mart, None) == [] for mart in MARTS)
-
-
-# -- the record --------------------------------------------------------------------------------------------
 
 
 def test_the_accuracy_is_that_of_the_replays(world):
@@ -410,9 +396,6 @@ def test_the_check_warns_when_the_interval_was_right_too_rarely_or_too_often_and
         assert found.passed == (said is None)
         assert (said or "passed") in found.message
         assert "itself" in found.message or said is None  # and that nothing needs doing
-
-
-# -- why the date moved ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

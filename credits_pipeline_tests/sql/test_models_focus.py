@@ -81,8 +81,6 @@ def test_what_no_model_was_billed_for_is_a_row_of_its_own_and_what_was_taken_bac
     ]
 
 
-# -- the real validator --------------------------------------------------------------------------------
-
 # InvoiceId's two rules, "null unless invoiced" and "not null if invoiced", lack their conditions in the validator's own
 # model of 1.2: whatever InvoiceId says, one of them fails on any row; without that column, which is recommended, so
 # does every rule about it. The rule above the two asks for either, and passes.

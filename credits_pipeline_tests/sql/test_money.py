@@ -48,9 +48,6 @@ def uneven(seed: int, days: int) -> list[float]:
     ]
 
 
-# -- topup_plan ----------------------------------------------------------------------------------------
-
-
 def test_buying_what_the_plan_says_lasts_until_that_day_and_more_certainty_or_time_never_costs_less(world):
     chance = random.Random(1)
     for number in range(64):
@@ -136,9 +133,6 @@ def test_who_gets_no_date_gets_no_plan(world):
     assert built(world, "topup_plan") == []
 
 
-# -- month_outlook -------------------------------------------------------------------------------------
-
-
 def test_the_month_is_what_was_spent_and_what_the_fan_adds_until_its_end(world):
     plan(world, budget_usd=500)
     spend_nightly(world, [10] * 30 + [20] * 14)  # to the end of 14 April
@@ -208,9 +202,6 @@ def test_a_replayed_month_is_judged_by_the_outlook_that_was_made_then(world):
     assert rows[10]["run_rate_pinball_loss_usd"] == pytest.approx(Decimal(abs(april - 3 * sum(spend[30:40]))) / 2)
 
 
-# -- topup_outlook -------------------------------------------------------------------------------------
-
-
 def test_the_next_automatic_top_ups_are_expected_when_the_fan_falls_below_the_threshold(world):
     plan(world, topup_below_usd=10, topup_buys_usd=50)
     spend_nightly(world, [5] * 40, 250)  # 50 are left: 40 above the threshold
@@ -276,9 +267,6 @@ def test_a_top_up_is_overdue_two_hours_after_a_reading_below_the_threshold(world
     [row] = built(world, "topup_outlook")
     assert (row["is_overdue"], row["below_since"]) == (overdue, since and at(f"2026-03-10 {since}"))
     assert since is None or row["next_topup_p50"] == date(2026, 3, 10)
-
-
-# -- credit_lots ---------------------------------------------------------------------------------------
 
 
 def test_what_remains_of_all_lots_is_the_balance_whatever_is_bought_spent_and_taken_back(world):

@@ -40,9 +40,6 @@ def test_the_dearest_models_come_first_and_all_after_the_twelfth_share_a_row(wor
     assert sum(row["share"] for row in rows) == pytest.approx(1)
 
 
-# -- unusual_spend -------------------------------------------------------------------------------------
-
-
 def bill_each(world: World, spend: Sequence[Any], models: Mapping[int, Mapping[str, Any]] | None = None) -> None:
     for number, amount in enumerate(spend):
         world.bill(START + number * DAY, amount, models=(models or {}).get(number))

@@ -138,9 +138,6 @@ def test_running_out_of_room_loses_no_committed_reading(warehouse):
     assert count(warehouse) == 1001
 
 
-# -- who holds it --------------------------------------------------------------------------
-
-
 def test_who_waits_in_vain_is_told_who_holds_it(warehouse):
     with running(HOLDS_THE_LOCK, warehouse.path) as holder:
         impatient = Warehouse(warehouse.path, lock_timeout_s=0.2)
@@ -177,9 +174,6 @@ def test_writers_in_several_processes_take_turns_and_lose_nothing(warehouse):
             assert writer.communicate(timeout=120)[1] == ""
     counted = stored(warehouse, "select account, count(*) from raw.credits_snapshots group by all order by all")
     assert counted == [("a", 5), ("b", 5), ("c", 5)]
-
-
-# -- versions ------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -50,9 +50,6 @@ def stored(warehouse: Warehouse) -> list[tuple[datetime, Decimal, Decimal]]:
         return [(at.replace(tzinfo=UTC), *counters) for at, *counters in con.execute(query).fetchall()]
 
 
-# -- honest files --------------------------------------------------------------------------
-
-
 def test_a_file_becomes_readings_that_say_where_they_came_from(load, warehouse):
     assert load(GOOD) == ImportResult(appended=2, already_there=0)
     payload = '{"time": "2026-06-02T00:05:00Z", "total_credits": "25", "total_usage": "6.5"}'
@@ -127,9 +124,6 @@ def test_years_of_readings_go_in_at_once(load, warehouse, rows):
     assert newest.total_usage == (rows - 1) * step
 
 
-# -- Parquet -------------------------------------------------------------------------------
-
-
 TIMES = [FIRST[0], SECOND[0]]
 
 
@@ -166,8 +160,6 @@ def test_parquet_that_cannot_be_true_is_refused(load, warehouse):
         load(b"PAR1" + b"junk" * 100)
     assert not warehouse.path.exists()
 
-
-# -- files that are refused ----------------------------------------------------------------
 
 AT = "2026-06-03T00:05:00Z"
 BAD_ROWS = [

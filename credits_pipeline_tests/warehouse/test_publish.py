@@ -72,9 +72,6 @@ def parquet(target: Path) -> int:
     return one
 
 
-# -- what is in it -------------------------------------------------------------------------
-
-
 def test_it_holds_the_marts_with_their_comments_types_and_order_and_nothing_else(warehouse, target):
     build(warehouse)
     with warehouse.writing("other schemas") as con:
@@ -122,8 +119,6 @@ OPENS_IT_FOR_WRITING_AND_DIES = """
     con.execute("delete from marts.daily_spend")
     os.kill(os.getpid(), 9)
 """
-
-# -- the file ------------------------------------------------------------------------------
 
 
 def test_it_can_be_read_by_all_and_written_by_nobody_whatever_the_umask(tmp_path):
@@ -177,9 +172,6 @@ def test_a_folder_that_came_with_a_copy_of_the_data_gives_way_to_the_link(wareho
     build(warehouse, 2)
     publish(warehouse, target, "run 2")
     assert parquet(target) == 2
-
-
-# -- reading it from Python ----------------------------------------------------------------
 
 
 def test_a_mart_is_a_data_frame_with_exact_money_and_the_package_itself_finds_it(warehouse, target, monkeypatch):

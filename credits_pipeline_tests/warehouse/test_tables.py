@@ -70,9 +70,6 @@ def test_an_account_has_history_once_it_was_seen_with_credits_or_a_bill(warehous
     assert warehouse.has_history("default")
 
 
-# -- what was billed -----------------------------------------------------------------------
-
-
 HOUR = timedelta(hours=1)
 
 
@@ -150,9 +147,6 @@ def test_a_day_is_settled_48_hours_after_its_end(warehouse):
     assert days == {"early": [before, DAY], "late": [before], "new": [before, DAY]}
 
 
-# -- one transaction -----------------------------------------------------------------------
-
-
 def test_any_exception_undoes_everything(warehouse):
     with pytest.raises(KeyboardInterrupt), warehouse.writing("a build") as con:  # noqa: PT012
         warehouse.append_readings([reading()], con=con)
@@ -166,9 +160,6 @@ def test_any_exception_undoes_everything(warehouse):
 def test_nothing_is_loaded_from_the_network(warehouse):
     with warehouse.reading() as con, pytest.raises(duckdb.Error):
         con.execute("from 'https://127.0.0.1:9/nothing.parquet'")
-
-
-# -- whose it is ---------------------------------------------------------------------------
 
 
 def test_a_renamed_account_takes_everything_along_and_nothing_counts_twice(warehouse):
