@@ -22,88 +22,40 @@ def runway(early: date | None, middle: date | None, late: date | None, **more: A
 
 
 EARLY, MIDDLE, LATE = date(2026, 4, 5), date(2026, 4, 12), date(2026, 4, 27)
+NEW_YEAR = date(2026, 12, 30), date(2026, 12, 31), date(2027, 1, 2)
+GONE = [AS_OF.date()] * 3
+UNTIL = "Credits last until about 12 Apr 2026."
 
 
 @pytest.mark.parametrize(
     ("row", "headline", "detail", "tone", "brief", "span"),
     [
-        (
-            runway(EARLY, MIDDLE, LATE),
-            "Credits last until about 12 Apr 2026.",
-            "80 % sure: between 5 Apr and 27 Apr 2026.",
-            "calm", "12 Apr 2026", "5 Apr – 27 Apr 2026",
-        ),
-        (
-            runway(date(2026, 12, 30), date(2026, 12, 31), date(2027, 1, 2)),
-            "Credits last until about 31 Dec 2026.",
-            "80 % sure: between 30 Dec 2026 and 2 Jan 2027.",
-            "calm", "31 Dec 2026", "30 Dec 2026 – 2 Jan 2027",
-        ),
-        (
-            runway(MIDDLE, MIDDLE, MIDDLE),
-            "Credits last until about 12 Apr 2026.",
-            "80 % sure: on that day.",
-            "calm", "12 Apr 2026", "that day",
-        ),
-        (
-            runway(EARLY, MIDDLE, None),
-            "Credits last until about 12 Apr 2026.",
-            "80 % sure: not before 5 Apr 2026, and possibly for more than a year.",
-            "calm", "12 Apr 2026", "not before 5 Apr 2026",
-        ),
-        (
-            runway(EARLY, None, None),
-            "Credits probably last longer than a year.",
-            "There is a 1-in-10 chance that they run out by 5 Apr 2026.",
-            "calm", "probably longer than a year", "not before 5 Apr 2026",
-        ),
-        (
-            runway(None, None, None),
-            "Credits last longer than a year.",
-            "The chance that they do is at least 90 %.",
-            "calm", "longer than a year", "",
-        ),
-        (
-            runway(EARLY, MIDDLE, LATE, is_early=True, history_days=6),
-            "Credits last until about 12 Apr 2026.",
-            "80 % sure: between 5 Apr and 27 Apr 2026. This is an early estimate from 6 complete days: "
-            "the date may still move a lot.",
-            "calm", "12 Apr 2026", "5 Apr – 27 Apr 2026, early",
-        ),
-        (
-            runway(None, None, None, status="accumulating", history_days=2),
-            "No run-out date yet: too little history.",
-            "Why.",
-            "open", "too little history", "",
-        ),
-        (
-            runway(None, None, None, status="idle"),
-            "No run-out date: the account is idle.",
-            "Why.",
-            "calm", "idle", "",
-        ),
-        (
-            runway(AS_OF.date(), AS_OF.date(), AS_OF.date(), status="exhausted", balance_usd=Decimal("-3.2")),
-            "Credits are used up.",
-            "The balance is −$3.20: a top-up settles this debt first.",
-            "urgent", "used up", "",
-        ),
-        (
-            runway(AS_OF.date(), AS_OF.date(), AS_OF.date(), status="exhausted", balance_usd=Decimal(0)),
-            "Credits are used up.",
-            "The balance is $0.00: top up to continue.",
-            "urgent", "used up", "",
-        ),
-        (
-            runway(AS_OF.date(), AS_OF.date(), AS_OF.date(), status="exhausted", is_unused=True),
-            "No credits were ever bought or spent.",
-            "There is nothing to forecast until the first credits are bought.",
-            "open", "never used", "",
-        ),
-        (
-            {"status": None}, "This account has never been read.", "Check its key, then run again.",
-            "watch", "never read: check its key", "",
-        ),
+        (runway(EARLY, MIDDLE, LATE), UNTIL, "80 % sure: between 5 Apr and 27 Apr 2026.",
+         "calm", "12 Apr 2026", "5 Apr – 27 Apr 2026"),
+        (runway(*NEW_YEAR), "Credits last until about 31 Dec 2026.",
+         "80 % sure: between 30 Dec 2026 and 2 Jan 2027.", "calm", "31 Dec 2026", "30 Dec 2026 – 2 Jan 2027"),
+        (runway(MIDDLE, MIDDLE, MIDDLE), UNTIL, "80 % sure: on that day.", "calm", "12 Apr 2026", "that day"),
+        (runway(EARLY, MIDDLE, None), UNTIL, "80 % sure: not before 5 Apr 2026, and possibly for more than a year.",
+         "calm", "12 Apr 2026", "not before 5 Apr 2026"),
+        (runway(EARLY, None, None), "Credits probably last longer than a year.",
+         "There is a 1-in-10 chance that they run out by 5 Apr 2026.",
+         "calm", "probably longer than a year", "not before 5 Apr 2026"),
+        (runway(None, None, None), "Credits last longer than a year.", "The chance that they do is at least 90 %.",
+         "calm", "longer than a year", ""),
+        (runway(EARLY, MIDDLE, LATE, is_early=True, history_days=6), UNTIL,
+         "80 % sure: between 5 Apr and 27 Apr 2026. This is an early estimate from 6 complete days: "
+         "the date may still move a lot.", "calm", "12 Apr 2026", "5 Apr – 27 Apr 2026, early"),
+        (runway(None, None, None, status="accumulating", history_days=2),
+         "No run-out date yet: too little history.", "Why.", "open", "too little history", ""),
+        (runway(None, None, None, status="idle"), "No run-out date: the account is idle.", "Why.", "calm", "idle", ""),
+        (runway(*GONE, status="exhausted", balance_usd=Decimal("-3.2")), "Credits are used up.",
+         "The balance is −$3.20: a top-up settles this debt first.", "urgent", "used up", ""),
+        (runway(*GONE, status="exhausted", balance_usd=Decimal(0)), "Credits are used up.",
+         "The balance is $0.00: top up to continue.", "urgent", "used up", ""),
+        (runway(*GONE, status="exhausted", is_unused=True), "No credits were ever bought or spent.",
+         "There is nothing to forecast until the first credits are bought.", "open", "never used", ""),
+        ({"status": None}, "This account has never been read.", "Check its key, then run again.",
+         "watch", "never read: check its key", ""),
     ],
 )  # fmt: skip
 def test_each_status_has_its_own_words(row, headline, detail, tone, brief, span):
