@@ -176,7 +176,7 @@ def build(job: dict[str, Any]) -> None:
         started, started_cpu = time.perf_counter(), time.process_time()
         result = project.build(con, FORECAST_STEPS if is_alone else None)
         seconds, cpu = time.perf_counter() - started, time.process_time() - started_cpu
-        if result.blocked:
+        if result.blocking:
             raise SystemExit("\n".join(test.message for test in result.blocking))
         if job.get("curves"):
             con.execute(

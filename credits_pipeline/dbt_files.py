@@ -1,12 +1,13 @@
 """What the files of a dbt project may say: every `.yml` in pydantic models, which refuse what they do not know."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
 from credits_pipeline.errors import CreditsError
 from credits_pipeline.text import quoted
@@ -36,6 +37,9 @@ class GenericTest(_Yml):
     config: Config = Config()
 
 
+_Tests = Annotated[dict[str, GenericTest], BeforeValidator(lambda said: {said: {}} if isinstance(said, str) else said)]
+
+
 def _with_docs(text: str, info: ValidationInfo) -> str:
     """On one line, with its doc blocks in place."""
     words = re.sub(r"{{ doc\('(\w+)'\) }}", lambda found: (info.context or {}).get(found[1], found[0]), text)
@@ -47,7 +51,7 @@ def _with_docs(text: str, info: ValidationInfo) -> str:
 class _Described(_Yml):
     name: str
     description: Annotated[str, AfterValidator(_with_docs)]
-    data_tests: list[str | dict[str, GenericTest]] = []
+    data_tests: list[_Tests] = []
 
 
 class Column(_Described):
@@ -71,8 +75,8 @@ class Table(_Described):
     @property
     def primary_key(self) -> list[str]:
         """Its columns, as the test `primary_key` names them."""
-        found = [test.get("primary_key") for test in self.data_tests if isinstance(test, dict)]
-        return [name for test in found if test for name in test.arguments["columns"]]
+        found = [test["primary_key"] for test in self.data_tests if "primary_key" in test]
+        return [name for test in found for name in test.arguments["columns"]]
 
     @property
     def comment(self) -> str:
@@ -85,10 +89,6 @@ class SourceGroup(_Yml):
     description: str = ""
     schema_name: str = Field(alias="schema")
     tables: list[Table]
-
-    @property
-    def placed_tables(self) -> list[Table]:
-        return [table.model_copy(update={"schema_name": self.schema_name}) for table in self.tables]
 
 
 class YmlFile(_Yml):
@@ -106,11 +106,15 @@ def read_texts(root: Path, pattern: str) -> dict[Path, str]:
 
 
 def read_yml(path: Path, text: str, docs: Mapping[str, str]) -> YmlFile:
-    try:
+    with named(path):
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
         return YmlFile.model_validate(loader.get_single_data(), context=docs)
-    except yaml.YAMLError as error:
-        raise SqlProjectError(path, f"is no valid YAML: {error}") from error
-    except ValidationError as error:
-        problems = [f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors()]
-        raise SqlProjectError(path, "; ".join(problems)) from error
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Whatever goes wrong inside is a SqlProjectError that names the file."""
+    try:
+        yield
+    except Exception as error:  # an expression in a template may raise any
+        raise SqlProjectError(path, str(error)) from error

@@ -6,26 +6,24 @@ exposures and unit tests are left to dbt; whatever else a .yml says is refused.
 
 import re
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from graphlib import CycleError, TopologicalSorter
+from graphlib import TopologicalSorter
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import yaml
 from jinja2.sandbox import SandboxedEnvironment
 
 from credits_pipeline import clock
-from credits_pipeline.dbt_files import Config, GenericTest, SqlProjectError, Table, read_texts, read_yml
+from credits_pipeline.dbt_files import Config, SqlProjectError, Table, named, read_texts, read_yml
 from credits_pipeline.text import cell, literal, quoted
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
 
-RAW_SCHEMAS = {"raw", "ops"}  # written by Python, and never emptied
 SAMPLE_ROWS = 5  # failing rows that a test shows: enough to see the pattern
 SAMPLE_CHARACTERS = 300  # of one such row: a whole reply in JSON would drown the rest
 _JINJA = SandboxedEnvironment(undefined=jinja2.StrictUndefined, optimized=False)  # each template is rendered once
@@ -87,20 +85,15 @@ class TestResult:
 
 @dataclass(frozen=True)
 class BuildResult:
-    """What a build made and what its tests found. The caller rolls back if it is `blocked`."""
+    """What a build made and what its tests found. The caller rolls back if any are `blocking`."""
 
     models: tuple[ModelResult, ...]
     tests: tuple[TestResult, ...]
-    dropped: tuple[str, ...]  # tables that no model makes any longer, such as 'marts.old'
 
     @property
     def blocking(self) -> tuple[TestResult, ...]:
         """The failed tests that forbid a commit."""
         return tuple(r for r in self.tests if not r.passed and r.test.severity == "error")
-
-    @property
-    def blocked(self) -> bool:
-        return bool(self.blocking)
 
     @property
     def because(self) -> str:
@@ -131,8 +124,12 @@ class SqlProject:
         text = "".join(read_texts(root, "models/**/*.md").values())
         docs = dict(re.findall(r"{% docs (\w+) %}(.*?){% enddocs %}", text, re.DOTALL))
         ymls = {path: read_yml(path, text, docs) for path, text in read_texts(root, "models/**/*.yml").items()}
-        groups = [group for yml in ymls.values() for group in yml.sources]
-        sources = {f"{group.name}.{table.name}": table for group in groups for table in group.placed_tables}
+        sources = {
+            f"{group.name}.{table.name}": table.model_copy(update={"schema_name": group.schema_name})
+            for yml in ymls.values()
+            for group in yml.sources
+            for table in group.tables
+        }
         entries = {entry.name: (path, entry) for path, yml in ymls.items() for entry in yml.models}
         files = {path.stem: path for path in read_texts(root, "models/**/*.sql")}
         for name in files.keys() ^ entries.keys():
@@ -143,20 +140,10 @@ class SqlProject:
         models = {}
         for name, path in files.items():
             made, (yml_path, entry) = templates.render(path), entries[name]
-            fields = dict(entry) | {
-                "schema_name": schemas[path.parts[2]],
-                "config": entry.config.model_copy(update=made.config),
-            }
-            models[name] = Model(
-                **fields,
-                path=path,
-                yml_path=yml_path,
-                sql=made.template,
-                compiled=made.sql,
-                depends_on=tuple(made.refs),
-                sources=tuple(made.sources),
-            )
-        order = _in_order(models)
+            config = entry.config.model_copy(update=made["config"])
+            placed = {"schema_name": schemas[path.parts[2]], "yml_path": yml_path, "config": config}
+            models[name] = Model(**dict(entry) | made | placed)
+        order = [*TopologicalSorter({name: model.depends_on for name, model in models.items()}).static_order()]
         tests = [*_generic_tests(templates, models), *_singular_tests(templates, order)]
         ours = {name: tuple(test for test in tests if test.model == name) for name in order}
         tested = {name: models[name].model_copy(update={"tests": ours[name]}) for name in order}
@@ -166,15 +153,16 @@ class SqlProject:
         """Build, describe and test the selected models (default: all) inside the caller's transaction.
 
         A build of all models also empties the project's schemas of what neither is a model nor a source.
-        A failing test raises nothing: see BuildResult.blocked. What cannot be built raises SqlProjectError.
+        A failing test raises nothing: see BuildResult.blocking. What cannot be built raises SqlProjectError.
         """
         chosen = [model for name, model in self.models.items() if select is None or name in select]
         for schema in dict.fromkeys(model.schema_name for model in chosen):
             con.execute(f"create schema if not exists {quoted(schema)}")
-        dropped = self._drop_leftovers(con) if select is None else ()
+        if select is None:
+            self._drop_leftovers(con)
         built = tuple(_build_model(con, model) for model in chosen)
         _describe(con, [*self.sources.values(), *chosen])
-        return BuildResult(built, self.test(con, [test for model in chosen for test in model.tests]), dropped)
+        return BuildResult(built, self.test(con, [test for model in chosen for test in model.tests]))
 
     def test(self, con: "Connection", tests: Collection[Test]) -> tuple[TestResult, ...]:
         """Run tests on tables that are there already: those of one file in one query."""
@@ -186,25 +174,15 @@ class SqlProject:
             counts |= zip(of_file, row, strict=True)
         return tuple(TestResult(test, counts[test], _sample(con, test) if counts[test] else ()) for test in tests)
 
-    def _drop_leftovers(self, con: "Connection") -> tuple[str, ...]:
+    def _drop_leftovers(self, con: "Connection") -> None:
         """A model that left the project must not live on as a table that nobody refreshes."""
         kept = {(table.schema_name, table.name) for table in (*self.models.values(), *self.sources.values())}
-        rows = con.execute(
-            "select schema_name, table_name from duckdb_tables() where database_name = current_database() order by all"
+        found = con.execute(
+            "select schema_name, table_name from duckdb_tables() where database_name = current_database()"
         ).fetchall()
-        ours = {*self.schemas} - RAW_SCHEMAS
-        left = [name for name in rows if name[0] in ours and name not in kept]
-        for name in left:
-            con.execute(f"drop table {quoted(*name)}")
-        return tuple(".".join(name) for name in left)
-
-
-class _Rendered(NamedTuple):
-    refs: dict[str, str]
-    sources: dict[str, str]
-    config: dict[str, Any]
-    template: str = ""
-    sql: str = ""
+        for schema, table in found:
+            if schema in self.schemas and (schema, table) not in kept:
+                con.execute(f"drop table {quoted(schema, table)}")
 
 
 class _Templates:
@@ -213,45 +191,37 @@ class _Templates:
     def __init__(
         self, root: Path, models: Mapping[str, str], sources: Mapping[str, Table], variables: Mapping[str, Any]
     ) -> None:
-        self.root, self._sources = root, sources
-        self._asked = _Rendered({}, {}, {})
+        self.root = root
         self._context: dict[str, Any] = {
-            "ref": lambda name: self._asked.refs.setdefault(name, _look_up(name, models, "model")),
-            "source": self._source,
-            "var": lambda name: _look_up(name, variables, "var"),
-            "config": lambda **said: self._asked.config.update(Config(**said).model_dump(exclude_unset=True)) or "",
+            "ref": lambda name: self._read("model", name, models),
+            "source": lambda group, table: self._read("source", f"{group}.{table}", sources).relation,
+            "var": lambda name: _look_up("var", name, variables),
+            "config": lambda **said: self._asked["config"].update(Config(**said).model_dump(exclude_unset=True)) or "",
         }
         for path, text in read_texts(root, "macros/*.sql").items():
-            with _named(path):
+            with named(path):
                 module = vars(_template(text).make_module(self._context))
             self._context |= {name: value for name, value in module.items() if name[0] != "_"}
 
-    def render(self, path: Path) -> _Rendered:
-        """The file at `path`. Raises SqlProjectError."""
+    def render(self, path: Path) -> dict[str, Any]:
+        """What `Model` says of the file at `path`. Raises SqlProjectError."""
         text = (self.root.parent / path).read_text("utf-8")
-        self._asked = _Rendered({}, {}, {}, template=text)
-        with _named(path):
-            return self._asked._replace(sql=_template(text).render(self._context))
+        self._asked: dict[str, dict[str, Any]] = {"model": {}, "source": {}, "config": {}}
+        with named(path):
+            made = {"path": path, "sql": text, "compiled": _template(text).render(self._context)}
+        read = {"depends_on": tuple(self._asked["model"]), "sources": tuple(self._asked["source"])}
+        return made | read | {"config": self._asked["config"]}
 
     def call(self, path: Path, macro: str, arguments: Mapping[str, Any]) -> str:
         """What a macro makes of arguments that stand in the file at `path`. Raises SqlProjectError."""
-        with _named(path):
-            return str(_look_up(macro, self._context, "macro")(**arguments))
+        with named(path):
+            return str(_look_up("macro", macro, self._context)(**arguments))
 
-    def _source(self, group: str, table: str) -> str:
-        name = f"{group}.{table}"
-        return self._asked.sources.setdefault(name, _look_up(name, self._sources, "source").relation)
-
-
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # whatever an expression in a template may raise
-        raise SqlProjectError(path, str(error)) from error
+    def _read(self, what: str, name: str, among: Mapping[str, Any]) -> Any:
+        return self._asked[what].setdefault(name, _look_up(what, name, among))
 
 
-def _look_up(name: str, among: Mapping[str, Any], what: str) -> Any:
+def _look_up(what: str, name: str, among: Mapping[str, Any]) -> Any:
     if name not in among:
         raise LookupError(f"there is no {what} named {name!r}")
     return among[name]
@@ -264,21 +234,12 @@ def _template(text: str) -> jinja2.Template:
     return _JINJA.from_string(text)
 
 
-def _in_order(models: Mapping[str, Model]) -> list[str]:
-    try:
-        return [*TopologicalSorter({name: model.depends_on for name, model in models.items()}).static_order()]
-    except CycleError as error:
-        circle = error.args[1]
-        problem = f"models read each other in a circle: {' <- '.join(reversed(circle))}"
-        raise SqlProjectError(models[circle[0]].path, problem) from None
-
-
 def _generic_tests(templates: _Templates, models: Mapping[str, Model]) -> Iterator[Test]:
     for model in models.values():
         parts = [(dict[str, str](), f"The {{}} holds: {', '.join(model.primary_key)}.", model.data_tests)]
         parts += [({"column_name": c.name}, f"Column {c.name}: {{}}.", c.data_tests) for c in model.columns]
         for column, about, item in ((column, about, item) for column, about, items in parts for item in items):
-            [(kind, test)] = {item: GenericTest()}.items() if isinstance(item, str) else item.items()
+            [(kind, test)] = item.items()
             arguments = {**test.arguments, **column}
             made = templates.call(model.yml_path, f"test_{kind}", arguments | {"model": model.relation})
             name = test.name or _test_name(kind, model.name, arguments)
@@ -289,10 +250,10 @@ def _generic_tests(templates: _Templates, models: Mapping[str, Model]) -> Iterat
 def _singular_tests(templates: _Templates, order: list[str]) -> Iterator[Test]:
     for path in read_texts(templates.root, "tests/*.sql"):
         made = templates.render(path)
-        about = " ".join(line[3:] for line in takewhile(lambda line: line[:2] == "--", made.template.splitlines()))
+        about = " ".join(line[3:] for line in takewhile(lambda line: line[:2] == "--", made["sql"].splitlines()))
         # The last model it reads is the one that makes it fail: the others were there before.
-        model = max(made.refs, key=order.index)
-        yield Test(path.stem, model, made.config.get("severity", "error"), made.sql, about, path)
+        model = max(made["depends_on"], key=order.index)
+        yield Test(path.stem, model, made["config"].get("severity", "error"), made["compiled"], about, path)
 
 
 def _test_name(kind: str, model: str, arguments: Mapping[str, Any]) -> str:

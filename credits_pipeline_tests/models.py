@@ -161,7 +161,7 @@ class World:
     def build_and_test(self, models: Collection[str]) -> BuildResult:
         """Build as the pipeline does; a blocking test that fails is the caller's failure too."""
         result = self.project.build(self.con, models)
-        assert not result.blocked, [test.message for test in result.blocking]
+        assert not result.blocking, [test.message for test in result.blocking]
         return result
 
     def table(self, name: str, account: str | None = "a") -> list[Row]:

@@ -58,7 +58,7 @@ class History:
     def build(self) -> None:
         with self.warehouse.writing("building the SQL models") as con:
             result = self.project.build(con)
-            assert not result.blocked, [test.message for test in result.blocking]
+            assert not result.blocking, [test.message for test in result.blocking]
 
     @property
     def last_run(self) -> date:

@@ -135,7 +135,7 @@ def test_dbt_builds_the_same_tables_rows_types_and_comments_and_passes_the_same_
     project, ours, copy = history.project, history.warehouse.path, tmp_path / "copy.duckdb"
     with history.warehouse.writing("the test") as con:
         built = project.build(con)
-    assert not built.blocked, [test.message for test in built.blocking]
+    assert not built.blocking, [test.message for test in built.blocking]
     assert [model.model for model in built.models if not model.row_count] == []
 
     shutil.copy(ours, copy)

@@ -77,7 +77,7 @@ def test_keys_that_were_billed_more_than_the_account_are_a_warning_once_the_day_
     world.break_down("2026-01-01", {("k", "m"): "1.5"}, fetched=fetched)
     result = build(world)
     assert ["breakdown_is_within_the_bill"] * warned == [t.test.name for t in result.tests if not t.passed]
-    assert not result.blocked
+    assert not result.blocking
     assert spend(world) == {(1, "k", "m"): 1.5, (1, "(unattributed)", "m"): -0.5}
 
 
@@ -87,7 +87,7 @@ def test_the_first_line_that_is_like_account_and_member_says_whose_team_it_is(wo
     world.break_down("2026-01-01", members)
     lines = [("b", "api_key", "*", "other"), ("*", "api_key", "batch_*", "Data"), ("a", "api_key", "b*", "Support")]
     of_teams(world, *lines, ("a", "api_key", "5*%", "Discount"))
-    assert not build(world).blocked
+    assert not build(world).blocking
     assert rows(world, "select team, spend_usd::double, share, requests from marts.monthly_chargeback") == [
         ("(no team)", 3.5, 0.35, 1 - 4),
         ("Data", 1.0, 0.1, 1),

@@ -69,7 +69,7 @@ def sql_models(project: SqlProject) -> dg.AssetsDefinition:
             [tests[key] for key in wanted],
             {"raw.account_plans": settings.plans, "raw.teams": settings.teams},
         )
-        result, blocked = merged([result for result, _ in shards]), [shard for shard in shards if shard[0].blocked]
+        result, blocked = merged([result for result, _ in shards]), [shard for shard in shards if shard[0].blocking]
         shown: dict[str, dict[str, Any]] = {}
         if len(blocked) < len(shards):
             shown = described(context, warehouse, project, result)
@@ -108,7 +108,7 @@ def build_shard(
             # Tests that were asked for without their model: a check executed alone.
             lone = [test for test in wanted if (test.model, test.name) not in done]
             result = replace(result, tests=(*result.tests, *project.test(con, lone)))
-            if result.blocked:
+            if result.blocking:
                 raise BlockedBuild(result)
     except BlockedBuild as blocked:
         with shard.reading("naming the accounts") as con:
@@ -119,7 +119,7 @@ def build_shard(
 
 def merged(results: Sequence[BuildResult]) -> BuildResult:
     """What was built and found in all shards together. Tables of a shard that is blocked are not counted."""
-    built = [result for result in results if not result.blocked] or results
+    built = [result for result in results if not result.blocking] or results
     models = tuple(
         ModelResult(parts[0].model, sum(part.row_count for part in parts), sum(part.seconds for part in parts))
         for parts in zip(*(result.models for result in built), strict=True)
@@ -132,7 +132,7 @@ def merged(results: Sequence[BuildResult]) -> BuildResult:
         )
         for parts in zip(*(result.tests for result in results), strict=True)
     )
-    return BuildResult(models, tests, results[0].dropped)
+    return BuildResult(models, tests)
 
 
 def described(
