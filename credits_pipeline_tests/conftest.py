@@ -43,7 +43,6 @@ SLOW = {
     # Single tests of other modules:
     "test_a_backfill_of_a_range_fetches_that_range",
     "test_a_bill_that_moved_is_shown_in_the_metadata",
-    "test_a_busy_warehouse_costs_the_alerts_a_pass_and_not_the_run",
     "test_a_daily_run_that_failed_is_run_again_later_and_later_while_the_day_lasts",
     "test_a_renamed_account_keeps_its_history_under_its_new_name",
     "test_a_run_that_crosses_midnight_is_refused_and_the_next_one_heals_it",

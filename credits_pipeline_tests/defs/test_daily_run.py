@@ -3,6 +3,7 @@
 import json
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -11,7 +12,7 @@ import pytest
 from credits_pipeline import clock, config
 from credits_pipeline.defs.schedules import range_tags
 from credits_pipeline.simulator import SimulatedAccount
-from credits_pipeline.warehouse import Warehouse, open_published
+from credits_pipeline.warehouse import Warehouse, open_published, open_warehouse
 from credits_pipeline_tests.conftest import TODAY
 from credits_pipeline_tests.faulty import Fault
 
@@ -194,11 +195,14 @@ def test_a_wrong_setting_is_one_clear_line_and_costs_no_request(simulate, run_jo
     assert api.requests == []
 
 
-def test_a_busy_warehouse_costs_the_alerts_a_pass_and_not_the_run(simulate, run_job, at_five_past_midnight):
+def test_a_busy_warehouse_costs_the_alerts_a_pass_and_not_the_run(simulate, run_job, monkeypatch):
     simulate(spender())
-    run_job("daily_credits")
+    impatient = partial(open_warehouse, lock_timeout_s=0.1)
+    monkeypatch.setattr("credits_pipeline.definitions.open_warehouse", impatient)
     with Warehouse(config.current().warehouse_path).reading("looking for long"):
-        assert run_job("rebuild", asset_selection=[dg.AssetKey("alerts_sent")]).success
+        result = run_job("rebuild", asset_selection=[dg.AssetKey("alerts_sent")])
+    assert result.success
+    assert "preview" not in result.asset_materializations_for_node("alerts_sent")[0].metadata, "it did not look"
 
 
 def test_nothing_is_published_before_every_table_was_built(simulate, run_job):

@@ -186,20 +186,18 @@ def test_backups_and_restores_of_one_instant_overwrite_nothing(filled, tmp_path)
     assert count(filled) == 3
 
 
-def test_a_backup_that_was_cut_short_does_not_look_like_one(filled, tmp_path):
-    attempt = FILLS_THE_DISK.replace("{attempt}", "warehouse.backup(Path(sys.argv[3]))")
-    with python(attempt, filled.path, 300_000, tmp_path / "backups") as process:
-        out, errors = process.communicate(timeout=60)
-    assert out.startswith(f"No room to write {tmp_path}/backups/"), out + errors
+def test_without_room_neither_a_backup_nor_a_restore_leaves_anything_behind(filled, tmp_path):
+    def attempt(call: str, *arguments: Path) -> str:
+        with python(FILLS_THE_DISK.replace("{attempt}", call), filled.path, 300_000, *arguments) as process:
+            out, errors = process.communicate(timeout=60)
+        return out + errors
+
+    said = attempt("warehouse.backup(Path(sys.argv[3]))", tmp_path / "backups")
+    assert said.startswith(f"No room to write {tmp_path}/backups/"), said
     assert names(tmp_path / "backups") == []
-
-
-def test_no_room_to_restore_changes_nothing_and_leaves_no_litter(filled, tmp_path):
     made = filled.backup(tmp_path / "backups")
     filled.append_readings([reading()])
-    attempt = FILLS_THE_DISK.replace("{attempt}", "warehouse.restore(Path(sys.argv[3]))")
-    with python(attempt, filled.path, 300_000, made) as process:
-        out, errors = process.communicate(timeout=60)
-    assert out.startswith("No room to write"), out + errors
+    said = attempt("warehouse.restore(Path(sys.argv[3]))", made)
+    assert said.startswith("No room to write"), said
     assert count(filled) == 3
     assert names(filled.path.parent) == ["warehouse.duckdb", "warehouse.duckdb.lock"]

@@ -69,16 +69,6 @@ def test_what_is_said_twice_counts_once(load, warehouse):
     assert load(GOOD + again) == ImportResult(appended=1, already_there=2)
 
 
-def test_the_order_of_rows_and_columns_and_further_columns_do_not_matter(load, warehouse):
-    text = (
-        "Note, Total_Usage ,balance,TIME,total_credits\n"
-        "late,6.5,18.5,2026-06-02T00:05:00Z,25\n"
-        '"first, really",5.00000001,,2026-06-01T00:05:00Z,25\n'
-    )
-    assert load(text).appended == 2
-    assert stored(warehouse) == [FIRST, SECOND]
-
-
 @pytest.mark.parametrize(
     "content",
     [
@@ -88,6 +78,12 @@ def test_the_order_of_rows_and_columns_and_further_columns_do_not_matter(load, w
         pytest.param(GOOD.replace(",", ";").replace(".", ","), id="semicolons and decimal commas"),
         pytest.param(GOOD + ",,\n\n , ,\n", id="padding rows"),
         pytest.param(GOOD.replace("\n", ",,\n"), id="padding columns"),
+        pytest.param(
+            "Note, Total_Usage ,balance,TIME,total_credits\n"
+            "late,6.5,18.5,2026-06-02T00:05:00Z,25\n"
+            '"first, really",5.00000001,,2026-06-01T00:05:00Z,25\n',
+            id="further columns, in another order",
+        ),
     ],
 )
 def test_files_as_spreadsheets_save_them(load, warehouse, content):
@@ -109,9 +105,6 @@ def test_files_as_spreadsheets_save_them(load, warehouse, content):
 def test_every_usual_way_of_writing_an_instant(load, warehouse, written, tz):
     load(f"{HEADER}{written},25,5.00000001\n", tz)
     assert stored(warehouse) == [FIRST]
-    newest = warehouse.newest_reading("default")
-    assert newest
-    assert newest.snapshot_date == date(2026, 6, 1)
 
 
 @pytest.mark.parametrize("rows", [1_000, pytest.param(100_000, marks=pytest.mark.heavy)])
