@@ -132,8 +132,10 @@ def test_each_key_of_the_newest_list_has_its_row_and_only_what_is_known_is_said(
         world.list_key(when, total, key="spent", limit=5, left=-1 if number == 20 else 1, reset="monthly")
         world.list_key(when, 0, key="unused", **cap, created_at=made, expires_at=at("2025-12-31 10:00"))
         total += spend
+    world.bill_names(START, 0, "new")
+    world.list_key(when, 3, key="new", usage_daily_usd=3, **cap)
     keys = world.limits()
-    assert sorted(keys) == ["byok", "free", "off", "silent", "spent", "unused"]
+    assert sorted(keys) == ["byok", "free", "new", "off", "silent", "spent", "unused"]
     today = START + 20 * DAY
     for name, row in keys.items():
         assert row["has_no_limit"] == (name == "free")
@@ -142,6 +144,6 @@ def test_each_key_of_the_newest_list_has_its_row_and_only_what_is_known_is_said(
     assert keys["unused"]["unused_days"] == (today - made.date()).days
     assert keys["unused"]["expected_daily_spend_usd"] == keys["off"]["expected_daily_spend_usd"] == 0
     assert keys["unused"]["expires_on"] == date(2025, 12, 31)
-    assert keys["free"]["unused_days"] == 1
+    assert (keys["free"]["unused_days"], keys["new"]["unused_days"]) == (1, 0)
     assert keys["silent"]["expected_daily_spend_usd"] is None
     assert keys["off"]["is_disabled"]
