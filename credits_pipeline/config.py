@@ -153,6 +153,8 @@ def load(environ: Mapping[str, str], dotenv: Path | None = None) -> Settings:
             return default
 
     env = collect(lambda: Environment(environ, dotenv), Environment(environ))
+    if dotenv and environ.get(DOTENV_VARIABLE) and not dotenv.is_file():
+        warnings.append(f"{DOTENV_VARIABLE} names {dotenv}, which is no file: correct it, or leave it empty")
 
     def read(name: str, parse: Callable[[str], T], default: T, to: list[str] = problems) -> T:
         return collect(lambda: parse(text) if (text := env.get(name)) else default, default, to)

@@ -391,6 +391,12 @@ def test_read_mart_and_every_command_find_the_same_settings(private, tmp_path, m
     assert config.current().dagster_home == tmp_path / "from-dotenv" / "x"
 
 
+def test_a_file_that_is_named_and_missing_is_warned_about(tmp_path):
+    path = tmp_path / "missing"
+    (warning,) = config.load({"CREDITS_ENV_FILE": str(path)}, path).warnings
+    assert warning.startswith(f"CREDITS_ENV_FILE names {path}, which is no file")
+
+
 def test_a_dotenv_that_is_no_text_is_one_sentence_without_its_content(private):
     """As PowerShell's `>` writes it."""
     private.write_text(f"OPENROUTER_API_KEY={KEY}\n", encoding="utf-16")
