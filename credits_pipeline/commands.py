@@ -202,7 +202,7 @@ def alert_test() -> int:
     for outcome in outcomes:
         tell(f"{outcome.channel}: {'sent' if outcome.delivered else outcome.reason}")
     if not outcomes:
-        warn(["CREDITS_ALERT_URLS is not set, so alerts are only logged: give it one or more Apprise URLs"])
+        warn(["CREDITS_ALERT_URLS names no channel, so alerts are only logged: give it one or more Apprise URLs"])
     return 0 if outcomes and all(outcome.delivered for outcome in outcomes) else 1
 
 

@@ -233,7 +233,7 @@ def test_a_key_that_will_probably_reach_its_limit_is_an_alert_once_in_each_windo
     (alert,) = world.send().due
     assert alert.title == "default: key batch-7 will probably reach its limit of $50.00"
     assert alert.body.replace("\u00a0", " ").splitlines() == [
-        "What happened: $38.00 of $50.00 are used, and the limit begins anew at 22 Jun 2026 00:00 UTC. It will "
+        "What happened: $38.00 of $50.00 is used, and the limit begins anew at 22 Jun 2026 00:00 UTC. It will "
         "probably be reached around 19 Jun 2026, and requests with this key are refused from then on.",
         "How sure: The probability is 50 %. Expected spend $4.00 a day.",
         "What to do: Raise the limit of batch-7 at https://openrouter.ai/settings/keys if the use is intended; else "
@@ -278,7 +278,7 @@ def test_a_budget_is_an_alert_once_when_it_will_probably_be_passed_and_once_when
     likely, passed, *_ = told
     assert likely.title == "acme: the budget of Jun 2026 will probably be passed: $320.00 of $500.00 spent"
     assert likely.body.replace("\u00a0", " ").splitlines() == [
-        "What happened: In Jun 2026 $320.00 of the budget of $500.00 were spent. The whole month will cost about "
+        "What happened: In Jun 2026 $320.00 was spent, the budget being $500.00. The whole month will cost about "
         "$520.00.",
         "Most of it: model openai/gpt-5 $240.00; key batch-7 $240.00.",
         "How sure: The probability is 62 %. 80 % sure: the month costs between $480.00 and $570.00.",
@@ -303,7 +303,7 @@ def test_credits_that_will_probably_expire_are_a_notice_30_and_7_days_ahead(worl
         ("expiry/default/2026-07-17/7", timedelta(days=23)),
     ]
     assert told[0].title == "default: $41.50 of credits may expire on 17 Jul 2026"
-    assert "$100.00 are left of what was bought a year before" in told[0].body
+    assert "$100.00 is left of what was bought a year before" in told[0].body
 
 
 def test_a_day_above_what_seemed_possible_is_an_alert_once_with_the_models_that_caused_it(world, now):

@@ -23,7 +23,7 @@ def api_keys(
     parts = warehouse.each(list_keys, openrouter, names_by_key(warehouse), context.run.run_id)
     asked = merged([part for part, _ in parts])
     for name, reason in asked.forbidden.items():
-        context.log.warning(f"{name}: this key does not list the account's keys. {reason}")
+        context.log.warning(f"{name}: this key does not list the account's keys: {reason}")
     return dg.MaterializeResult(
         metadata={
             "keys": sum(asked.replies.values()),

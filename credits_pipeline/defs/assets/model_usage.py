@@ -123,7 +123,7 @@ def model_usage(
         if fetched.first > first:
             context.log.warning(f"{name}: the API no longer tells the bill of {first}, which stays unknown")
     for name, reason in asked.forbidden.items():
-        context.log.warning(f"{name}: no analytics with this key, its spend comes from readings alone. {reason}")
+        context.log.warning(f"{name}: no analytics with this key, its spend comes from readings alone: {reason}")
     if failures and not replies and not asked.forbidden and is_only_source(context):
         raise dg.Failure(f"no account's bill could be fetched. {failure_summary(failures)}")
     # Over some accounts only, the sum would look like spend in the plot.

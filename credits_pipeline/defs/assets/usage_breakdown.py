@@ -42,7 +42,7 @@ def usage_breakdown(
     )
     asked = merged([part for part, _ in parts])
     for name, reason in asked.forbidden.items():
-        context.log.warning(f"{name}: this key does not tell who spends. {reason}")
+        context.log.warning(f"{name}: this key does not tell who spends: {reason}")
     yield from model_usage.days_read_again(context, KEY, first, {})
     yield dg.MaterializeResult(
         metadata={
