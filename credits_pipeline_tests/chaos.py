@@ -141,15 +141,9 @@ def mounted(path: Path) -> bool:
 # -- the table ---------------------------------------------------------------------------------
 
 STAGES = (
-    "before the request",
-    "mid-body",
-    "before the write",
-    "mid-transaction of the readings",
-    "mid-transaction of the SQL",
-    "between commit and publish",
-    "mid-publish",
-    "before the copy gets its name",
-    "mid-report",
+    *("before the request", "mid-body", "before the write", "mid-transaction of the readings"),
+    *("mid-transaction of the SQL", "between commit and publish", "mid-publish"),
+    *("before the copy gets its name", "mid-report"),
 )
 
 
@@ -159,17 +153,10 @@ def nothing(_: World) -> None:
 
 # In the suite that runs at every change; the rest is heavy.
 ALWAYS = {
-    *(
-        ("SIGKILL", f"mid-{at}")
-        for at in ("transaction of the readings", "transaction of the SQL", "publish", "report")
-    ),
-    ("SIGKILL", "before the copy gets its name"),
-    ("file size limit", "mid-publish"),
-    ("SIGTERM", "mid-transaction of the readings"),
-    ("disk full", "before the write"),
-    ("permission denied", "before the write"),
-    ("500 for an hour", ""),
-    ("clock back a day", ""),
+    *(("SIGKILL", stage) for stage in (*STAGES[3:5], *STAGES[6:])),
+    *(("file size limit", "mid-publish"), ("SIGTERM", "mid-transaction of the readings")),
+    *(("disk full", "before the write"), ("permission denied", "before the write")),
+    *(("500 for an hour", ""), ("clock back a day", "")),
 }
 
 
@@ -222,15 +209,10 @@ def history_again(world: World) -> None:
 
 
 def table() -> list[Row]:
-    rows, full = [], "[Ff]ree some space|make room"
-    for stage in STAGES:
-        rows += [
-            Row("SIGKILL", stage),
-            Row("SIGTERM", stage, says="stopped"),
-            Row("Ctrl-C", stage, says="stopped"),
-            Row("file size limit", stage, says=full),
-            Row("disk full", stage, says=full, after=room_again, needs_disk=True),
-        ]
+    full = "[Ff]ree some space|make room"
+    says = {"SIGKILL": "", "SIGTERM": "stopped", "Ctrl-C": "stopped", "file size limit": full}
+    rows = [Row(name, stage, says=words) for stage in STAGES for name, words in says.items()]
+    rows += [Row("disk full", stage, says=full, after=room_again, needs_disk=True) for stage in STAGES]
     for stage in ("before the request", "before the write", "between commit and publish"):
         forbidden = "permission|writable|write there"
         rows += [

@@ -353,25 +353,16 @@ def test_a_day_that_is_old_news_as_after_a_backfill_is_no_alert(world):
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
-        pytest.param(
-            {"method": "billed", "observed_usd": "4"},
-            "whole bill of that day. Readings say $4.00, the bill $50.00: the difference is timing around midnight.",
-            id="spent in the minutes after the reading at midnight",
-        ),
-        pytest.param(
-            {"method": "observed", "billed_usd": "4.2"},
-            "measured from readings. Readings say $50.00, the bill $4.20: the difference is timing around midnight, "
-            "or the bill is not complete yet.",
-            id="the bill was fetched while the day ran",
-        ),
-        pytest.param({"model": None}, "Models: no model was above its usual.", id="more of everything, as usual"),
-        pytest.param(
-            {"model": None, "billed_usd": None, "method": "observed"},
-            "Models: there is no bill for this day yet.",
-            id="no bill",
-        ),
+        # Spent in the minutes after the reading at midnight; fetched while the day ran; more of everything; no bill.
+        ({"method": "billed", "observed_usd": "4"},
+         "whole bill of that day. Readings say $4.00, the bill $50.00: the difference is timing around midnight."),
+        ({"method": "observed", "billed_usd": "4.2"},
+         "measured from readings. Readings say $50.00, the bill $4.20: the difference is timing around midnight, "
+         "or the bill is not complete yet."),
+        ({"model": None}, "Models: no model was above its usual."),
+        ({"model": None, "billed_usd": None, "method": "observed"}, "Models: there is no bill for this day yet."),
     ],
-)
+)  # fmt: skip
 def test_both_figures_of_a_day_are_told_and_no_bill_is_not_called_a_usual_one(world, columns, said):
     world.runway(100, is_early=True)
     world.spend(YESTERDAY, "50", **columns)
@@ -391,13 +382,8 @@ def test_a_hostile_name_calls_nobody_links_nowhere_and_forges_no_line(world, rec
     assert "‹!channel› ＠everyone" in text
     for forbidden in ("<", "@", "\x1b", "\u202e", "https://evil"):
         assert forbidden not in text
-    assert [line.partition(":")[0] for line in text.splitlines()] == [
-        "What happened",
-        "Models",
-        "How sure",
-        "What to do",
-        "The forecast now",
-    ]
+    begins = ["What happened", "Models", "How sure", "What to do", "The forecast now"]
+    assert [line.partition(":")[0] for line in text.splitlines()] == begins
 
 
 def test_simulated_figures_are_called_simulated(world, receiver):

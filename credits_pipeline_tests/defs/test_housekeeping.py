@@ -244,16 +244,9 @@ def test_a_year_of_schedules_and_sensors_leaves_bounded_files_and_memory(home, t
             held.set(datetime.combine(night, SENSED, UTC))
             daemon.look_at_sensors()
             if (number + 1) % max(days // 40, 1) == 0:
-                figures.append(
-                    {
-                        "days": number + 1,
-                        "dagster_home_mb": size_mb(home),
-                        "data_mb": size_mb(settings.data_dir),
-                        "temporary_mb": size_mb(temporary),
-                        "memory_mb": memory_mb(),
-                        "runs": instance.get_runs_count(),
-                    }
-                )
+                sizes = {"dagster_home": home, "data": settings.data_dir, "temporary": temporary}
+                seen = {"days": number + 1, "memory_mb": memory_mb(), "runs": instance.get_runs_count()}
+                figures.append(seen | {f"{name}_mb": size_mb(folder) for name, folder in sizes.items()})
                 print({name: round(value, 1) for name, value in figures[-1].items()}, flush=True)
         ticks = Counter(
             tick.status

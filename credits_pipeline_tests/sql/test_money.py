@@ -74,31 +74,20 @@ def test_buying_what_the_plan_says_lasts_until_that_day_and_more_certainty_or_ti
         world.read(before[0] + HOUR, before[1] + row["credits_usd"], before[2], row["account"])
     built(world, "runway_curve")
     for row in bought:
-        gone = [
-            day["run_out_date"]
-            for day in world.table("runway_curve", row["account"])
-            if day["probability"] >= 1 - row["confidence"]
-        ]
+        curve = world.table("runway_curve", row["account"])
+        gone = [day["run_out_date"] for day in curve if day["probability"] >= 1 - row["confidence"]]
         assert not gone or gone[0] >= row["until_date"]
 
 
 def test_a_plan_reaches_the_ends_of_this_month_and_the_next_and_the_day_that_is_set(world):
     plan(world, topup_until=date(2026, 12, 31))
     assert spend_nightly(world, [10] * 44, 440) == at("2026-04-15")
-    rows = {
-        (row["reason"], row["confidence"]): row
-        for row in built(world, "topup_plan", "month_outlook", "balance_forecast")
-    }
-    assert {reason: row["until_date"] for (reason, confidence), row in rows.items() if confidence == 0.5} == {
-        "7 days": date(2026, 4, 21),
-        "14 days": date(2026, 4, 28),
-        "30 days": date(2026, 5, 14),
-        "60 days": date(2026, 6, 13),
-        "90 days": date(2026, 7, 13),
-        "this month": date(2026, 4, 30),
-        "next month": date(2026, 5, 31),
-        "CREDITS_TOPUP_UNTIL": date(2026, 12, 31),
-    }
+    found = built(world, "topup_plan", "month_outlook", "balance_forecast")
+    rows = {(row["reason"], row["confidence"]): row for row in found}
+    after = {f"{days} days": date(2026, 4, 14) + days * DAY for days in (7, 14, 30, 60, 90)}
+    ends = {"this month": date(2026, 4, 30), "next month": date(2026, 5, 31), "CREDITS_TOPUP_UNTIL": date(2026, 12, 31)}
+    until = {reason: row["until_date"] for (reason, confidence), row in rows.items() if confidence == 0.5}
+    assert until == after | ends
     # Nothing is left, so all that will be spent is to be bought, in whole cents: what fan and month_outlook say.
     for day, reason in ((date(2026, 4, 30), "this month"), (date(2026, 12, 31), "CREDITS_TOPUP_UNTIL")):
         assert 0 <= rows[reason, 0.5]["credits_usd"] - fan_of(world)[day]["spend_p50"] < Decimal("0.01")
@@ -108,11 +97,8 @@ def test_a_plan_reaches_the_ends_of_this_month_and_the_next_and_the_day_that_is_
 
 @pytest.mark.parametrize(
     ("days", "until", "advised"),
-    [
-        pytest.param(44, None, "this month", id="16 days to its end"),
-        pytest.param(47, None, "next month", id="13 days to its end"),
-        pytest.param(44, date(2026, 4, 20), "CREDITS_TOPUP_UNTIL", id="a day that is set, however near"),
-    ],
+    [(44, None, "this month"), (47, None, "next month"), (44, date(2026, 4, 20), "CREDITS_TOPUP_UNTIL")],
+    ids=["16 days to its end", "13 days to its end", "a day that is set, however near"],
 )
 def test_one_plan_of_an_account_is_advised(world, days, until, advised):
     plan(world, topup_until=until)
@@ -303,17 +289,13 @@ def test_the_oldest_credits_are_spent_first_and_a_refund_takes_the_newest(world)
     assert rows[0]["at_risk_usd"] is None
 
 
-def test_at_risk_is_what_the_median_of_spend_leaves_of_a_lot_when_it_may_expire(world):
+def test_at_risk_is_what_the_median_of_spend_leaves_of_a_lot_when_it_may_expire_and_all_of_it_past_its_year(world):
     world.read_nightly(START, [(100 if day < 5 else 1000, day) for day in range(60)])
-    rows = built(world, "credit_lots", "balance_forecast")
+    world.read_nightly(START, [(0 if day < 2 else 1000, day) for day in range(400)], account="past its year")
+    *rows, past = built(world, "credit_lots", "balance_forecast")
     spent = fan_of(world)[date(2027, 3, 6)]["spend_p50"]
     assert [row["expires_on"] for row in rows] == [None, date(2027, 3, 6)]
     assert rows[1]["at_risk_usd"] == 1000 - 59 - spent > 0
     assert rows[1]["remaining_usd"] == usd(900)
-
-
-def test_a_lot_past_its_year_is_at_risk_as_a_whole(world):
-    world.read_nightly(START, [(0 if day < 2 else 1000, day) for day in range(400)])
-    [lot] = built(world, "credit_lots")
-    assert lot["expires_on"] == date(2027, 3, 3)
-    assert lot["at_risk_usd"] == lot["remaining_usd"] == usd(601)
+    assert past["expires_on"] == date(2027, 3, 3)
+    assert past["at_risk_usd"] == past["remaining_usd"] == usd(601)

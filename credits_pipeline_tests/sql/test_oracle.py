@@ -78,16 +78,10 @@ class Oracle:
     def credits_readings(self) -> list[Row]:
         """»The readings as people want them.«"""
         return [
-            {
-                "observed_at": r.at,
-                "snapshot_date": r.at.date(),
-                "total_credits": r.credits,
-                "total_usage": r.usage,
-                "balance_usd": r.credits - r.usage,
-                "source": r.source,
-            }
+            {"observed_at": r.at, "snapshot_date": r.at.date(), "total_credits": r.credits, "total_usage": r.usage,
+             "balance_usd": r.credits - r.usage, "source": r.source}
             for r in self.readings
-        ]
+        ]  # fmt: skip
 
     # ---- marts.daily_spend
 
@@ -185,15 +179,9 @@ class Oracle:
             day = row["spend_date"]
             credits, usage = self.credits_at_close(day), self.usage_at_midnight(day + DAY)
             balance = credits - usage if credits is not None and usage is not None else None
-            found.append(
-                {
-                    "balance_date": day,
-                    "total_credits": credits,
-                    "total_usage": usage,
-                    "balance_usd": balance,  # »never clamped: debt is shown«
-                    "is_estimated": balance is None or not self.is_read(day + DAY),
-                }
-            )
+            is_estimated = balance is None or not self.is_read(day + DAY)
+            close = {"balance_date": day, "total_credits": credits, "total_usage": usage, "is_estimated": is_estimated}
+            found.append(close | {"balance_usd": balance})  # »never clamped: debt is shown«
         return found
 
     def credits_at_close(self, day: date) -> Decimal | None:
@@ -233,18 +221,13 @@ class Oracle:
             if all(self.is_billed(row["spend_date"]) for row in days):
                 observed, billed = (sum(row[name] for row in days) for name in ("observed_usd", "billed_usd"))
                 tolerance = max(nine_decimals(Fraction(abs(billed)) / 100), Decimal("0.01"))
-                found.append(
-                    {
-                        "first_date": first,
-                        "last_date": end - DAY,
-                        "days": len(days),
-                        "observed_usd": observed,
-                        "billed_usd": billed,
-                        "residual_usd": observed - billed,
-                        "shared_usd": self.shared(first) + self.shared(end),
-                        "is_within_tolerance": abs(observed - billed) <= tolerance,
-                    }
-                )
+                row = {
+                    "first_date": first, "last_date": end - DAY, "days": len(days), "observed_usd": observed,
+                    "billed_usd": billed, "residual_usd": observed - billed,
+                    "shared_usd": self.shared(first) + self.shared(end),
+                    "is_within_tolerance": abs(observed - billed) <= tolerance,
+                }  # fmt: skip
+                found.append(row)
         return found
 
     def shared(self, day: date) -> Decimal:
@@ -360,14 +343,9 @@ class Oracle:
             spent = accumulate(row["spend_usd"] for row in since)
             used_up = next((row["spend_date"] for row, usd in zip(since, spent, strict=True) if usd >= balance), None)
             tomorrow = self.known(night + DAY, night + DAY)
-            nights.append(
-                {
-                    "as_of_date": night,
-                    "balance_usd": balance,
-                    "next_day_spend_usd": tomorrow[0]["spend_usd"] if tomorrow else None,
-                    "used_up_date": used_up,
-                }
-            )
+            next_day = tomorrow[0]["spend_usd"] if tomorrow else None
+            row = {"as_of_date": night, "balance_usd": balance, "used_up_date": used_up}
+            nights.append(row | {"next_day_spend_usd": next_day})
         return nights
 
     def replays(self) -> dict[int, int]:

@@ -14,12 +14,8 @@ from credits_pipeline_tests.warehouse.stored import DAY, DAYS, NOON, PRELUDE, Ro
 
 
 @pytest.mark.parametrize(
-    ("given", "kept"),
-    [
-        ("123456789.123456789", "123456789.123456789"),
-        ("1E+3", "1000.000000000"),  # duckdb 1.5.6 binds this Decimal as 1
-        ("-3.5", "-3.500000000"),
-    ],
+    ("given", "kept"),  # duckdb 1.5.6 binds the Decimal 1E+3 as 1
+    [("123456789.123456789", "123456789.123456789"), ("1E+3", "1000.000000000"), ("-3.5", "-3.500000000")],
 )
 def test_a_reading_comes_back_as_it_went_in(warehouse, given, kept):
     put = reading(usage=given)
