@@ -95,7 +95,7 @@ def import_readings_of(file: Path, account: str, tz: str | None) -> None:
     shard = open_warehouse(settings).of(account)
     known = {DEFAULT_ACCOUNT, *(configured.name for configured in settings.accounts)}
     # Readings cannot be taken out again one by one, so a typo must not create an account.
-    if account not in known and shard.newest_reading(account) is None:
+    if account not in known and account not in shard.read_at():
         raise config.ConfigError(
             f"there is no account {account!r}: name one of {', '.join(sorted(known))}, or set"
             f" {config.KEY_VARIABLE}_<NAME> first"

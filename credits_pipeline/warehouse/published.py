@@ -158,25 +158,9 @@ def describe(con: "Connection", catalog: str, kind: str, described: Iterable[tup
     )
 
 
-_PUBLISHED: Final = {
-    "": "One row: which run made this file, when, and as of which reading.",
-    "run_id": "Run that made this file.",
-    "published_at": "UTC instant at which this file was made.",
-    "as_of": "UTC instant of the newest reading of any account.",
-    "version": "Version of the program that made this file.",
-    "is_simulated": "True: the figures come from the simulated API, not from an account.",
-}
-
-
 def write_published(
     con: "Connection", as_of: datetime | None, run_id: str, published_at: datetime, version: str, is_simulated: bool
 ) -> None:
-    con.execute(
-        """
-        create table published.marts.published as select
-            ?::varchar as run_id, ?::timestamp as published_at, ?::timestamp as as_of,
-            ?::varchar as version, ?::boolean as is_simulated
-        """,
-        [run_id, naive(published_at), as_of, version, is_simulated],
-    )
-    describe(con, "published", "table", [("published", column, text) for column, text in _PUBLISHED.items()])
+    con.execute(Path(__file__).with_suffix(".sql").read_text(encoding="utf-8"))
+    row = [run_id, naive(published_at), as_of, version, is_simulated]
+    con.execute("insert into published.marts.published values (?, ?, ?, ?, ?)", row)

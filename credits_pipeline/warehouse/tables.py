@@ -1,68 +1,27 @@
 """What the API said, stored and asked for: readings are appended, bills are replaced by whole days."""
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields
-from datetime import UTC, date, datetime, timedelta
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 from credits_pipeline import clock
 from credits_pipeline.text import literal
-from credits_pipeline.warehouse.connection import WarehouseError
+from credits_pipeline.warehouse.connection import WarehouseError, fetch_dicts
 from credits_pipeline.warehouse.file import naive
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
 
+FOLDER: Final = Path(__file__).parent
+
 SETTLED_AFTER: Final = timedelta(days=1, hours=48)
 """After a day's begin: when its bill is taken as final, since the vendor does not say when it is."""
-
-
-_CONFLICT: Final = """
-    with readings as (
-        select *, lag(account) over by_time as account_before, lag(total_usage) over by_time as usage_before
-        from raw.credits_snapshots where account in ($old, $new)
-        window by_time as (order by observed_at, total_usage)
-    )
-    select format('usage falls from {:.2f} to {:.2f} on {}', usage_before::double, total_usage::double, snapshot_date)
-    -- Figures can be a minute old, and corrections happen.
-    from readings where account <> account_before and total_usage < usage_before * 0.99
-    union all
-    select format('{:.2f} and {:.2f} USD were billed on {}', o.credits_usd::double, n.credits_usd::double, usage_date)
-    from raw.model_usage_days as o inner join raw.model_usage_days as n using (usage_date)
-    where o.account = $old and n.account = $new and o.credits_usd <> n.credits_usd
-        and least(o.fetched_at, n.fetched_at) >= usage_date + interval 3 day
-    limit 1
-"""
-_SUPERSEDED: Final = """
-    delete from {table} where (account, {of}) in (
-        select if(o.fetched_at < n.fetched_at, o.account, n.account), {of}
-        from {days} as o inner join {days} as n using ({of})
-        where o.account = $old and n.account = $new
-    )
-"""
-# Each with the table that says when a part of it was fetched, and the columns that name the part.
-_FETCHED_TABLES: Final = (
-    ("raw.model_usage", "raw.model_usage_days", "usage_date"),
-    ("raw.model_usage_days", "raw.model_usage_days", "usage_date"),
-    ("raw.usage_breakdown", "raw.usage_breakdown_days", "usage_date, dimension"),
-    ("raw.usage_breakdown_days", "raw.usage_breakdown_days", "usage_date, dimension"),
-)
-_SUPERSEDED_KEYS: Final = """
-    delete from raw.api_keys as earlier where account in ($old, $new) and exists (
-        from raw.api_keys as later
-        where later.account in ($old, $new) and later.key_hash = earlier.key_hash
-            and later.observed_at::date = earlier.observed_at::date and later.observed_at > earlier.observed_at
-    )
-"""
-_TABLES_WITH_ACCOUNTS: Final = """
-    select schema_name || '.' || table_name from duckdb_columns()
-    where database_name = 'warehouse' and schema_name in ('raw', 'ops') and column_name = 'account' order by all
-"""
 
 
 @dataclass(frozen=True)
@@ -106,20 +65,6 @@ class Tables(ABC):
                 insert(inner, "raw.credits_snapshots", rows)
         return len(rows)
 
-    def newest_reading(self, account: str) -> Reading | None:
-        """The account's latest reading, by time and not by arrival, or None."""
-        columns = [column.name for column in fields(Reading)]
-        with self.reading("reading the history of an account") as con:
-            found = con.execute(
-                f"select {', '.join(columns)} from raw.credits_snapshots where account = ?"
-                " order by observed_at desc, rowid desc limit 1",
-                [account],
-            ).fetchone()
-        if found is None:
-            return None
-        values = dict(zip(columns, found, strict=True))
-        return Reading(**values | {"observed_at": values["observed_at"].replace(tzinfo=UTC)})
-
     def read_at(self) -> dict[str, datetime]:
         """When each account was read last (naive, UTC)."""
         with self.reading("looking at the newest readings") as con:
@@ -129,17 +74,7 @@ class Tables(ABC):
     def has_history(self, account: str) -> bool:
         """Whether the account was ever seen with credits or spend: then a reply of {0, 0} is not believed."""
         with self.reading("reading the history of an account") as con:
-            found = con.execute(
-                """
-                from raw.credits_snapshots
-                select 1 where account = $account and (total_credits <> 0 or total_usage <> 0)
-                union all
-                from raw.model_usage_days select 1 where account = $account and credits_usd <> 0
-                limit 1
-                """,
-                {"account": account},
-            ).fetchall()
-        return bool(found)
+            return bool(fetch_dicts(con, FOLDER / "has_history.sql", {"account": account}))
 
     def rename_account(self, old: str, new: str) -> int:
         """Call the account `old` `new` from now on, and return how many rows of raw and ops it had.
@@ -150,18 +85,17 @@ class Tables(ABC):
         """
         names = {"old": old, "new": new}
         with self.writing(f"renaming {old}") as con:
-            if conflict := con.execute(_CONFLICT, names).fetchone():
-                raise WarehouseError(f"{old} and {new} are not one account: {conflict[0]}. Nothing was renamed.")
-            for table, days, of in _FETCHED_TABLES:
-                con.execute(_SUPERSEDED.format(table=table, days=days, of=of), names)
-            con.execute(_SUPERSEDED_KEYS, names)
-            con.execute(
-                "update ops.alerts_sent set alert_key = regexp_replace(alert_key, $key, '/' || $new || '\\1')"
-                " where account = $old",
-                names | {"key": f"/{re.escape(old)}(/|$)"},
-            )
+            for found in fetch_dicts(con, FOLDER / "one_account.sql", names):
+                raise WarehouseError(f"{old} and {new} are not one account: {found['conflict']}. Nothing was renamed.")
+            for name, value in names.items():
+                con.execute(f"set variable {name}_name = {literal(value)}")
+            con.execute((FOLDER / "renaming.sql").read_text(encoding="utf-8"))
             renamed = 0
-            for (table,) in con.execute(_TABLES_WITH_ACCOUNTS).fetchall():
+            tables = con.execute(
+                "select schema_name || '.' || table_name from duckdb_columns() where database_name = 'warehouse'"
+                " and schema_name in ('raw', 'ops') and column_name = 'account' order by all"
+            ).fetchall()
+            for (table,) in tables:
                 update = f"update {table} set account = $new where account = $old"
                 renamed += con.execute(update, names).fetchall()[0][0]
             if not renamed:

@@ -123,7 +123,7 @@ def test_what_stdout_cannot_take_costs_no_reading(simulate, how):
     _, said = child.communicate() if how == "an old terminal" else (None, child.stderr.read() if child.stderr else b"")
     assert child.wait() == 0, said
     assert b"Traceback" not in said
-    assert Warehouse(config.current().warehouse_path).newest_reading("default") is not None
+    assert "default" in Warehouse(config.current().warehouse_path).read_at()
 
 
 def test_a_files_name_is_never_run_as_shell(tmp_path):
@@ -188,7 +188,7 @@ def test_a_range_or_an_account_that_nobody_knows_is_refused_in_one_line(simulate
     file.write_text("time,total_credits,total_usage\n2026-06-01T00:05:00Z,25,5\n", encoding="utf-8")
     assert main(["import", str(file), "--account", "acmee"]) == 1
     assert "there is no account 'acmee': name one of acme, default" in capsys.readouterr().err
-    assert Warehouse(config.current().warehouse_path).newest_reading("acmee") is None
+    assert "acmee" not in Warehouse(config.current().warehouse_path).read_at()
 
 
 def test_a_second_ui_and_a_taken_port_are_refused_in_one_line(simulate, capsys):
@@ -248,7 +248,7 @@ def test_a_history_that_another_program_holds_costs_no_reading(simulate, capsys,
     said = capsys.readouterr().err
     assert "is held by another program" in said
     assert "free some space" not in said
-    assert Warehouse(config.current().warehouse_path).newest_reading("default") is not None
+    assert "default" in Warehouse(config.current().warehouse_path).read_at()
 
 
 def test_paths_on_the_command_line_may_begin_with_a_tilde(simulate, capsys, tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
 """What the tests of the warehouse share: one reading, one row of a bill, and what is stored."""
 
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -44,6 +44,13 @@ def reading(at: datetime = NOON, account: str = "default", credits: str = "25", 
 def stored(warehouse: Warehouse, query: str) -> list[tuple[object, ...]]:
     with warehouse.reading() as con:
         return con.execute(query).fetchall()
+
+
+def newest_reading(warehouse: Warehouse, account: str) -> Reading:
+    columns = [field.name for field in fields(Reading)]
+    query = f"select {', '.join(columns)} from raw.credits_snapshots where account = '{account}' order by observed_at"
+    row = dict(zip(columns, stored(warehouse, query)[-1], strict=True))
+    return Reading(**row | {"observed_at": row["observed_at"].replace(tzinfo=UTC)})
 
 
 def count(warehouse: Warehouse) -> object:

@@ -29,6 +29,7 @@ from credits_pipeline_tests.warehouse.stored import (
     PRELUDE,
     count,
     mode,
+    newest_reading,
     reading,
     stored,
 )
@@ -213,7 +214,7 @@ def test_a_file_of_the_first_release_still_opens_and_its_tables_have_the_form_of
     """The fixture was written by the first release (duckdb 1.5.6) and is never made anew; a change is a migration."""
     old = Warehouse(tmp_path / "old.duckdb")
     old.path.write_bytes(gzip.decompress((FIXTURES / "warehouse_of_version_1.duckdb.gz").read_bytes()))
-    assert old.newest_reading("default") == reading(at=NOON, credits="25", usage="5.123456789")
+    assert newest_reading(old, "default") == reading(at=NOON, credits="25", usage="5.123456789")
     assert stored(old, "select usage_date, credits_usd from raw.model_usage_days") == [
         (DAYS[0], Decimal("0.25")),
         (DAYS[1], Decimal(0)),

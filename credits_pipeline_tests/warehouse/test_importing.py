@@ -13,6 +13,7 @@ import pytest
 from credits_pipeline import clock
 from credits_pipeline.warehouse import Reading, Warehouse
 from credits_pipeline.warehouse.importing import ImportRefused, ImportResult, import_readings
+from credits_pipeline_tests.warehouse.stored import newest_reading
 
 Load = Callable[..., ImportResult]
 
@@ -53,7 +54,7 @@ def stored(warehouse: Warehouse) -> list[tuple[datetime, Decimal, Decimal]]:
 def test_a_file_becomes_readings_that_say_where_they_came_from(load, warehouse):
     assert load(GOOD) == ImportResult(appended=2, already_there=0)
     payload = '{"time": "2026-06-02T00:05:00Z", "total_credits": "25", "total_usage": "6.5"}'
-    assert warehouse.newest_reading("default") == Reading(
+    assert newest_reading(warehouse, "default") == Reading(
         "default", date(2026, 6, 2), *SECOND, None, "import 1", "import", payload
     )
     assert stored(warehouse) == [FIRST, SECOND]
@@ -112,7 +113,7 @@ def test_years_of_readings_go_in_at_once(load, warehouse, rows):
     start, step = datetime(2025, 6, 1, tzinfo=UTC), Decimal("0.00012345")
     lines = [f"{(start + timedelta(minutes=5 * n)).isoformat()},100,{n * step:f}\n" for n in range(rows)]
     assert load(HEADER + "".join(lines)) == ImportResult(appended=rows, already_there=0)
-    newest = warehouse.newest_reading("default")
+    newest = newest_reading(warehouse, "default")
     assert newest
     assert newest.total_usage == (rows - 1) * step
 

@@ -82,7 +82,7 @@ def test_a_damaged_warehouse_is_named_kept_aside_and_rebuilt_from_the_backup_and
     assert published("from marts.daily_spend") == seen, "readers keep what they had"
     assert path.read_bytes() == junk, "nothing was written over it"
     with pytest.raises(WarehouseCorrupt):
-        warehouse().newest_reading("default")
+        warehouse().read_at()
 
     assert main(["restore", str(backup)]) == 0
     (kept,) = path.parent.glob("warehouse.duckdb.before-restore-*")
