@@ -6,16 +6,13 @@ SQL decides what the figures mean; here is decided when somebody is told again.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from credits_pipeline import clock
 from credits_pipeline.alerts.memory import FOLDER, PAST_EVENTS, URGENCY, Alert, now
 from credits_pipeline.alerts.messages import message
 from credits_pipeline.config import Settings
-from credits_pipeline.warehouse import fetch_dicts
-
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection as Connection
+from credits_pipeline.warehouse import Connection, fetch_dicts
 
 QUERIES: Final = ("exhausted", "topup_overdue", "key_limit", "budget", "spend", "expiry")
 """Kinds of alerts that are due once for every `key` that their query gives, until it gives it no more; a past event
@@ -34,7 +31,7 @@ class Changes:
     resolved: frozenset[str] = frozenset()
 
 
-def by_marts(con: "Connection", active: Sequence[Alert], settings: Settings) -> Changes:
+def by_marts(con: Connection, active: Sequence[Alert], settings: Settings) -> Changes:
     """What the marts make due, for the accounts that have a key: the others are no longer read."""
     accounts = {account.name for account in settings.accounts}
     found = fetch_dicts(con, FOLDER / "runways.sql", {"thresholds": list(settings.alert_days)})
@@ -81,7 +78,7 @@ def by_age(
     return Changes(tuple(found), frozenset(read_again))
 
 
-def by_week(con: "Connection", active: Sequence[Alert], settings: Settings) -> Changes:
+def by_week(con: Connection, active: Sequence[Alert], settings: Settings) -> Changes:
     """The weekly digest, short enough for a phone, due once on the running day: what a week cost, and what comes."""
     asked = {"accounts": [account.name for account in settings.accounts], "since": now() - WEEK}
     kinds = {"urgency": list(URGENCY), "past": list(PAST_EVENTS)}

@@ -9,13 +9,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from datetime import date, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from credits_pipeline import clock
-from credits_pipeline.warehouse import fetch_dicts
-
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection as Connection
+from credits_pipeline.warehouse import Connection, fetch_dicts
 
 FOLDER: Final = Path(__file__).parent
 
@@ -58,12 +55,12 @@ class Alert:
 COLUMNS = tuple(field.name for field in fields(Alert) if field.name not in {"key", "is_superseded"})
 
 
-def active(con: "Connection") -> list[Alert]:
+def active(con: Connection) -> list[Alert]:
     """Alerts that became due earlier and whose cause is not gone."""
     return [_alert(row) for row in fetch_dicts(con, FOLDER / "active.sql")]
 
 
-def pending(con: "Connection", accounts: Sequence[str]) -> list[tuple[str, Alert]]:
+def pending(con: Connection, accounts: Sequence[str]) -> list[tuple[str, Alert]]:
     """What channels (by fingerprint) have not accepted yet, the most urgent first, for `accounts` that have a key."""
     asked = {"since": now() - RETRY_FOR, "past": list(PAST_EVENTS), "accounts": accounts, "urgency": list(URGENCY)}
     return [(row["channel"], _alert(row)) for row in fetch_dicts(con, FOLDER / "pending.sql", asked)]
@@ -73,7 +70,7 @@ def _alert(row: dict[str, Any]) -> Alert:
     return Alert(row["alert_key"], **{name: row[name] for name in COLUMNS})
 
 
-def record(con: "Connection", due: Sequence[Alert], channels: Sequence[str]) -> None:
+def record(con: Connection, due: Sequence[Alert], channels: Sequence[str]) -> None:
     """Write down, before anything is sent, what is due on each of `channels` (fingerprints, or LOG)."""
     for alert in due:
         row = {name: getattr(alert, name) for name in COLUMNS} | {"alert_key": alert.key, "due_at": now()}
@@ -83,7 +80,7 @@ def record(con: "Connection", due: Sequence[Alert], channels: Sequence[str]) -> 
             con.execute(f"insert into ops.alerts_sent by name select {marks}", row)
 
 
-def clear(con: "Connection", keys: Collection[str]) -> None:
+def clear(con: Connection, keys: Collection[str]) -> None:
     """The cause of these alerts is gone: the next time is an alert again."""
     con.execute(
         "update ops.alerts_sent set cleared_at = ? where cleared_at is null and list_contains(?, alert_key)",
@@ -91,7 +88,7 @@ def clear(con: "Connection", keys: Collection[str]) -> None:
     )
 
 
-def mark_delivered(con: "Connection", taken: Sequence[tuple[str, Alert]]) -> None:
+def mark_delivered(con: Connection, taken: Sequence[tuple[str, Alert]]) -> None:
     """These channels (by fingerprint) have accepted these alerts."""
     for channel, alert in taken:
         con.execute(

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from credits_pipeline import files
 from credits_pipeline.alerts import channels, memory, messages
@@ -16,15 +16,12 @@ from credits_pipeline.alerts.due import Changes
 from credits_pipeline.alerts.memory import Alert
 from credits_pipeline.config import Settings
 from credits_pipeline.errors import CreditsError
-from credits_pipeline.warehouse import AnyWarehouse
-
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection as Connection
+from credits_pipeline.warehouse import AnyWarehouse, Connection
 
 WAIT_FOR_OTHERS_S: Final = 30
 """Longer than one pass takes (`channels.SEND_LIMIT_S` and some milliseconds)."""
 
-Detector = Callable[["Connection", Sequence[Alert], Settings], Changes]
+Detector = Callable[[Connection, Sequence[Alert], Settings], Changes]
 """Reads the warehouse and the active alerts, and says what changed: `due.by_marts`, or a sensor's own."""
 
 

@@ -6,17 +6,14 @@ The drawing code is the report's. Only some tables have a picture: it is kept wi
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import dagster as dg
 
 from credits_pipeline import config, wording
 from credits_pipeline.sql_project import Model, ModelResult
 from credits_pipeline.text import markdown, markdown_table
-from credits_pipeline.warehouse import fetch_dicts
-
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection as Connection
+from credits_pipeline.warehouse import Connection, fetch_dicts
 
 Metadata = dict[str, Any]
 Row = dict[str, Any]
@@ -35,7 +32,7 @@ PICTURES = {
 }
 
 
-def of_model(con: "Connection", model: Model, built: ModelResult, accounts: Accounts) -> Metadata:
+def of_model(con: Connection, model: Model, built: ModelResult, accounts: Accounts) -> Metadata:
     """What a build says of a table. A figure that cannot be computed, or a picture that cannot be drawn, says so."""
     entries: Metadata = {"dagster/row_count": built.row_count, "build_seconds": round(built.seconds, 4)}
     parts: dict[str, Callable[[], Metadata]] = {
@@ -61,7 +58,7 @@ def answers(model: Model, accounts: Accounts) -> Metadata:
     return {"answer": dg.MetadataValue.md("\n\n".join(lines))} if lines else {}
 
 
-def picture(con: "Connection", model: Model, accounts: Accounts) -> Metadata:
+def picture(con: Connection, model: Model, accounts: Accounts) -> Metadata:
     """A chart of the account whose credits run out first, with what it says for those who cannot see it."""
     keyed = [row["account"] for row in accounts() if row["has_key"]] if model.name in PICTURES else []
     if not keyed:
@@ -73,7 +70,7 @@ def picture(con: "Connection", model: Model, accounts: Accounts) -> Metadata:
     return {"picture": dg.MetadataValue.md(f"{markdown(wording.name(keyed[0]))}\n\n{shown}")}
 
 
-def by_urgency(con: "Connection") -> list[Row]:
+def by_urgency(con: Connection) -> list[Row]:
     import duckdb
 
     from credits_pipeline.report.answer import accounts
@@ -84,7 +81,7 @@ def by_urgency(con: "Connection") -> list[Row]:
         return []
 
 
-def plots(con: "Connection", model: Model) -> Metadata:
+def plots(con: Connection, model: Model) -> Metadata:
     """The model's own `meta: plots:`, metadata key → aggregate over its rows: the UI plots numbers over time.
 
     Over accounts that have a key: the last balance of one that has none would stay in the sum for ever.
@@ -102,7 +99,7 @@ def plotted(value: Any) -> int | float | str:
     return float(value) if isinstance(value, Decimal) else value if isinstance(value, int | float) else str(value)
 
 
-def preview(con: "Connection", relation: str, rows: int = PREVIEW_ROWS) -> dg.MarkdownMetadataValue:
+def preview(con: Connection, relation: str, rows: int = PREVIEW_ROWS) -> dg.MarkdownMetadataValue:
     """The newest rows of `relation` (a quoted name or a query) as a Markdown table; all text in it is escaped."""
     return preview_of([newest(con, relation, rows)], rows)
 
@@ -115,7 +112,7 @@ class Newest(NamedTuple):
     rows: list[tuple[Any, ...]]
 
 
-def newest(con: "Connection", relation: str, rows: int = PREVIEW_ROWS) -> Newest:
+def newest(con: Connection, relation: str, rows: int = PREVIEW_ROWS) -> Newest:
     columns = con.execute(f"describe select * from {relation}").fetchall()
     times = [place for place, (_, kind, *_) in enumerate(columns) if kind in {"DATE", "TIMESTAMP"}]
     order = f"order by {times[0] + 1} desc" if times else ""
@@ -132,7 +129,7 @@ def preview_of(parts: Sequence[Newest], rows: int = PREVIEW_ROWS) -> dg.Markdown
     return dg.MetadataValue.md(markdown_table(columns, found[:rows]))
 
 
-def columns(con: "Connection", schema: str, table: str) -> dg.TableSchema:
+def columns(con: Connection, schema: str, table: str) -> dg.TableSchema:
     """The columns of a table as their comments describe them: for one that no .yml describes."""
     query = """
         select column_name as name, data_type as type, comment as description

@@ -9,7 +9,7 @@ import logging
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import dagster as dg
 
@@ -21,10 +21,7 @@ from credits_pipeline.alerts.notify import Detector, notify, send_without_memory
 from credits_pipeline.errors import CreditsError
 from credits_pipeline.launch.instance import end_dead_runs
 from credits_pipeline.launch.runs import reason
-from credits_pipeline.warehouse import Tables, open_warehouse
-
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection as Connection
+from credits_pipeline.warehouse import Connection, Tables, open_warehouse
 
 LOCK_WAIT_S: Final = 20
 """A sensor's tick may take 60 s, sending included: if the warehouse is held longer, the next tick tries again."""
@@ -55,7 +52,7 @@ def run_failure(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
         return dg.SkipReason("Dagster tries this run again: only the last try is reported")
     alert = failure_alert(context)
 
-    def detect(_: "Connection", active: Sequence[Alert], settings: config.Settings) -> Changes:
+    def detect(_: Connection, active: Sequence[Alert], settings: config.Settings) -> Changes:
         resolved = (a.key for a in active if a.kind == "run_failed" and is_resolved(instance, a))
         return Changes((alert,), frozenset(resolved))
 
@@ -82,7 +79,7 @@ def stale_data(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         return dg.SkipReason(f"could not look: {failed}")
     read = {name: at for part in parts for name, at in part.items()}
 
-    def detect(_: "Connection", active: Sequence[Alert], settings: config.Settings) -> Changes:
+    def detect(_: Connection, active: Sequence[Alert], settings: config.Settings) -> Changes:
         found = by_age(read, active, settings, watched, limit)
         old.extend(str(alert.account) for alert in found.due)
         return found

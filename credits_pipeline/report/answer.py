@@ -5,16 +5,13 @@ The shape of the JSON is described in docs/machines.md. Everything raises Wareho
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from credits_pipeline import clock, config, wording
 from credits_pipeline.config import Settings
 from credits_pipeline.errors import CreditsError
 from credits_pipeline.report.drawing import plain
-from credits_pipeline.warehouse import fetch_dicts, open_published
-
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection as Connection
+from credits_pipeline.warehouse import Connection, fetch_dicts, open_published
 
 Row = dict[str, Any]
 FOLDER = Path(__file__).parent
@@ -24,7 +21,7 @@ MARTS_OF_ONE_ROW = ("credits_runway", "spend_summary", "month_outlook", "topup_o
 MARTS = ("topup_plan", "credit_lots", "key_limits")
 
 
-def accounts(con: "Connection", settings: Settings) -> list[Row]:
+def accounts(con: Connection, settings: Settings) -> list[Row]:
     """Rows of `accounts.sql`, the most urgent first, and at the end the accounts that have no key any more.
 
     An account that has a key and was never read or billed has only a name.
@@ -122,7 +119,7 @@ def _said(row: Row, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _by_account(con: "Connection", mart: str) -> dict[str, list[Row]]:
+def _by_account(con: Connection, mart: str) -> dict[str, list[Row]]:
     rows: dict[str, list[Row]] = {}
     for row in fetch_dicts(con, f"from marts.{mart}"):
         rows.setdefault(row.pop("account"), []).append(row)

@@ -7,14 +7,11 @@ Here is what depends on the width of the picture. Money is in USD, days are UTC 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from credits_pipeline import wording
 from credits_pipeline.report.drawing import FOLDER, PLOT_WIDTH, WIDTH, Chart
-from credits_pipeline.warehouse import fetch_dicts
-
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection as Connection
+from credits_pipeline.warehouse import Connection, fetch_dicts
 
 Row = dict[str, Any]
 
@@ -37,7 +34,7 @@ LABELLED: Sequence[Callable[[date], bool]] = (
 )  # fmt: skip
 
 
-def of_account(con: "Connection", name: str, account: str) -> Chart:
+def of_account(con: Connection, name: str, account: str) -> Chart:
     """The chart `name` of an account, from the marts of `con`."""
     (row,) = fetch_dicts(con, FOLDER / f"{name}.sql", {"account": account})
     found = {key: value if value is not None else [] for key, value in row.items()}

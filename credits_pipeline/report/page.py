@@ -10,17 +10,14 @@ A table of an account is a query in `tables/`, whose rows the template finds und
 
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from credits_pipeline import clock, files, wording
 from credits_pipeline.config import Settings
 from credits_pipeline.errors import CreditsError
 from credits_pipeline.report import charts, drawing
 from credits_pipeline.report.answer import FOLDER, Row, accounts
-from credits_pipeline.warehouse import fetch_dicts, open_published
-
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection as Connection
+from credits_pipeline.warehouse import Connection, fetch_dicts, open_published
 
 # Accounts with charts and tables of their own; the others are in the overview only. Each costs 0.3 s and 80 kB, and
 # nobody scrolls past the ten that run out first.
@@ -50,7 +47,7 @@ def write(settings: Settings) -> None:
         ) from error
 
 
-def render(con: "Connection", settings: Settings, *, generated_at: datetime) -> str:
+def render(con: Connection, settings: Settings, *, generated_at: datetime) -> str:
     """The page as HTML, from a connection to the marts. `generated_at` is aware."""
     rows = accounts(con, settings)
     keyed = [row for row in rows if row["has_key"]]
@@ -93,12 +90,12 @@ def render(con: "Connection", settings: Settings, *, generated_at: datetime) -> 
     )
 
 
-def tables(con: "Connection", account: str) -> dict[str, list[Row]]:
+def tables(con: Connection, account: str) -> dict[str, list[Row]]:
     """The rows of every query in `tables/`, by its name."""
     return {file.stem: fetch_dicts(con, file, {"account": account}) for file in (FOLDER / "tables").glob("*.sql")}
 
 
-def figures(con: "Connection", account: str, anchor: str) -> dict[str, dict[str, Any]]:
+def figures(con: Connection, account: str, anchor: str) -> dict[str, dict[str, Any]]:
     """The charts of an account by name, in words, and drawn where there is something to draw and drawing works."""
     found = {}
     for number, name in enumerate(charts.CHARTS, start=1):

@@ -5,11 +5,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from credits_pipeline.config import Settings
 from credits_pipeline.warehouse.backup import Backups
 from credits_pipeline.warehouse.connection import (
+    Connection,
     WarehouseBusy,
     WarehouseCorrupt,
     WarehouseError,
@@ -19,9 +20,6 @@ from credits_pipeline.warehouse.connection import (
 from credits_pipeline.warehouse.file import MIGRATIONS
 from credits_pipeline.warehouse.published import Publisher, open_published, read_mart
 from credits_pipeline.warehouse.tables import Reading, Tables
-
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection as Connection
 
 T = TypeVar("T")
 
@@ -41,15 +39,15 @@ class AnyWarehouse(ABC):
         """The shard that holds the account."""
 
     @abstractmethod
-    def reading(self, purpose: str = "reading") -> AbstractContextManager["Connection"]:
+    def reading(self, purpose: str = "reading") -> AbstractContextManager[Connection]:
         """A read-only connection to `marts` as they were published last or later, and to `ops`."""
 
     @abstractmethod
-    def built(self, purpose: str) -> AbstractContextManager["Connection"]:
+    def built(self, purpose: str) -> AbstractContextManager[Connection]:
         """A read-only connection to `marts` as they were built last."""
 
     @abstractmethod
-    def writing(self, purpose: str) -> AbstractContextManager["Connection"]:
+    def writing(self, purpose: str) -> AbstractContextManager[Connection]:
         """A read-write connection to `ops`, inside one transaction."""
 
     @abstractmethod
@@ -66,7 +64,7 @@ class Warehouse(Publisher, Backups, Tables, AnyWarehouse):
     def of(self, account: str) -> Tables:
         return self
 
-    def built(self, purpose: str) -> AbstractContextManager["Connection"]:
+    def built(self, purpose: str) -> AbstractContextManager[Connection]:
         return self.reading(purpose)
 
 
@@ -82,6 +80,7 @@ def open_warehouse(settings: Settings, *, lock_timeout_s: float = 60) -> AnyWare
 __all__ = [
     "MIGRATIONS",
     "AnyWarehouse",
+    "Connection",
     "Reading",
     "Tables",
     "Warehouse",

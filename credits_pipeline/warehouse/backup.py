@@ -2,15 +2,11 @@
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from credits_pipeline import files
 from credits_pipeline.warehouse import connection
-from credits_pipeline.warehouse.connection import WarehouseBusy, WarehouseCorrupt, WarehouseError, tables_of
+from credits_pipeline.warehouse.connection import Connection, WarehouseBusy, WarehouseCorrupt, WarehouseError, tables_of
 from credits_pipeline.warehouse.file import WarehouseFile, stamp, temporary, version_of
-
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection as Connection
 
 
 class Backups(WarehouseFile):
@@ -100,7 +96,7 @@ class Backups(WarehouseFile):
         return kept if kept.exists() else None
 
 
-def _copy_our_tables(con: "Connection") -> None:
+def _copy_our_tables(con: Connection) -> None:
     """From `backup` into `warehouse`. A view in a table's place would run what somebody else wrote, so it is none."""
     con.execute("begin transaction")
     for schema in ("raw", "ops"):

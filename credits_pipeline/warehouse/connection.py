@@ -4,14 +4,16 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from credits_pipeline import clock, files
 from credits_pipeline.errors import CreditsError
 from credits_pipeline.text import literal, quoted
 
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection as Connection
+if TYPE_CHECKING:  # loaded when a file is opened
+    import duckdb
+
+Connection: TypeAlias = "duckdb.DuckDBPyConnection"
 
 STORAGE_VERSION: Final = "v1.1.0"
 """The file format: every driver from 1.1.3 to 2.0.1 opens it; the default of 2.0 opens in no 1.x."""
@@ -35,7 +37,7 @@ class WarehouseCorrupt(WarehouseError):
     """The file is damaged, or is no warehouse of ours."""
 
 
-def connect(path: Path) -> "Connection":
+def connect(path: Path) -> Connection:
     """An empty in-memory database to attach files to; it spills beside `path` and downloads nothing."""
     import duckdb
 
@@ -53,14 +55,14 @@ def connect(path: Path) -> "Connection":
     return con
 
 
-def attach(con: "Connection", path: Path, name: str = "warehouse", *, read_only: bool = False) -> None:
+def attach(con: Connection, path: Path, name: str = "warehouse", *, read_only: bool = False) -> None:
     options = ["type duckdb", "read_only" if read_only else "read_write"]
     if not path.exists():  # an existing file keeps the format that it has
         options.append(f"storage_version '{STORAGE_VERSION}'")
     con.execute(f"attach {literal(str(path))} as {name} ({', '.join(options)})")
 
 
-def attach_patiently(con: "Connection", path: Path, deadline: float, *, read_only: bool, remedy: str = _REMEDY) -> None:
+def attach_patiently(con: Connection, path: Path, deadline: float, *, read_only: bool, remedy: str = _REMEDY) -> None:
     """Attach as `warehouse`; wait for another program that has the file open, until `deadline` of our clock."""
     import duckdb
 
@@ -75,7 +77,7 @@ def attach_patiently(con: "Connection", path: Path, deadline: float, *, read_onl
 
 
 @contextmanager
-def transaction(con: "Connection") -> Iterator[None]:
+def transaction(con: Connection) -> Iterator[None]:
     """What is done inside is committed at the end, and undone by any exception."""
     con.execute("begin transaction")
     try:
@@ -87,13 +89,13 @@ def transaction(con: "Connection") -> Iterator[None]:
         raise
 
 
-def copy_database(con: "Connection", target: Path) -> None:
+def copy_database(con: Connection, target: Path) -> None:
     """Copy the whole warehouse into a new file; every block is read, so that a damaged one is found."""
     attach(con, target, "target")
     con.execute("copy from database warehouse to target; checkpoint target; detach target")
 
 
-def write_parquet(con: "Connection", schema: str, folder: Path, database: str = "warehouse") -> None:
+def write_parquet(con: Connection, schema: str, folder: Path, database: str = "warehouse") -> None:
     """Make `folder`, with each table of a schema as a Parquet file in it."""
     folder.mkdir()
     for table in tables_of(con, schema, database):
@@ -101,19 +103,19 @@ def write_parquet(con: "Connection", schema: str, folder: Path, database: str = 
         con.execute(f"copy {quoted(database, schema, table)} to {literal(str(file))} (format parquet)")
 
 
-def tables_of(con: "Connection", schema: str, database: str = "warehouse") -> list[str]:
+def tables_of(con: Connection, schema: str, database: str = "warehouse") -> list[str]:
     """The names of the tables, not the views, in a schema."""
     named = "select table_name from duckdb_tables() where database_name = ? and schema_name = ? order by all"
     return [name for (name,) in con.execute(named, [database, schema]).fetchall()]
 
 
-def relations_of(con: "Connection", schema: str, database: str = "warehouse") -> list[str]:
+def relations_of(con: Connection, schema: str, database: str = "warehouse") -> list[str]:
     """The names of the tables and views in a schema."""
     named = "select table_name from information_schema.tables where table_catalog = ? and table_schema = ? order by all"
     return [name for (name,) in con.execute(named, [database, schema]).fetchall()]
 
 
-def fetch_dicts(con: "Connection", sql: str | Path, parameters: Any = None) -> list[dict[str, Any]]:
+def fetch_dicts(con: Connection, sql: str | Path, parameters: Any = None) -> list[dict[str, Any]]:
     """The rows of a query, or of the query in a file, each a dict by column name."""
     cursor = con.execute(sql.read_text(encoding="utf-8") if isinstance(sql, Path) else sql, parameters)
     names = [column[0] for column in cursor.description or ()]

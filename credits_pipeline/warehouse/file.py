@@ -13,14 +13,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from credits_pipeline import clock, files
 from credits_pipeline.warehouse import connection
-from credits_pipeline.warehouse.connection import WarehouseBusy, WarehouseCorrupt, WarehouseError, transaction
-
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection as Connection
+from credits_pipeline.warehouse.connection import (
+    Connection,
+    WarehouseBusy,
+    WarehouseCorrupt,
+    WarehouseError,
+    transaction,
+)
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 """One file per schema version, in order: a new warehouse runs all, an older one those it has not seen."""
@@ -35,7 +38,7 @@ class WarehouseFile:
         self._migrations = migrations
 
     @contextmanager
-    def writing(self, purpose: str) -> Iterator["Connection"]:
+    def writing(self, purpose: str) -> Iterator[Connection]:
         """A read-write connection inside one transaction: committed at the end, undone by any exception.
 
         The file is created or migrated first where needed. `purpose` is shown to those who have to wait.
@@ -45,7 +48,7 @@ class WarehouseFile:
             yield con
 
     @contextmanager
-    def reading(self, purpose: str = "reading") -> Iterator["Connection"]:
+    def reading(self, purpose: str = "reading") -> Iterator[Connection]:
         """A read-only connection. An absent warehouse is created empty, an older one migrated, first."""
         with self._held(purpose) as deadline, self._open(deadline, read_only=True) as con:
             yield con
@@ -73,7 +76,7 @@ class WarehouseFile:
                     remove_leftovers(self.path)
 
     @contextmanager
-    def _open(self, deadline: float, *, read_only: bool) -> Iterator["Connection"]:
+    def _open(self, deadline: float, *, read_only: bool) -> Iterator[Connection]:
         """The file as the catalog `warehouse`, whole and of today's form."""
         with connection.connect(self.path) as con:
             if not self.path.exists():
@@ -89,7 +92,7 @@ class WarehouseFile:
     def _steps(self) -> list[str]:
         return steps(self._migrations)
 
-    def _create(self, con: "Connection") -> None:
+    def _create(self, con: Connection) -> None:
         if (log := files.beside(self.path, ".wal")).exists():
             raise WarehouseCorrupt(f"{log} has lost its database: put {self.path.name} back, or run `make restore`.")
         # Under another name first: a process killed half-way must not leave a file that looks damaged.
@@ -98,7 +101,7 @@ class WarehouseFile:
         self._apply(con, 0, len(self._steps))
         files.move_into_place(fresh, self.path)
 
-    def _migrate(self, con: "Connection", version: int, deadline: float) -> None:
+    def _migrate(self, con: Connection, version: int, deadline: float) -> None:
         """Bring the file to today's form in one transaction, with a copy of the old one kept beside it."""
         fresh = temporary(self.path)
         connection.copy_database(con, fresh)
@@ -107,7 +110,7 @@ class WarehouseFile:
         connection.attach_patiently(con, self.path, deadline, read_only=False)
         self._apply(con, version, len(self._steps))
 
-    def _apply(self, con: "Connection", old: int, new: int) -> None:
+    def _apply(self, con: Connection, old: int, new: int) -> None:
         """Bring the attached warehouse from one version to another in one transaction, and detach it."""
         con.execute("use warehouse")
         apply(con, self._steps[old:new], new)
@@ -120,7 +123,7 @@ def steps(migrations: Path = MIGRATIONS) -> list[str]:
     return [step.read_text(encoding="utf-8") for step in sorted(migrations.glob("*.sql"))]
 
 
-def version_of(con: "Connection", where: Path | str, known: int) -> int:
+def version_of(con: Connection, where: Path | str, known: int) -> int:
     """How many steps the warehouse that is attached as `warehouse` has been through; `where` it is, for messages."""
     version = 0
     if "schema_version" in connection.tables_of(con, "ops"):
@@ -138,7 +141,7 @@ def version_of(con: "Connection", where: Path | str, known: int) -> int:
     return version
 
 
-def apply(con: "Connection", new_steps: list[str], version: int) -> None:
+def apply(con: Connection, new_steps: list[str], version: int) -> None:
     """Take the warehouse in use through `new_steps` to `version`, in one transaction."""
     with transaction(con):
         for step in new_steps:

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Final
 from credits_pipeline import clock, config, files
 from credits_pipeline.text import literal, quoted
 from credits_pipeline.warehouse import connection
-from credits_pipeline.warehouse.connection import WarehouseError, relations_of, tables_of
+from credits_pipeline.warehouse.connection import Connection, WarehouseError, relations_of, tables_of
 from credits_pipeline.warehouse.file import WarehouseFile, naive, remove_leftovers, temporary
 
 if TYPE_CHECKING:
     import pandas as pd
-    from duckdb import DuckDBPyConnection as Connection
 
 _PUBLISHED_WAIT_S: Final = 10.0
 """How long a reader waits if someone opened the published copy for writing, which nobody should."""
@@ -63,7 +62,7 @@ class Publisher(WarehouseFile):
 
 
 @contextmanager
-def open_published(path: Path) -> Iterator["Connection"]:
+def open_published(path: Path) -> Iterator[Connection]:
     """A read-only connection to the published copy; its tables are in the schema `marts`.
 
     It goes on seeing the generation it was opened on. Raises WarehouseError where there is none yet.
@@ -127,7 +126,7 @@ def _replace_folder(fresh: Path, link: Path) -> None:
     files.sync(link.parent)
 
 
-def _copy_marts(con: "Connection") -> None:
+def _copy_marts(con: Connection) -> None:
     con.execute("create schema published.marts")
     for name in tables_of(con, "marts"):
         table = f"marts.{quoted(name)}"
@@ -144,7 +143,7 @@ def _copy_marts(con: "Connection") -> None:
     describe(con, "published", "table", described)
 
 
-def describe(con: "Connection", catalog: str, kind: str, described: Iterable[tuple[str, str, str]]) -> None:
+def describe(con: Connection, catalog: str, kind: str, described: Iterable[tuple[str, str, str]]) -> None:
     """Comment on marts, each a `kind`, and on their columns: by table and column, the column empty for the table's own.
 
     As one script: hundreds of statements by themselves cost more than the copy that they describe.
@@ -159,7 +158,7 @@ def describe(con: "Connection", catalog: str, kind: str, described: Iterable[tup
 
 
 def write_published(
-    con: "Connection", as_of: datetime | None, run_id: str, published_at: datetime, version: str, is_simulated: bool
+    con: Connection, as_of: datetime | None, run_id: str, published_at: datetime, version: str, is_simulated: bool
 ) -> None:
     con.execute(Path(__file__).with_suffix(".sql").read_text(encoding="utf-8"))
     row = [run_id, naive(published_at), as_of, version, is_simulated]

@@ -8,15 +8,12 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from credits_pipeline import clock
 from credits_pipeline.text import literal
-from credits_pipeline.warehouse.connection import WarehouseError, fetch_dicts
+from credits_pipeline.warehouse.connection import Connection, WarehouseError, fetch_dicts
 from credits_pipeline.warehouse.file import naive
-
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection as Connection
 
 FOLDER: Final = Path(__file__).parent
 
@@ -43,11 +40,11 @@ class Tables(ABC):
     """The raw tables of some accounts: of all, or of those of one shard."""
 
     @abstractmethod
-    def writing(self, purpose: str) -> AbstractContextManager["Connection"]:
+    def writing(self, purpose: str) -> AbstractContextManager[Connection]:
         """A read-write connection inside one transaction. `purpose` is shown to those who have to wait."""
 
     @abstractmethod
-    def reading(self, purpose: str = "reading") -> AbstractContextManager["Connection"]:
+    def reading(self, purpose: str = "reading") -> AbstractContextManager[Connection]:
         """A read-only connection."""
 
     def holds(self, account: str) -> bool:
@@ -156,7 +153,7 @@ class Tables(ABC):
         return {day: (stored[day][0] if day in stored else None, usd) for day, usd in sums.items()}
 
     def replace_keys(
-        self, account: str, keys: Sequence[Any], *, observed_at: datetime, run_id: str, con: "Connection"
+        self, account: str, keys: Sequence[Any], *, observed_at: datetime, run_id: str, con: Connection
     ) -> None:
         """Store an account's list of keys in place of the same keys' rows of the same UTC day, in a `writing` block.
 
@@ -189,7 +186,7 @@ class Tables(ABC):
         return {name: [day for day in _days(first, last) if (name, day) not in settled] for name in mine}
 
 
-def replace_rows(con: "Connection", table: str, rows: Sequence[object]) -> None:
+def replace_rows(con: Connection, table: str, rows: Sequence[object]) -> None:
     """Have the table hold exactly `rows`: what is configured, for the SQL to read."""
     con.execute(f"delete from {table}")
     insert(con, table, rows)
@@ -200,7 +197,7 @@ def _table_of(dimension: str) -> tuple[str, str]:
     return ("raw.usage_breakdown", f"dimension = {literal(dimension)}") if dimension else ("raw.model_usage", "true")
 
 
-def insert(con: "Connection", table: str, rows: Sequence[object], **constants: object) -> None:
+def insert(con: Connection, table: str, rows: Sequence[object], **constants: object) -> None:
     """Append rows, of which each has an attribute per column that `constants` does not give.
 
     As typed lists: a pandas object column would be typed from a sample, which makes 2 of the Decimal 1.5.

@@ -8,7 +8,7 @@ run (today and the three days before it) and the schedule `history_backfill` see
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import dagster as dg
 
@@ -30,10 +30,7 @@ from credits_pipeline.defs.keys import KeyNames, names_by_key
 from credits_pipeline.defs.metadata import Newest, newest, preview_of
 from credits_pipeline.defs.partitions import daily_partitions, requested_days
 from credits_pipeline.openrouter import Client, OpenRouter, Usage
-from credits_pipeline.warehouse import AnyWarehouse, Tables
-
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection as Connection
+from credits_pipeline.warehouse import AnyWarehouse, Connection, Tables
 
 KEY = dg.AssetKey("model_usage")
 
@@ -66,7 +63,7 @@ def days_to_fetch(context: dg.AssetExecutionContext) -> tuple[date, date]:
 
 
 def store(
-    shard: Tables, con: "Connection", replies: Mapping[str, Usage], run_id: str, dimension: str = ""
+    shard: Tables, con: Connection, replies: Mapping[str, Usage], run_id: str, dimension: str = ""
 ) -> dict[str, str]:
     """Replace the fetched days of every account; by how much each day known before moved (USD).
 
@@ -180,7 +177,7 @@ def fetch_bills(shard: Tables, openrouter: OpenRouter, names: KeyNames, first: d
     return Bills(asked.of(fetched), changes, figures, rows)
 
 
-def figures_by_day(con: "Connection", first: date, last: date) -> dict[date, tuple[float, int]]:
+def figures_by_day(con: Connection, first: date, last: date) -> dict[date, tuple[float, int]]:
     """What was billed each day (USD), and rows of models, by all accounts: also those that have no key any more."""
     rows = con.execute(
         """
