@@ -1,6 +1,7 @@
 -- One row per account with a key, the most urgent first, with what the weekly digest says of it: the week beside the one
 -- before, the two keys (without a breakdown by key, models) whose spend moved most, when credits run out and what a week
--- ago was thought, the month, what to buy. Quiet: about the same spend, credits for a month, the budget in no danger.
+-- ago was thought, the month, what to buy. Quiet: about the same spend, credits for a month or bought automatically, the
+-- budget in no danger.
 -- And the titles of the alerts that stand or are new since $since, of other things than the digest itself says.
 
 with keys as (
@@ -68,10 +69,11 @@ select
     history.run_out_p50 as run_out_then,
     purchases.bought_usd,
     outlook,
+    topup,
     purchase,
     runway.status in ('ok', 'idle')
     and coalesce(abs(summary.spend_7d_usd - summary.before_7d_usd) <= summary.before_7d_usd / 4, false)
-    and coalesce(runway.run_out_p50 > cast(runway.as_of as date) + 30, true)
+    and coalesce(topup.account is not null or runway.run_out_p50 > cast(runway.as_of as date) + 30, true)
     and coalesce(outlook.probability_over_budget <= 0.5, true) as is_quiet
 from marts.credits_runway as runway
 left join marts.spend_summary as summary on runway.account = summary.account
@@ -81,6 +83,9 @@ left join marts.runway_history as history
     on runway.account = history.account
     and history.as_of_date = summary.close_date - 7
 left join marts.month_outlook as outlook on runway.account = outlook.account
-left join marts.topup_plan as purchase on runway.account = purchase.account and purchase.is_advised
+left join marts.topup_outlook as topup
+    on runway.account = topup.account and not topup.is_suggestion and not topup.is_overdue
+left join marts.topup_plan as purchase
+    on runway.account = purchase.account and purchase.is_advised and topup.account is null
 where list_contains($accounts, runway.account)
 order by runway.urgency, runway.account

@@ -1,9 +1,11 @@
 -- One row per account that was ever read or billed, or has a key: its row of credits_runway (null if never read), its
--- periods of spend, the purchase to advise, the running month, and who spent most on the last day and in 7 days (each a
--- struct, of nulls where nothing is known). The most urgent first; at the end those without a key.
+-- periods of spend, the purchase to advise or the automatic top-up that makes one needless, the running month, and who spent
+-- most on the last day and in 7 days (each a struct, of nulls where nothing is known). The most urgent first; at the end those without a key.
 -- $accounts: who has a key. Where nobody has, as in a copy of the tables on another machine, nothing is known of keys.
 
 with keys as (select unnest(cast($accounts as varchar[])) as account),
+
+topups as (from marts.topup_outlook where not is_suggestion and not is_overdue),
 
 spenders as (
     select
@@ -22,12 +24,14 @@ select
     runway.* exclude (account, spend_7d_usd, spend_30d_usd),
     spend.* exclude (account),
     spenders,
+    topup,
     purchase,
     outlook
 from marts.credits_runway as runway
 full join marts.spend_summary as spend using (account)
 full join keys using (account)
 left join spenders using (account)
-left join (from marts.topup_plan where is_advised) as purchase using (account)
+left join topups as topup using (account)
+left join (from marts.topup_plan anti join topups using (account) where is_advised) as purchase using (account)
 left join marts.month_outlook as outlook using (account)
 order by not has_key, urgency nulls last, account

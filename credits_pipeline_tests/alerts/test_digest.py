@@ -87,6 +87,21 @@ def test_a_quiet_week_is_one_line_and_many_accounts_stay_short(world, receiver):
     assert len(alert.body) < PHONE
 
 
+def test_what_is_bought_automatically_is_said_in_place_of_what_to_buy_unless_it_is_overdue(world):
+    world.topup_plan(date(2026, 7, 31), "420", "443.10")
+    for spent, overdue, said in (
+        ("45.10", False, "all quiet"), ("99", False, "Top-up: automatic, $50.00 below $10.00, next about 28 Jun 2026."),
+        ("99", True, "Buy $420.00 (charged $443.10)"),
+    ):  # fmt: skip
+        world.execute("delete from marts.spend_summary")
+        week(world, 12, spent, "44")
+        world.topup_rule(is_suggestion=False, is_overdue=overdue, next_topup_p50=date(2026, 6, 28))
+        world.execute("delete from ops.alerts_sent")
+        (alert,) = world.send(by_week).due
+        assert said in f"{alert.title}\n{alert.body}"
+        assert ("420" in alert.body) == overdue
+
+
 def test_the_job_sends_it_and_the_schedule_asks_only_where_there_is_a_channel(world, receiver, monkeypatch):
     world.channels(receiver.url("/a"))
     week(world, 90, "45.10", "44")

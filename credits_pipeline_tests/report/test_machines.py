@@ -145,6 +145,8 @@ def test_the_answer_as_json_is_that_of_the_terminal_and_the_tables(settings, peo
     assert steady["month_outlook"]["budget_usd"] == 140
     assert steady["topup_plan"][0]["until_date"] > "2026-11-22"
     assert next(a for a in told["accounts"] if a["account"] == "unread")["credits_runway"] is None
+    said = re.search(r"(?s)\n  steady, .*?top-up  ([^\n]*)", terminal)[1]
+    assert said.startswith("automatic, $50.00 below $10.00, next about "), "nothing needs to be bought by hand"
 
 
 def as_json(rows: list[dict[str, object]]) -> list[dict[str, object]]:
