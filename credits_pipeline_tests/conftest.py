@@ -38,9 +38,6 @@ SLOW = {
     "test_a_run_that_crosses_midnight_is_refused_and_the_next_one_heals_it",
     "test_a_run_twice_a_day_appends_two_honest_readings",
     "test_an_asset_check_can_be_run_without_building_its_model",
-    "test_an_automatic_top_up_that_does_not_come_is_an_alert",
-    "test_automatic_top_ups_are_told_once_and_their_every_cycle_is_no_alert",
-    "test_equal_top_ups_at_any_balance_are_not_called_automatic",
     "test_no_file_and_no_message_of_the_history_ever_held_a_secret",
     "test_nothing_is_rebuilt_while_a_backfill_from_the_ui_goes_on",
     "test_paths_on_the_command_line_may_begin_with_a_tilde",
@@ -68,7 +65,7 @@ def _no_settings_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def at_five_past_midnight() -> Iterator[clock.FrozenClock]:
+def now() -> Iterator[clock.FrozenClock]:
     with clock.frozen(NOW) as held:
         yield held
 
@@ -91,7 +88,7 @@ def warehouse(tmp_path: Path) -> Warehouse:
 
 @pytest.fixture
 def simulate(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_five_past_midnight: clock.FrozenClock
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, now: clock.FrozenClock
 ) -> Iterator[Callable[..., FaultyAPI]]:
     """Start a simulated API for the given accounts and point the environment at it."""
     running: list[FaultyAPI] = []

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,6 @@ from credits_pipeline.warehouse import Warehouse
 from credits_pipeline_tests.models import create_marts
 from credits_pipeline_tests.receiver import Receiver
 
-DAY = date(2026, 6, 17)
-NOW = datetime(2026, 6, 17, 0, 5, tzinfo=UTC)
 LOG = logging.getLogger("credits_pipeline_tests.alerts")
 
 MARTS = (
@@ -110,12 +108,6 @@ class World:
     def rows(self, columns: str = "alert_key, channel, sent_at is not null, cleared_at is not null") -> list[Any]:
         with self.warehouse.reading() as con:
             return con.execute(f"select {columns} from ops.alerts_sent order by due_at, alert_key, channel").fetchall()
-
-
-@pytest.fixture
-def now() -> Iterator[clock.FrozenClock]:
-    with clock.frozen(NOW) as held:
-        yield held
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from credits_pipeline import config
 from credits_pipeline.alerts import channels, messages
 from credits_pipeline.alerts import notify as alerts
-from credits_pipeline_tests.alerts.conftest import DAY
+from credits_pipeline_tests.conftest import TODAY
 
 
 def closed_port() -> int:
@@ -86,7 +86,7 @@ def test_news_of_a_past_day_is_given_up_after_three_days_and_what_stands_is_not(
     world.channels(receiver.url("/a"))
     receiver.refusing.add("/a")
     world.runway(2)
-    world.spend(DAY - timedelta(days=1), "50")
+    world.spend(TODAY - timedelta(days=1), "50")
     assert len(world.send().due) == 2
     receiver.refusing.clear()
     now.advance(timedelta(days=4))
@@ -201,9 +201,7 @@ def test_two_passes_at_once_send_an_alert_once(world, receiver):
     assert len(receiver.messages) == 1
 
 
-def test_an_alert_that_was_written_down_but_not_sent_when_the_process_died_is_sent_by_the_next(
-    world, receiver, monkeypatch
-):
+def test_an_alert_that_was_not_sent_when_the_process_died_is_sent_by_the_next(world, receiver, monkeypatch):
     world.channels(receiver.url("/a"))
     world.runway(2)
 

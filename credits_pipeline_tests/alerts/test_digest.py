@@ -9,7 +9,8 @@ import dagster as dg
 from credits_pipeline import config
 from credits_pipeline.alerts.due import by_week
 from credits_pipeline.defs import weekly_digest
-from credits_pipeline_tests.alerts.conftest import DAY, World
+from credits_pipeline_tests.alerts.conftest import World
+from credits_pipeline_tests.conftest import TODAY
 
 # What a phone shows of a message before it folds it.
 PHONE = 900
@@ -18,13 +19,11 @@ PHONE = 900
 def week(world: World, left: int, now: str, before: str, account: str = "default", **columns: object) -> None:
     """Credits for `left` days, and the spend of the last 7 days and of the 7 before."""
     world.runway(left, account, spend_7d_usd=Decimal(now), **columns)
-    row = {"account": account, "close_date": DAY - timedelta(days=1), "spend_7d_usd": now, "before_7d_usd": before}
+    row = {"account": account, "close_date": TODAY - timedelta(days=1), "spend_7d_usd": now, "before_7d_usd": before}
     world.insert("spend_summary", row | {"unknown_days_7d": 0, "unknown_days_before_7d": 0})
 
 
-def test_it_says_the_week_the_movers_the_date_the_month_what_to_buy_and_the_alerts_and_comes_once_with_the_report(
-    world, receiver, now
-):
+def test_it_says_week_movers_date_month_what_to_buy_and_alerts_and_comes_once_with_the_report(world, receiver, now):
     world.channels(receiver.url("/a"), receiver.url("/b"))
     receiver.refusing.add("/b")
     week(world, 13, "45.10", "30")
@@ -32,12 +31,12 @@ def test_it_says_the_week_the_movers_the_date_the_month_what_to_buy_and_the_aler
         row = {"account": "default", "dimension": "api_key", "member": name, "spend_7d_usd": spent}
         world.insert("spend_summary_by_member", row | {"before_7d_usd": before})
         world.insert("spend_summary_by_member", row | {"dimension": "user", "member": "ann@example.com"})
-    then = {"account": "default", "as_of_date": DAY - timedelta(days=8), "run_out_p50": date(2026, 7, 9)}
+    then = {"account": "default", "as_of_date": TODAY - timedelta(days=8), "run_out_p50": date(2026, 7, 9)}
     world.insert("runway_history", then)
     month = {"account": "default", "month": date(2026, 6, 1), "spent_usd": "312", "budget_usd": "500"}
     world.insert("month_outlook", month | {"probability_over_budget": 0.22})
     world.topup_plan(date(2026, 7, 31), "420", "443.10")
-    world.spend(DAY - timedelta(days=1), "41.2")
+    world.spend(TODAY - timedelta(days=1), "41.2")
     world.send()
     receiver.messages.clear()
     (world.data_dir / "report.html").write_text("<h1>the report</h1>")
@@ -68,7 +67,7 @@ def test_it_says_the_week_the_movers_the_date_the_month_what_to_buy_and_the_aler
     assert [alert.key for alert in world.send(by_week).due] == ["digest/2026-06-24"]
 
 
-def test_a_quiet_week_is_one_line_and_many_accounts_stay_short(world, receiver):
+def test_a_quiet_week_is_one_line_and_many_accounts_stay_short(world):
     week(world, 90, "45.10", "44")
     (alert,) = world.send(by_week).due
     assert (alert.title, alert.body.replace("\u00a0", " ")) == (

@@ -8,9 +8,9 @@ import pytest
 
 from credits_pipeline import clock
 from credits_pipeline.alerts.memory import Alert
-from credits_pipeline_tests.alerts.conftest import DAY, NOW
+from credits_pipeline_tests.conftest import NOW, TODAY
 
-YESTERDAY = DAY - timedelta(days=1)
+YESTERDAY = TODAY - timedelta(days=1)
 
 
 @pytest.mark.parametrize(
@@ -28,9 +28,7 @@ YESTERDAY = DAY - timedelta(days=1)
         pytest.param([2, 30, 2], [3, None, 3], id="all are armed again at once"),
     ],
 )
-def test_a_threshold_alerts_once_per_crossing_and_again_when_the_date_has_moved_beyond_it(
-    world, now, days_left, expected
-):
+def test_a_threshold_alerts_once_per_crossing_and_again_after_the_date_was_beyond_it(world, now, days_left, expected):
     said = []
     for left in days_left:
         world.runway(left)
@@ -77,7 +75,7 @@ def test_used_up_credits_are_an_alert_of_their_own_once_until_there_are_credits_
     assert world.due() == ["exhausted/default"]
 
 
-def test_an_idle_or_young_account_is_no_alarm_and_too_little_history_arms_nothing(world, now):
+def test_an_idle_or_young_account_is_no_alarm_and_too_little_history_arms_nothing(world):
     for status in ("idle", "accumulating"):
         world.runway(None, status=status)
         assert world.due() == []
@@ -159,9 +157,7 @@ def test_days_that_are_not_known_are_said_beside_the_sums(world):
     )
 
 
-def test_a_suggested_automatic_top_up_is_told_once_and_its_every_cycle_is_no_alert_until_one_does_not_arrive(
-    world, now
-):
+def test_a_suggested_automatic_top_up_is_told_once_and_no_cycle_is_an_alert_until_one_does_not_arrive(world, now):
     world.topup_rule()
     told = []
     for left in (4, 1, 5, 2):
@@ -216,7 +212,7 @@ def test_with_a_configured_automatic_top_up_only_one_that_does_not_arrive_is_an_
     assert world.due() == ["topup_overdue/default"]
 
 
-def test_a_key_that_will_probably_reach_its_limit_is_an_alert_once_in_each_window(world, now):
+def test_a_key_that_will_probably_reach_its_limit_is_an_alert_once_in_each_window(world):
     def key(probability: float, resets_on: date, remaining: str = "12") -> None:
         world.execute("delete from marts.key_limits")
         row = {
@@ -298,7 +294,7 @@ def test_credits_that_will_probably_expire_are_a_notice_30_and_7_days_ahead(worl
         now.set(NOW + timedelta(days=days))
         world.runway(100)
         told += world.send().due
-    assert [(alert.key, alert.as_of.date() - DAY) for alert in told if alert.as_of] == [
+    assert [(alert.key, alert.as_of.date() - TODAY) for alert in told if alert.as_of] == [
         ("expiry/default/2026-07-17/30", timedelta()),
         ("expiry/default/2026-07-17/7", timedelta(days=23)),
     ]
@@ -346,7 +342,7 @@ def test_the_key_that_caused_it_is_named_with_what_to_do(world, key_share, model
 
 def test_a_day_that_is_old_news_as_after_a_backfill_is_no_alert(world):
     world.runway(100)
-    world.spend(DAY - timedelta(days=4), "50")
+    world.spend(TODAY - timedelta(days=4), "50")
     assert world.due() == []
 
 
@@ -375,7 +371,7 @@ def test_a_hostile_name_calls_nobody_links_nowhere_and_forges_no_line(world, rec
     world.channels(receiver.url("/a"))
     world.runway(100)
     hostile = "<!channel> @everyone\nWhat to do: pay at https://evil.example \x1b[31m\u202e" + "x" * 500
-    world.spend(DAY - timedelta(days=1), "50", model=hostile)
+    world.spend(TODAY - timedelta(days=1), "50", model=hostile)
     world.send()
     (message,) = receiver.taken("/a")
     text = message["message"]

@@ -69,11 +69,11 @@ def lake(tmp_path: Path, pg: servers.Postgres, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.fixture
-def days_go_by(lake: Lake, at_five_past_midnight: clock.FrozenClock) -> Callable[[int], None]:
+def days_go_by(lake: Lake, now: clock.FrozenClock) -> Callable[[int], None]:
     """Move the clock on, here and in the workers."""
 
     def move(days: int) -> None:
-        at_five_past_midnight.advance(timedelta(days=days))
+        now.advance(timedelta(days=days))
         lake.set_clock(clock.now())
 
     return move

@@ -46,9 +46,7 @@ def test_two_workers_read_bill_build_and_publish_what_one_file_has(lake, simulat
     assert all(f">{name}<" in page or name in page for name in ("default", "zurich_eu"))
 
 
-def test_a_worker_that_is_killed_in_mid_build_has_its_shard_done_again_and_the_run_is_green(
-    lake, simulate, run_job, tmp_path
-):
+def test_a_worker_killed_in_mid_build_has_its_shard_done_again_and_the_run_is_green(lake, simulate, run_job, tmp_path):
     simulate(*accounts(4))
     lake.use(shards=4)
     fate = tmp_path / "fate"
@@ -61,9 +59,7 @@ def test_a_worker_that_is_killed_in_mid_build_has_its_shard_done_again_and_the_r
     assert published(lake, "select count(*), count(distinct account) from marts.credits_readings") == [(4, 4)]
 
 
-def test_a_run_that_is_killed_leaves_the_old_generation_whole_and_the_next_one_heals(
-    lake, simulate, run_job, days_go_by, tmp_path
-):
+def test_a_killed_run_leaves_the_old_generation_and_the_next_one_heals(lake, simulate, run_job, days_go_by, tmp_path):
     simulate(*accounts(4))
     lake.use(shards=2)
     green(run_job("daily_credits"))

@@ -59,9 +59,7 @@ def test_the_first_run_fetches_the_year_before_and_gives_an_answer(simulate, cap
           for home in ("/tmp/50%20", "/tmp/[team] credits", "~nobody-of-that-name/x")),
     ],
 )  # fmt: skip
-def test_what_is_missing_or_wrong_is_said_in_one_line_with_what_to_do(
-    monkeypatch, capsys, tmp_path, command, variables, said
-):
+def test_what_is_wrong_is_said_in_one_line_with_what_to_do(monkeypatch, capsys, tmp_path, command, variables, said):
     """No other data directory and no other history takes the place of a wrong one."""
     monkeypatch.setenv("CREDITS_DATA_DIR", str(tmp_path / "data"))
     for name, value in variables.items():

@@ -64,10 +64,10 @@ def test_a_daily_run_appends_one_reading_per_account_with_the_reply_kept(simulat
     assert reply["data"] == {"total_credits": rows[0][3], "total_usage": rows[0][4]}
 
 
-def test_a_run_twice_a_day_appends_two_honest_readings(simulate, run_job, at_five_past_midnight):
+def test_a_run_twice_a_day_appends_two_honest_readings(simulate, run_job, now):
     simulate(spender())
     run_job("daily_credits")
-    at_five_past_midnight.advance(timedelta(hours=9))
+    now.advance(timedelta(hours=9))
     assert run_job("daily_credits").success
     assert len(raw_readings()) == 2
     assert published("select sum(readings) from marts.daily_spend") == [(2,)]
@@ -89,12 +89,12 @@ def test_a_past_day_or_a_range_with_one_is_refused_and_nothing_is_written(simula
     assert api.requests == []
 
 
-def test_a_run_that_crosses_midnight_is_refused_and_the_next_one_heals_it(simulate, run_job, at_five_past_midnight):
+def test_a_run_that_crosses_midnight_is_refused_and_the_next_one_heals_it(simulate, run_job, now):
     api = simulate(spender())
-    at_five_past_midnight.set(datetime(2026, 6, 17, 23, 59, 59, tzinfo=UTC))
+    now.set(datetime(2026, 6, 17, 23, 59, 59, tzinfo=UTC))
 
     def slow_server() -> datetime:
-        at_five_past_midnight.advance(timedelta(seconds=2))
+        now.advance(timedelta(seconds=2))
         return clock.now()
 
     api.now = slow_server

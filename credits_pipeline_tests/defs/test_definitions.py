@@ -155,9 +155,7 @@ def materialize(
     )
 
 
-def test_a_failing_blocking_test_changes_nothing_and_says_which_test_and_which_rows(
-    simulate, run_job, instance, tmp_path
-):
+def test_a_failing_blocking_test_changes_nothing_and_names_itself_and_the_rows(simulate, run_job, instance, tmp_path):
     simulate(spender())
     run_job("daily_credits")
     before = published("select * from marts.daily_spend order by all")

@@ -103,17 +103,15 @@ def test_days_that_the_api_has_forgotten_are_refused(simulate, run_job):
 
 
 @pytest.mark.slow
-def test_a_day_read_at_noon_before_a_week_of_sleep_does_not_stay_half_a_day(
-    simulate, run_job, at_five_past_midnight, instance
-):
+def test_a_day_read_at_noon_before_a_week_of_sleep_does_not_stay_half_a_day(simulate, run_job, now, instance):
     account = spender(usd_a_day="24")
     simulate(account)
-    at_five_past_midnight.set(datetime(2026, 6, 17, 12, tzinfo=UTC))
+    now.set(datetime(2026, 6, 17, 12, tzinfo=UTC))
     run_job("daily_credits", asset_selection=RAW)
     assert raw("select credits_usd from raw.model_usage_days where usage_date = '2026-06-17'") == [(Decimal(12),)]
-    at_five_past_midnight.set(datetime(2026, 6, 25, 0, 5, tzinfo=UTC))
+    now.set(datetime(2026, 6, 25, 0, 5, tzinfo=UTC))
     run_job("daily_credits", asset_selection=RAW)
-    at_five_past_midnight.set(datetime(2026, 6, 25, 1, 30, tzinfo=UTC))
+    now.set(datetime(2026, 6, 25, 1, 30, tzinfo=UTC))
     days = unsettled(instance)
     assert days is not None
     assert days[0] < "2026-06-17"
@@ -130,16 +128,14 @@ def test_the_schedule_asks_for_the_whole_year_of_an_account_added_later(simulate
     assert unsettled(instance) == (YEAR_AGO.isoformat(), YESTERDAY.isoformat())
 
 
-def test_both_schedules_run_by_default_and_take_the_day_from_the_clock(
-    simulate, run_job, at_five_past_midnight, instance, tmp_path
-):
+def test_both_schedules_run_by_default_and_take_the_day_from_the_clock(simulate, run_job, now, instance, tmp_path):
     from credits_pipeline.definitions import defs
 
     simulate(spender())
     daily = defs.resolve_schedule_def("daily_credits")
     history = defs.resolve_schedule_def("history_backfill")
     assert {daily.default_status, history.default_status} == {dg.DefaultScheduleStatus.RUNNING}
-    at_five_past_midnight.set(datetime(2026, 6, 20, 13, tzinfo=UTC))
+    now.set(datetime(2026, 6, 20, 13, tzinfo=UTC))
     repository = defs.get_repository_def()
     late = datetime(2026, 6, 19, 0, 5, tzinfo=UTC)
     late_tick = dg.build_schedule_context(instance, scheduled_execution_time=late, repository_def=repository)
@@ -196,7 +192,7 @@ def test_a_backfill_from_the_ui_is_followed_by_one_rebuild_and_the_jobs_by_none(
     assert ("2026-05-20",) in published("select spend_date::varchar from marts.daily_spend")
 
 
-def test_nothing_is_rebuilt_while_a_backfill_from_the_ui_goes_on(simulate, run_job, instance, tick):
+def test_nothing_is_rebuilt_while_a_backfill_from_the_ui_goes_on(simulate, instance, tick):
     api = simulate(spender())
     assert by_hand(instance, "2026-05-20", "2026-05-25").success
     meanwhile: list[set[str]] = []
@@ -239,12 +235,10 @@ def test_a_bill_that_not_every_account_told_gives_the_days_no_figure(simulate, r
     assert len(figures(limit=100)) == before + 1, "of days that nobody read only the run's own is recorded"
 
 
-def test_a_daily_run_that_failed_is_run_again_later_and_later_while_the_day_lasts(
-    simulate, run_job, at_five_past_midnight, tmp_path
-):
+def test_a_daily_run_that_failed_is_run_again_later_and_later_while_the_day_lasts(simulate, now, tmp_path):
     from credits_pipeline.definitions import defs
 
-    at_five_past_midnight.set(now := datetime.now(UTC))  # Dagster's own clock says when a run was
+    now.set(began := datetime.now(UTC))  # Dagster's own clock says when a run was
     api = simulate(spender())
     api.misbehave(Fault.status(503), times=None)
     again = defs.resolve_sensor_def("daily_credits_again")
@@ -252,20 +246,20 @@ def test_a_daily_run_that_failed_is_run_again_later_and_later_while_the_day_last
     with dg.DagsterInstance.local_temp(str(tmp_path)) as kept:
 
         def asked_after(minutes: float) -> list[dg.RunRequest]:
-            at_five_past_midnight.set(datetime.now(UTC) + timedelta(minutes=minutes))
+            now.set(datetime.now(UTC) + timedelta(minutes=minutes))
             with dg.build_sensor_context(kept, definitions=defs) as context:
                 requests = again.evaluate_tick(context).run_requests or []
-            at_five_past_midnight.set(now)
+            now.set(began)
             return list(requests)
 
         assert asked_after(60) == []
         for minutes in (10, 30, 90, 270):
-            fails(job, kept, now)
+            fails(job, kept, began)
             assert asked_after(minutes - 1) == []
             # Past midnight nothing of yesterday is asked for: its balance cannot be read any more.
             later = datetime.now(UTC) + timedelta(minutes=minutes + 1)
-            assert len(asked_after(minutes + 1)) == (later.date() == now.date())
-        fails(job, kept, now)
+            assert len(asked_after(minutes + 1)) == (later.date() == began.date())
+        fails(job, kept, began)
         assert asked_after(600) == []
 
 

@@ -17,8 +17,8 @@ from credits_pipeline_tests.faulty import Fault
 
 
 @pytest.fixture
-def a_day_later(at_five_past_midnight: clock.FrozenClock) -> Callable[[], None]:
-    return lambda: at_five_past_midnight.advance(timedelta(days=1))
+def a_day_later(now: clock.FrozenClock) -> Callable[[], None]:
+    return lambda: now.advance(timedelta(days=1))
 
 
 def warehouse() -> Warehouse:
@@ -29,9 +29,7 @@ def accounts_in(table: str) -> set[str]:
     return {name for (name,) in raw(f"select distinct account from raw.{table}")}
 
 
-def test_a_key_whose_readings_have_another_name_is_refused_and_the_others_go_on(
-    simulate, run_job, monkeypatch, a_day_later
-):
+def test_a_key_whose_readings_have_another_name_is_refused_others_go_on(simulate, run_job, monkeypatch, a_day_later):
     simulate(spender(), spender("acme"))
     assert run_job("daily_credits", asset_selection=RAW).success
     a_day_later()

@@ -19,10 +19,10 @@ from credits_pipeline import clock
 from credits_pipeline.defs import sensors
 from credits_pipeline.launch.instance import PROCESS_TAG, sign_of_life
 from credits_pipeline.warehouse import Reading, Warehouse
+from credits_pipeline_tests.conftest import NOW
 from credits_pipeline_tests.receiver import Receiver
 
 KEY = "sk-or-v1-of-a-test"
-NOW = datetime(2026, 6, 17, 0, 5, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,12 @@ class Told:
 
     warehouse: Warehouse
 
-    @property
-    def titles(self) -> list[str]:
-        return [title for title, _ in self._alerts()]
+    titles = property(lambda self: self._alerts("title"))
+    bodies = property(lambda self: self._alerts("body"))
 
-    @property
-    def bodies(self) -> list[str]:
-        return [body for _, body in self._alerts()]
-
-    def _alerts(self) -> list[tuple[str, str]]:
+    def _alerts(self, column: str) -> list[str]:
         with self.warehouse.reading() as con:
-            return con.execute("select title, body from ops.alerts_sent order by rowid").fetchall()
+            return [text for (text,) in con.execute(f"select {column} from ops.alerts_sent order by rowid").fetchall()]
 
 
 @pytest.fixture
@@ -58,12 +53,6 @@ def receiver(told: Told, monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
     with Receiver() as running:
         monkeypatch.setenv("CREDITS_ALERT_URLS", running.url("/a"))
         yield running
-
-
-@pytest.fixture
-def now() -> Iterator[clock.FrozenClock]:
-    with clock.frozen(NOW) as held:
-        yield held
 
 
 mood = {"reason": "the key of acme was rejected (401): make a new one"}
@@ -165,9 +154,7 @@ def test_a_failure_that_lasts_is_told_once_a_day(report, told):
 
 
 @pytest.mark.parametrize("in_the_way", ["data", "data/warehouse.duckdb"])
-def test_a_failure_is_told_also_when_the_data_directory_or_the_warehouse_is_what_fails(
-    report, receiver, tmp_path, in_the_way
-):
+def test_a_failure_is_told_also_when_data_directory_or_warehouse_are_what_fails(report, receiver, tmp_path, in_the_way):
     (tmp_path / in_the_way).parent.mkdir(exist_ok=True)
     (tmp_path / in_the_way).write_bytes(b"junk" * 10_000)
     report("daily")
@@ -177,9 +164,8 @@ def test_a_failure_is_told_also_when_the_data_directory_or_the_warehouse_is_what
 class Watch:
     """The sensor as the daemon ticks it: with its cursor kept, and a program that forgets everything else."""
 
-    def __init__(self, instance: dg.DagsterInstance, data_dir: Path) -> None:
-        self.instance, self.cursor = instance, None
-        self.warehouse = Warehouse(data_dir / "warehouse.duckdb", lock_timeout_s=5)
+    def __init__(self, instance: dg.DagsterInstance, warehouse: Warehouse) -> None:
+        self.instance, self.warehouse, self.cursor = instance, warehouse, None
 
     def tick(self) -> str:
         context = dg.build_sensor_context(instance=self.instance, cursor=self.cursor)
@@ -190,14 +176,12 @@ class Watch:
 
     def read(self, account: str = "default") -> None:
         now = clock.now()
-        self.warehouse.append_readings(
-            [Reading(account, now.date(), now, Decimal(100), Decimal(50), "0123456789ab", "run")]
-        )
+        self.warehouse.append_readings([Reading(account, now.date(), now, Decimal(100), Decimal(50), "0123", "run")])
 
 
 @pytest.fixture
-def watch(instance: dg.DagsterInstance, tmp_path: Path, told: Told, now: clock.FrozenClock) -> Watch:
-    return Watch(instance, tmp_path / "data")
+def watch(instance: dg.DagsterInstance, told: Told, now: clock.FrozenClock) -> Watch:
+    return Watch(instance, told.warehouse)
 
 
 def test_data_older_than_36_hours_are_reported_once_until_there_is_a_new_reading(watch, told, now):
@@ -264,7 +248,6 @@ def test_a_tick_over_a_damaged_warehouse_says_why_it_could_not_look(watch, tmp_p
 
 
 def test_a_run_from_the_command_line_that_fails_is_reported_by_the_daemon(instance, told, now):
-    mood["reason"] = "the key of acme was rejected (401): make a new one"
     daemons_place = ManagedGrpcPythonEnvCodeLocationOrigin(
         LoadableTargetOrigin(module_name="credits_pipeline.definitions"), location_name="credits_pipeline"
     )

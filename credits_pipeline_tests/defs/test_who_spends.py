@@ -88,9 +88,7 @@ def test_each_dimension_is_one_request_more_and_equals_the_ledger_by_key_to_the_
     assert materialized == {day.isoformat() for day in DAYS}
 
 
-def test_days_whose_bill_is_settled_and_whose_breakdown_is_not_are_fetched_again(
-    simulate, ten_days, monkeypatch, instance
-):
+def test_days_whose_bill_is_settled_and_breakdown_is_not_are_fetched_again(simulate, ten_days, monkeypatch, instance):
     monkeypatch.setenv("CREDITS_START_DATE", DAYS[0].isoformat())
     api = simulate(account())
     warehouse = Warehouse(config.current().warehouse_path)
@@ -112,17 +110,17 @@ def test_a_key_that_may_not_ask_who_spends_is_a_warning_and_the_other_accounts_g
     assert raw("select distinct account from raw.usage_breakdown_days") == [("default",)]
 
 
-def test_keys_are_listed_in_all_workspaces_once_a_day_and_deleted_ones_stay(simulate, run_job, at_five_past_midnight):
+def test_keys_are_listed_in_all_workspaces_once_a_day_and_deleted_ones_stay(simulate, run_job, now):
     many = [SimulatedKey(f"key {n}", 0, is_disabled=n == 7) for n in range(120)]
     of = account(more_keys=many)
     api = simulate(of)
-    at_five_past_midnight.set(noon(DAYS[6]) - timedelta(hours=1))
+    now.set(noon(DAYS[6]) - timedelta(hours=1))
     only = {"asset_selection": [dg.AssetKey("api_keys")]}
     assert run_job("daily_credits", **only).success
     assert [request.path for request in api.requests] == ["/workspaces", "/keys", "/keys", "/keys"]
-    at_five_past_midnight.advance(timedelta(minutes=30))
+    now.advance(timedelta(minutes=30))
     assert run_job("daily_credits", **only).success
-    at_five_past_midnight.set(NOW)
+    now.set(NOW)
     assert run_job("daily_credits", **only).success
     assert raw("select count(*), count(distinct key_hash) from raw.api_keys") == [(124 + 124, 125)]
     newest = """
@@ -145,9 +143,7 @@ def test_keys_are_listed_in_all_workspaces_once_a_day_and_deleted_ones_stay(simu
 
 
 @pytest.mark.slow
-def test_a_year_of_daily_spend_by_key_is_the_ledger_to_the_last_digit(
-    simulate, run_job, instance, at_five_past_midnight, monkeypatch
-):
+def test_a_year_of_daily_spend_by_key_is_the_ledger_to_the_last_digit(simulate, run_job, instance, now, monkeypatch):
     """Through a rename, a deleted key, one rotated at noon, half a year that nobody fetched, and a week that failed."""
     days = [TODAY - timedelta(days=n) for n in range(360, -1, -1)]
     monkeypatch.setenv("CREDITS_START_DATE", days[0].isoformat())
@@ -170,9 +166,9 @@ def test_a_year_of_daily_spend_by_key_is_the_ledger_to_the_last_digit(
         tags = range_tags(first.isoformat(), last.isoformat())
         return run_job("backfill_history", tags=tags, asset_selection=fetched).success
 
-    at_five_past_midnight.set(noon(days[130]))
+    now.set(noon(days[130]))
     assert fetch(days[0], days[130]), "the last of them is not over"
-    at_five_past_midnight.set(NOW)
+    now.set(NOW)
     api.misbehave(Fault.status(401), times=None)
     assert not fetch(days[300], days[306])
     api.behave()

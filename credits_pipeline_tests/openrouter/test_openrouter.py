@@ -61,7 +61,7 @@ def one_server() -> Iterator[FaultyAPI]:
 
 
 @pytest.fixture
-def api(one_server, monkeypatch, at_five_past_midnight) -> FaultyAPI:
+def api(one_server, monkeypatch, now) -> FaultyAPI:
     """An honest API at five past midnight that nobody has asked anything yet."""
     one_server.begin_anew()
     for name, value in one_server.environment().items():
@@ -316,14 +316,12 @@ def test_a_reply_out_of_a_cache_is_as_old_as_the_cache(api, openrouter, cached_a
     assert of_yesterday(openrouter).fetched_at == as_of
 
 
-def test_a_bill_asked_for_before_midnight_and_answered_after_it_is_not_one_of_the_whole_day(
-    api, openrouter, at_five_past_midnight, monkeypatch
-):
+def test_a_bill_asked_for_before_midnight_and_answered_after_is_not_the_whole_days(api, openrouter, now, monkeypatch):
     asked_at = NOW + timedelta(hours=23, minutes=54, seconds=59)
-    at_five_past_midnight.set(asked_at)
+    now.set(asked_at)
 
     def slow_server() -> datetime:
-        at_five_past_midnight.advance(timedelta(seconds=2))
+        now.advance(timedelta(seconds=2))
         return clock.now()
 
     monkeypatch.setattr(api, "now", slow_server)

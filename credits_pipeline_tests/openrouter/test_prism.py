@@ -53,7 +53,7 @@ def prism() -> Iterator[str]:
 
 @pytest.fixture
 def prefer(
-    prism: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, at_five_past_midnight: clock.FrozenClock
+    prism: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, now: clock.FrozenClock
 ) -> Iterator[Callable[[str], None]]:
     """Say which replies Prism is to give; the pipeline's environment points at it."""
     wanted = {"Prefer": ""}

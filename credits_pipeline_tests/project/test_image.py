@@ -131,7 +131,7 @@ def test_the_demo_ends_with_the_answer(run, volume):
 
 
 @pytest.mark.heavy
-def test_the_services_of_compose_run_without_a_shell_and_keep_all_in_the_volume(image, run, volume, tmp_path):
+def test_the_services_of_compose_run_without_a_shell_and_keep_all_in_the_volume(image, run, volume):
     """After a first run by hand, as docs/container.md has it; the API is a simulated one on this machine."""
     root = Path(buildah("mount", image))
     for shell in ("sh", "bash", "dash"):

@@ -204,7 +204,7 @@ def test_moving_nothing_or_to_the_same_price_changes_no_date(people):
         assert row["new_daily"] == pytest.approx(float(row["daily"]))
 
 
-def test_a_model_at_half_the_price_saves_what_the_bill_says(people, capsys):
+def test_a_model_at_half_the_price_saves_what_the_bill_says(people):
     """Every use has 30 tokens: what differs is what they cost."""
     con = people.con
     price = {}

@@ -178,7 +178,7 @@ def test_sums_say_how_many_of_their_days_are_unknown_and_such_days_are_no_zeros(
 
 
 @pytest.mark.parametrize(
-    ("now", "before", "unknown", "unknown_before", "words"),
+    ("spent", "before", "unknown", "unknown_before", "words"),
     [
         (3, 2, 0, 0, "▲ 50 % more than the 7 days before"),
         (1, 2, 0, 0, "▼ 50 % less than the 7 days before"),
@@ -193,8 +193,8 @@ def test_sums_say_how_many_of_their_days_are_unknown_and_such_days_are_no_zeros(
         (None, None, 0, 0, ""),
     ],
 )
-def test_a_change_is_worded_only_from_whole_spans(now, before, unknown, unknown_before, words):
-    row = {"spend_7d_usd": now, "before_7d_usd": before}
+def test_a_change_is_worded_only_from_whole_spans(spent, before, unknown, unknown_before, words):
+    row = {"spend_7d_usd": spent, "before_7d_usd": before}
     row = {name: usd if usd is None else Decimal(usd) for name, usd in row.items()}
     row |= {"unknown_days_7d": unknown, "unknown_days_before_7d": unknown_before}
     assert wording.say("change", row, 7).replace("\u00a0", " ") == words

@@ -135,7 +135,7 @@ def test_every_reply_satisfies_the_vendors_own_schemas(client):
 
 
 @pytest.mark.parametrize("dimension", ["api_key_id", "user"])
-def test_the_parts_of_a_breakdown_sum_to_the_bill_of_every_model_to_the_last_digit(api, client, dimension):
+def test_the_parts_of_a_breakdown_sum_to_the_bill_of_every_model_to_the_last_digit(client, dimension):
     first = ANCHOR - timedelta(days=20)
     whole = exact(client.post("/analytics/query", json=query(first, ANCHOR)))["data"]
     parts = exact(client.post("/analytics/query", json=query(first, ANCHOR, dimensions=["model", dimension])))["data"]

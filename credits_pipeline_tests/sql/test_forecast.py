@@ -433,9 +433,7 @@ def moved(_world: Forecasts) -> dict[str, Row]:
         ("nothing new", 0, 0, ", unchanged since the previous day's forecast."),
     ],
 )
-def test_what_moved_the_date_is_named_with_its_days_and_the_model_that_cost_most(
-    moved, account, spend_days, credit_days, said
-):
+def test_what_moved_the_date_is_named_with_its_days_and_dearest_model(moved, account, spend_days, credit_days, said):
     row, expected = moved[account], (spend_days, credit_days, 5 * credit_days)
     assert (row["spend_days"], row["credit_days"], row["credit_change_usd"]) == expected
     assert said in row["explanation"]

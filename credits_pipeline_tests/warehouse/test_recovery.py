@@ -38,13 +38,11 @@ def rows(*schemas: str) -> dict[str, list[tuple[Any, ...]]]:
         return {name: con.execute(f"from {name}").fetchall() for (name,) in names}
 
 
-def test_every_derived_table_can_be_dropped_and_is_built_to_equal_rows_from_raw(
-    simulate, run_job, at_five_past_midnight
-):
+def test_every_derived_table_can_be_dropped_and_is_built_to_equal_rows_from_raw(simulate, run_job, now):
     simulate(spender(), spender("acme", "0.123456789"))
     for _ in range(2):
         assert run_job("daily_credits").success
-        at_five_past_midnight.advance(timedelta(hours=11))
+        now.advance(timedelta(hours=11))
     marts, derived = rows("marts"), rows(*SCHEMAS)
     assert len(marts) > 8
     with warehouse().writing("dropping what is derived") as con:
@@ -58,9 +56,7 @@ def test_every_derived_table_can_be_dropped_and_is_built_to_equal_rows_from_raw(
     }
 
 
-def test_a_damaged_warehouse_is_named_kept_aside_and_rebuilt_from_the_backup_and_the_api(
-    simulate, run_job, at_five_past_midnight, tmp_path, capsys, instance
-):
+def test_a_damaged_warehouse_is_named_kept_aside_and_rebuilt_from_backup_and_api(simulate, now, tmp_path, capsys):
     """A backup, damage two days later, and the next run: what was spent in between is known all the same."""
     simulate(spender())
     assert main(["run"]) == 0
@@ -70,7 +66,7 @@ def test_a_damaged_warehouse_is_named_kept_aside_and_rebuilt_from_the_backup_and
     monday = raw_readings()
 
     seen = published("from marts.daily_spend")
-    at_five_past_midnight.advance(timedelta(days=2))
+    now.advance(timedelta(days=2))
     junk = random.Random(7).randbytes(50_000)
     path = config.current().warehouse_path
     path.write_bytes(junk)
@@ -106,9 +102,7 @@ def test_a_backup_of_nothing_and_a_restore_from_nowhere_say_what_to_do(simulate,
     assert "name a directory that `make backup` has made" in capsys.readouterr().err
 
 
-def test_a_damaged_history_or_yaml_of_dagster_is_named_in_one_line_and_once_moved_away_the_next_run_goes_on(
-    simulate, capsys
-):
+def test_a_damaged_history_or_yaml_of_dagster_is_named_and_the_next_run_goes_on_without_it(simulate, capsys):
     simulate(spender())
     home = launch.instance.dagster_home(config.current())
     assert main(["run"]) == 0
