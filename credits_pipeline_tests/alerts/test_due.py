@@ -213,12 +213,13 @@ def test_with_a_configured_automatic_top_up_only_one_that_does_not_arrive_is_an_
 
 
 def test_a_key_that_will_probably_reach_its_limit_is_an_alert_once_in_each_window(world):
-    def key(probability: float, resets_on: date, remaining: str = "12") -> None:
+    def key(probability: float | None, resets_on: date | None, remaining: str = "12", **columns: Any) -> None:
         world.execute("delete from marts.key_limits")
         row = {
             "account": "default", "key_hash": "h1", "name": "batch-7", "limit_usd": "50", "remaining_usd": remaining,
             "used_usd": Decimal(50) - Decimal(remaining), "resets_at": resets_on, "expected_daily_spend_usd": "4",
             "probability_before_reset": probability, "limit_reached_p50": date(2026, 6, 19),
+            "is_disabled": False, "unused_days": 1, **columns,
         }  # fmt: skip
         world.insert("key_limits", row)
 
@@ -242,6 +243,21 @@ def test_a_key_that_will_probably_reach_its_limit_is_an_alert_once_in_each_windo
     (alert,) = world.send().due
     assert alert.title == "default: key batch-7 has reached its limit of $50.00"
     assert "Until then requests with this key are refused." in alert.body
+    key(1, date(2026, 7, 6), remaining="0", is_disabled=True)
+    assert world.due() == []
+    # A limit that never begins anew: once when a week is left of it, and once more when it was raised.
+    for quiet in ({"limit_reached_p50": date(2026, 6, 25)}, {"unused_days": 30}, {"unused_days": None}):
+        key(None, None, **quiet)
+        assert world.due() == []
+    key(None, None)
+    (alert,) = world.send().due
+    assert "and the limit never begins anew. It will probably be reached around 19 Jun 2026" in alert.body
+    assert "How sure: It is as likely before that day as after it. " in alert.body
+    key(None, None, remaining="0")
+    assert world.due() == []
+    key(None, None, remaining="0", limit_usd="80")
+    (alert,) = world.send().due
+    assert "the limit never begins anew. Requests with this key are refused." in alert.body
 
 
 def test_a_budget_is_an_alert_once_when_it_will_probably_be_passed_and_once_when_it_is_in_each_month(world, now):
