@@ -67,11 +67,11 @@ test: $(VENV)/installed-dev ## the fast tests, which need only this machine (und
 test-slow: $(VENV)/installed-dev ## the slow tests: faults, secrets, recovery, real dbt, readers, alerts
 	@$(PY) -m pytest -n 2 --dist loadfile -q -m "slow and not heavy and not browser and not cluster"
 
-# The oldest DuckDB that we support; the other tests run on the locked one, which is the newest.
+# The oldest DuckDB that we support, and the last of its line; the other tests run on the locked one, the newest.
 DUCKDB_TESTS := sql/test_models_*.py sql/test_forecast.py sql/test_sql_project.py sql/test_key_limits.py sql/test_money.py \
 	warehouse/test_file.py warehouse/test_tables.py warehouse/test_publish.py
-test-duckdb: $(VENV)/installed-dev ## the SQL and warehouse tests on the oldest supported DuckDB
-	@for version in 1.5.4; do echo "duckdb $$version"; \
+test-duckdb: $(VENV)/installed-dev ## the SQL and warehouse tests on the oldest supported DuckDB and on 1.5.6
+	@for version in 1.5.4 1.5.6; do echo "duckdb $$version"; \
 	  [ -d $(VENV)/duckdb-$$version ] || $(INSTALL) --require-hashes --target $(VENV)/duckdb-$$version -r requirements-duckdb-$$version.lock || exit 1; \
 	  (cd credits_pipeline_tests && PYTHONPATH=$(CURDIR)/$(VENV)/duckdb-$$version $(CURDIR)/$(PY) -m pytest -c ../pyproject.toml --rootdir .. -n 2 -q -m "not heavy and not browser" $(DUCKDB_TESTS)) || exit 1; done
 

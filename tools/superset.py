@@ -35,6 +35,20 @@ TALISMAN_ENABLED = False  # its https rules make no sense on loopback
 RATELIMIT_ENABLED = False
 APP_NAME = "LLM credits"
 """
+# The published copy of a lake is views over files beside it: these may be read, and no others.
+LAKE_SETTINGS = """
+from contextlib import suppress
+
+import duckdb
+import sqlalchemy
+
+@sqlalchemy.event.listens_for(sqlalchemy.engine.Engine, "connect")
+def read_the_lake_only(connection, _):
+    if type(connection).__module__.startswith("duckdb_engine"):
+        with suppress(duckdb.InvalidInputException):  # another connection was first
+            connection.execute("set allowed_directories = [{folder!r}]")
+        connection.execute("set enable_external_access = false")
+"""
 
 
 def bundle(file: Path, target: Path) -> None:
@@ -43,7 +57,12 @@ def bundle(file: Path, target: Path) -> None:
     datasets = {path: yaml.safe_load(text) for path, text in texts.items() if path.parts[0] == "datasets"}
     described = {dataset["table_name"] for dataset in datasets.values()}
     with duckdb.connect(str(file), read_only=True) as con:
-        for table, comment in con.execute("select table_name, comment from duckdb_tables()").fetchall():
+        marts = """
+            select table_name, comment from duckdb_tables() where schema_name = 'marts'
+            union all
+            select view_name, comment from duckdb_views() where schema_name = 'marts'
+        """
+        for table, comment in con.execute(marts).fetchall():
             if table not in described:
                 datasets[Path(f"datasets/{table}.yaml")] = {"table_name": table, "description": comment}
         words = dict(con.execute("select (table_name, column_name), comment from duckdb_columns()").fetchall())
@@ -56,13 +75,22 @@ def bundle(file: Path, target: Path) -> None:
             ]  # fmt: skip
             defaults = {"schema": "marts", "uuid": table, "database_uuid": "llm_credits", "version": "1.0.0"}
             texts[path] = yaml.safe_dump({**defaults, "columns": columns, **dataset})
+        in_lake = bool(lake_folder(con))
         simulated = con.execute("select is_simulated from marts.published").fetchone() == (True,)
     with zipfile.ZipFile(target, "w") as archive:
         for path, text in texts.items():
             text = text.replace("/path/to/credits.duckdb", str(file.resolve()))
+            text = text.replace("enable_external_access: 'false'", "{}") if in_lake else text
             text = text.replace("spend and runway", "spend and runway (simulated)") if simulated else text
             text = re.sub(r"(?i)(?<=uuid: )\w+\b(?!-)", lambda name: str(uuid5(NAMESPACE_OID, name[0])), text)
             archive.writestr(f"dashboard/{path}", text)
+
+
+def lake_folder(con: duckdb.DuckDBPyConnection) -> str | None:
+    """Below which all files are that the views of the published copy read; None where it has tables."""
+    views = con.execute("select sql from duckdb_views() where schema_name = 'marts'").fetchall()
+    files = [file for (sql,) in views for file in re.findall(r"'([^']+\.parquet)'", sql)]
+    return str(Path(os.path.commonpath(files))) if files else None
 
 
 @contextmanager
@@ -70,7 +98,10 @@ def running(file: Path, port: int) -> Iterator[tuple["subprocess.Popen[bytes]", 
     """Superset, started on `port` of loopback, and the password of its one user, `admin`."""
     password = secrets.token_urlsafe(12)
     with tempfile.TemporaryDirectory(prefix="superset-") as home, Path(home, "log").open("wb") as log:
-        Path(home, "superset_config.py").write_text(SETTINGS.format(secret=secrets.token_urlsafe(42), home=home))
+        settings = SETTINGS.format(secret=secrets.token_urlsafe(42), home=home)
+        with duckdb.connect(str(file), read_only=True) as con:
+            settings += LAKE_SETTINGS.format(folder=folder) if (folder := lake_folder(con)) else ""
+        Path(home, "superset_config.py").write_text(settings)
         bundle(file, Path(home, "dashboard.zip"))
         ours = ("OPENROUTER_", "CREDITS_", "DAGSTER_", "PYTHONPATH")
         env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
