@@ -24,13 +24,8 @@ CHECKOUT = ("credits_pipeline", "dbt_like_sql", "workspace.yaml", "pyproject.tom
 
 # No screen, no root's sandbox, and none of the calls home that a Chromium makes at its start.
 CHROMIUM_FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
 )
 
 # The demo takes 40 s of one quiet core, and its machine may be busy.
@@ -74,14 +69,10 @@ def user_interface(root: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "credits_pipeline", "dev", "--demo", "--port", str(port)]
     with log.open("w", encoding="utf-8") as out:
         process = subprocess.Popen(
-            command,
-            cwd=root,
-            env=environment(root),
-            stdout=out,
-            stderr=subprocess.STDOUT,
+            command, cwd=root, env=environment(root), stdout=out, stderr=subprocess.STDOUT,
             start_new_session=True,  # a process group of its own, which Ctrl-C reaches as a whole
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's "&" ignores it
-        )
+        )  # fmt: skip
     try:
         address = f"http://127.0.0.1:{port}"
         wait_until_it_answers(address, process, log)

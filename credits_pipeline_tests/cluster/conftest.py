@@ -41,13 +41,10 @@ class Lake:
 
     def use(self, shards: int = 2, data: str = "", cluster: str = "", **more: str) -> None:
         chosen = {
-            "CREDITS_LAKE": "postgres:service=credits",
-            "CREDITS_LAKE_DATA": data or str(self.folder / "lake"),
-            "CREDITS_SHARDS": str(shards),
-            "CREDITS_CLUSTER": cluster,
-            "CREDITS_DATA_DIR": str(self.published.parent),
-            "TEST_CLOCK": str(self.clock),
-        }
+            "CREDITS_LAKE": "postgres:service=credits", "CREDITS_LAKE_DATA": data or str(self.folder / "lake"),
+            "CREDITS_SHARDS": str(shards), "CREDITS_CLUSTER": cluster,
+            "CREDITS_DATA_DIR": str(self.published.parent), "TEST_CLOCK": str(self.clock),
+        }  # fmt: skip
         for variable, value in {**self.environ, **chosen, **more}.items():
             self._monkeypatch.setenv(variable, value)
 
@@ -83,12 +80,8 @@ def days_go_by(lake: Lake, now: clock.FrozenClock) -> Callable[[int], None]:
 def _definitions_of_a_lake() -> None:
     """As a process that has CREDITS_LAKE from the start defines them: a failed test does not stop what comes after."""
     os.environ.update(servers.certificates())  # before Dask is imported, which reads them once
-    told = {
-        "CREDITS_LAKE": "postgres:service=x",
-        "CREDITS_LAKE_DATA": "/nowhere",
-        "CREDITS_SHARDS": "1",
-        "CREDITS_ENV_FILE": "",
-    }
+    told = {"CREDITS_LAKE": "postgres:service=x", "CREDITS_LAKE_DATA": "/nowhere", "CREDITS_SHARDS": "1"}
+    told |= {"CREDITS_ENV_FILE": ""}
     before = {name: os.environ.get(name) for name in told}
     os.environ.update(told)
     import credits_pipeline.definitions  # noqa: F401

@@ -156,6 +156,9 @@ SENSED = time(12)
 GROWTH = {"dagster_home_mb": 1.2, "data_mb": 1.5, "temporary_mb": 1.0, "memory_mb": 1.15}
 """At most, from the middle to the end. The data may grow: they are a year longer."""
 
+DAYS = int(os.environ.get("YEAR_DAYS", "400"))
+"""Of 8 s each on two free cores; or fewer for a quick look."""
+
 OUTAGE_EVERY = 25
 """Nights from one on which the API fails to the next."""
 
@@ -189,12 +192,6 @@ class Daemon:
 
 
 @pytest.fixture
-def days() -> int:
-    """400, of 8 s each on two free cores; or fewer for a quick look: YEAR_DAYS=40."""
-    return int(os.environ.get("YEAR_DAYS", "400"))
-
-
-@pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[clock.FrozenClock]:
     """A clock that stands before the first night, for Dagster as well."""
     with clock.frozen(BEGIN) as held:
@@ -218,7 +215,7 @@ def api(held: clock.FrozenClock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fa
 
 
 @pytest.mark.heavy
-def test_a_year_of_schedules_and_sensors_leaves_bounded_files_and_memory(home, tmp_path, held, api, days, monkeypatch):
+def test_a_year_of_schedules_and_sensors_leaves_bounded_files_and_memory(home, tmp_path, held, api, monkeypatch):
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
@@ -228,12 +225,12 @@ def test_a_year_of_schedules_and_sensors_leaves_bounded_files_and_memory(home, t
     with (home / "dagster.yaml").open("a", encoding="utf-8") as file:
         file.write(DAEMON)
     # Half of the days are to lie behind each limit, however few days there are: else nothing were seen of a bound.
-    monkeypatch.setattr(housekeeping, "LOGS_KEPT", timedelta(days=60 * days / 400))
-    monkeypatch.setattr(housekeeping, "RUNS_KEPT", timedelta(days=days / 2))
+    monkeypatch.setattr(housekeeping, "LOGS_KEPT", timedelta(days=60 * DAYS / 400))
+    monkeypatch.setattr(housekeeping, "RUNS_KEPT", timedelta(days=DAYS / 2))
     figures: list[dict[str, float]] = []
     with launch.open_instance(settings) as instance, Daemon(instance) as daemon:
         daemon.look_at_schedules()  # they count from when they are first seen
-        for number in range(days):
+        for number in range(DAYS):
             night = BEGIN.date() + timedelta(days=number + 1)
             if number % OUTAGE_EVERY == OUTAGE_EVERY - 1:
                 api.misbehave(Fault.status(500), times=None)
@@ -243,7 +240,7 @@ def test_a_year_of_schedules_and_sensors_leaves_bounded_files_and_memory(home, t
                 api.behave()
             held.set(datetime.combine(night, SENSED, UTC))
             daemon.look_at_sensors()
-            if (number + 1) % max(days // 40, 1) == 0:
+            if (number + 1) % max(DAYS // 40, 1) == 0:
                 sizes = {"dagster_home": home, "data": settings.data_dir, "temporary": temporary}
                 seen = {"days": number + 1, "memory_mb": memory_mb(), "runs": instance.get_runs_count()}
                 figures.append(seen | {f"{name}_mb": size_mb(folder) for name, folder in sizes.items()})
@@ -253,7 +250,7 @@ def test_a_year_of_schedules_and_sensors_leaves_bounded_files_and_memory(home, t
             for state in instance.all_instigator_state()
             for tick in instance.get_ticks(state.instigator_origin_id, state.selector_id)
         )
-        outages = days // OUTAGE_EVERY
+        outages = DAYS // OUTAGE_EVERY
         ran = Counter((run.job_name, run.is_success) for run in instance.get_runs())
     print(dict(ran), {status.value: count for status, count in ticks.items()}, flush=True)
     assert {job for job, _ in ran} == {"daily_credits", "backfill_history", "housekeeping"}
@@ -264,8 +261,8 @@ def test_a_year_of_schedules_and_sensors_leaves_bounded_files_and_memory(home, t
     for name, growth in GROWTH.items():
         assert last[name] < growth * half[name] + 1, name
     with Warehouse(settings.warehouse_path).reading() as con:
-        assert con.execute("select count(*) from raw.credits_snapshots").fetchall() == [(days - outages,)]
+        assert con.execute("select count(*) from raw.credits_snapshots").fetchall() == [(DAYS - outages,)]
         assert con.execute(
             "select count(*), count(distinct usage_date) from raw.model_usage_days where usage_date >= ?",
             [BEGIN.date()],
-        ).fetchall() == [(days + 1, days + 1)]
+        ).fetchall() == [(DAYS + 1, DAYS + 1)]

@@ -5,7 +5,6 @@ values up, so a small proxy in front of it adds that header. Needs Node.js and n
 """
 
 import shutil
-import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ import pytest
 from credits_pipeline import clock
 from credits_pipeline.config import PROJECT_ROOT
 from credits_pipeline_tests.defs.test_daily_run import failures, raw_readings
+from credits_pipeline_tests.ui import free_port
 
 PRISM = "@stoplight/prism-cli@5.16.0"
 CONTRACT = Path(__file__).parent.parent / "contract" / "openrouter.openapi.yaml"
@@ -36,9 +36,7 @@ def prism() -> Iterator[str]:
         npm = shutil.which("npm")
         assert npm, "npm is missing: install Node.js (Debian: apt-get install nodejs npm)"
         subprocess.run([npm, "install", "--silent", "--no-audit", "--prefix", folder, PRISM], check=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with subprocess.Popen(
         [program, "mock", "--port", str(port), CONTRACT], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as server:

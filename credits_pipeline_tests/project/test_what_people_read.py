@@ -51,36 +51,27 @@ Row = dict[str, Any]
 # -- accounts ----------------------------------------------------------------------------------------------
 
 
-def account(
-    days: int,
-    daily: str,
-    left: str,
-    *,
-    every: int = 1,
-    billed: range = range(0),
-    pause: int = 0,
-    last: int | None = None,
-) -> History:
-    """Spends about `daily` for `days`, less a `pause` at the end; `left` is left; read up to day `last` of them."""
-    spend = [Decimal(daily) * (1 + n % 3) / 2 if n < days - pause else Decimal(0) for n in range(days)]
-    usage = [Decimal(900) * (daily != "0") + sum(spend[:n], Decimal(0)) for n in range(days + 1)]
-    read = range(days if last is None else last, -1, -every)
+def account(daily: str, left: str, *, every: int = 1, billed: range = range(0), last: int = 40) -> History:
+    """Spends about `daily` for 40 days; `left` is left; read up to day `last` of them."""
+    spend = [Decimal(daily) * (1 + n % 3) / 2 for n in range(40)]
+    usage = [Decimal(900) * (daily != "0") + sum(spend[:n], Decimal(0)) for n in range(41)]
+    read = range(last, -1, -every)
     readings = [RawReading(FIRST + n * DAY + 5 * MINUTE, usage[-1] + Decimal(left), usage[n]) for n in read]
     bills = [RawBill((FIRST + n * DAY).date(), spend[n], FIRST + (n + 1) * DAY + HOUR) for n in billed]
     return History(tuple(readings), tuple(bills))
 
 
 PEOPLE = [
-    account(40, "2", "60"),
-    account(40, "0", "20"),  # never spends
-    account(40, "0", "0"),  # never bought, never spent
-    account(40, "38", "-944.2"),
-    account(40, "2", "40000"),  # lasts for years
-    account(40, "0.00000001", "0.0000003"),
-    account(40, "1000000", "9000000"),
-    account(40, "3", "700", every=40, billed=range(34, 40)),  # most days are not known
-    account(40, "2", "20", last=20),  # lost its key on day 20
-    History((), account(40, "5", "0", billed=range(40)).bills),  # billed, never read
+    account("2", "60"),
+    account("0", "20"),  # never spends
+    account("0", "0"),  # never bought, never spent
+    account("38", "-944.2"),
+    account("2", "40000"),  # lasts for years
+    account("0.00000001", "0.0000003"),
+    account("1000000", "9000000"),
+    account("3", "700", every=40, billed=range(34, 40)),  # most days are not known
+    account("2", "20", last=20),  # lost its key on day 20
+    History((), account("5", "0", billed=range(40)).bills),  # billed, never read
 ]
 WITHOUT_KEY, UNREAD = {"00008"}, "unread"
 

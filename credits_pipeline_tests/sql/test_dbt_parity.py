@@ -67,21 +67,15 @@ def write_raw_rows(folder: Path) -> History:
 def dbt_build(copy: Path, folder: Path) -> dict[str, str]:
     """Run `dbt build` on the file `copy`; the status of each model and test by name."""
     options = {
-        "--project-dir": ROOT,
-        "--profiles-dir": ROOT,
-        "--target-path": folder / "target",
-        "--log-path": folder / "logs",
-        "--warn-error-options": '{"error": ["Deprecations"]}',
-    }
+        "--project-dir": ROOT, "--profiles-dir": ROOT, "--target-path": folder / "target",
+        "--log-path": folder / "logs", "--warn-error-options": '{"error": ["Deprecations"]}',
+    }  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", "dbt.cli.main", "--no-use-colors", "--no-version-check", "build"]
         + [str(part) for option in options.items() for part in option],
         env={**os.environ, "CREDITS_DBT_WAREHOUSE": str(copy), "DBT_SEND_ANONYMOUS_USAGE_STATS": "false"},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+        cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     results = folder / "target" / "run_results.json"
     assert results.exists(), done.stdout + done.stderr
     found = json.loads(results.read_text(encoding="utf-8"))["results"]

@@ -153,13 +153,8 @@ def fill_a_year(world: World) -> None:
 @pytest.mark.heavy
 def test_the_real_validator_finds_nothing_wrong_with_a_year(world, validator, tmp_path):
     fill_a_year(world)
-    assert {row["x_kind"] for row in focus(world)} == {
-        "model",
-        "unattributed",
-        "correction",
-        "top_up",
-        "credit_decrease",
-    }
+    kinds = {"model", "unattributed", "correction", "top_up", "credit_decrease"}
+    assert {row["x_kind"] for row in focus(world)} == kinds
     export = "copy (select {columns} from marts.focus_cost_and_usage) to '{file}'"
     plain, measured = tmp_path / "focus.csv", tmp_path / "measured.csv"
     options = " (header, timestampformat '%Y-%m-%dT%H:%M:%SZ')"

@@ -137,12 +137,8 @@ def test_the_month_is_what_was_spent_and_what_the_fan_adds_until_its_end(world):
 
 @pytest.mark.parametrize(
     ("budget", "least", "most", "day"),
-    [
-        pytest.param(139, 1, 1, date(2026, 4, 14), id="passed on its last complete day"),
-        pytest.param(146, 1, 1, date(2026, 4, 15), id="passed on the running day"),
-        pytest.param(300, 0.2, 0.8, None, id="likely or not"),
-        pytest.param(5000, 0, 0.01, None, id="out of reach"),
-    ],
+    [(139, 1, 1, date(2026, 4, 14)), (146, 1, 1, date(2026, 4, 15)), (300, 0.2, 0.8, None), (5000, 0, 0.01, None)],
+    ids=["passed on its last complete day", "passed on the running day", "likely or not", "out of reach"],
 )
 def test_a_budget_is_passed_with_a_probability(world, budget, least, most, day):
     plan(world, budget_usd=budget)
@@ -216,12 +212,8 @@ def buy_automatically(world: World, amounts: Sequence[int], every_hours: int = 6
 
 @pytest.mark.parametrize(
     ("amounts", "found"),
-    [
-        pytest.param([50, 50, 50], [(usd(10), usd(50))], id="three equal ones below ten"),
-        pytest.param([20, 50, 50, 50], [(usd(10), usd(50))], id="after another amount"),
-        pytest.param([50, 50], [], id="two may be chance"),
-        pytest.param([50, 50, 60], [], id="amounts differ"),
-    ],
+    [([50, 50, 50], [(10, 50)]), ([20, 50, 50, 50], [(10, 50)]), ([50, 50], []), ([50, 50, 60], [])],
+    ids=["three equal ones below ten", "after another amount", "two may be chance", "amounts differ"],
 )
 def test_equal_top_ups_that_one_threshold_explains_are_a_suggestion(world, amounts, found):
     buy_automatically(world, amounts)
@@ -262,16 +254,14 @@ def test_what_remains_of_all_lots_is_the_balance_whatever_is_bought_spent_and_ta
         counters = [(Decimal(chance.choice([0, 100])), Decimal(0))]
         for _ in range(30):
             moves = chance.choice([0, 0, 0, 10, 25, -10, -40]), chance.choice([0, 1, 2, 2, 9, -1])
-            counters.append(
-                tuple(max(counter + move, Decimal(0)) for counter, move in zip(counters[-1], moves, strict=True))
-            )
+            moved = map(sum, zip(counters[-1], moves, strict=True))
+            counters.append(tuple(max(counter, Decimal(0)) for counter in moved))
         world.read_nightly(START, counters, f"a{number:02}")
         balances[f"a{number:02}"] = counters[-1][0] - counters[-1][1]
     lots = built(world, "credit_lots")
     left = {account: [lot for lot in lots if lot["account"] == account] for account in balances}
-    assert {account: sum(lot["remaining_usd"] for lot in mine) for account, mine in left.items()} == {
-        account: max(balance, Decimal(0)) for account, balance in balances.items()
-    }
+    for account, mine in left.items():
+        assert sum(lot["remaining_usd"] for lot in mine) == max(balances[account], Decimal(0))
     assert all(0 <= lot["remaining_usd"] <= lot["amount_usd"] for lot in lots)
     assert min(balances.values()) < 0 < max(balances.values())
 

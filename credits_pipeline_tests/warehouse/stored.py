@@ -29,16 +29,8 @@ class Row:
 
 
 def reading(at: datetime = NOON, account: str = "default", credits: str = "25", usage: str = "5") -> Reading:
-    return Reading(
-        account=account,
-        snapshot_date=at.date(),
-        observed_at=at,
-        total_credits=Decimal(credits),
-        total_usage=Decimal(usage),
-        key_fingerprint="ab12cd34",
-        run_id="run",
-        payload='{"data": {}}',
-    )
+    counters = Decimal(credits), Decimal(usage)
+    return Reading(account, at.date(), at, *counters, "ab12cd34", "run", payload='{"data": {}}')
 
 
 def stored(warehouse: Warehouse, query: str) -> list[tuple[object, ...]]:
