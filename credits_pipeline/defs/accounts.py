@@ -37,11 +37,6 @@ class Asked(Generic[T]):
         """The same, with what became of the replies in their place."""
         return Asked(replies, self.failures, self.forbidden, self.fingerprints)
 
-    @property
-    def without_reply(self) -> dict[str, str]:
-        """The failures and the forbidden alike."""
-        return {**self.failures, **self.forbidden}
-
     def metadata(self) -> dict[str, Any]:
         """What `accounts_check` reads."""
         return {

@@ -20,15 +20,8 @@ from pydantic import ValidationError
 
 from credits_pipeline import clock, config
 from credits_pipeline.config import MANAGEMENT_KEYS_PAGE, Account
-from credits_pipeline.openrouter import replies
-from credits_pipeline.openrouter.errors import (
-    Forbidden,
-    OpenRouterError,
-    TookTooLong,
-    failure,
-    unbelievable,
-    unreachable,
-)
+from credits_pipeline.openrouter import errors, replies
+from credits_pipeline.openrouter.errors import Forbidden, OpenRouterError, TookTooLong
 from credits_pipeline.openrouter.replies import Credits, Keys, Usage, shown
 
 if TYPE_CHECKING:  # httpx costs 0.15 s to import, and most that import this module never make a request
@@ -216,11 +209,11 @@ class Client:
                 async for chunk in response.aiter_raw():
                     content += chunk
                     if len(content) > LARGEST_REPLY:
-                        return unbelievable(kind.call, f"it is larger than {LARGEST_REPLY} bytes")
+                        return errors.unbelievable(kind.call, f"it is larger than {LARGEST_REPLY} bytes")
         except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, OSError) as error:
             # The status alone decides a refusal: the key is not sent again just to read the error's text.
             if response is None or response.status_code == 200:
-                return unreachable(self._host, error)
+                return errors.unreachable(self._host, error)
         return self._judged(account, kind, question, response, bytes(content))
 
     def _judged(
@@ -233,13 +226,13 @@ class Client:
             code = error.get("code") if isinstance(error, dict) else None
             status = code if isinstance(code, int) and 400 <= code < 600 else 500
         if document is None or status != 200:
-            failed = failure(self._host, kind.call, account.variable, status, document)
+            failed = errors.failure(self._host, kind.call, account.variable, status, document)
             with suppress(ValueError):  # the contract says seconds
                 failed.retry_after_s = float(response.headers.get("Retry-After", ""))
             return failed
         data = document.get("data")
         if not isinstance(data, list if issubclass(kind, replies.Page) else dict):
-            return unbelievable(kind.call, "it is no JSON with the data that were asked for", retryable=True)
+            return errors.unbelievable(kind.call, "it is no JSON with the data that were asked for", retryable=True)
         at = now
         with suppress(ValueError):
             at = parsedate_to_datetime(response.headers.get("Date", "")).astimezone(UTC)
@@ -253,7 +246,7 @@ class Client:
         except ValidationError as wrong:
             first = wrong.errors()[0]
             where = "".join(f"{part}: " for part in first["loc"])
-            return unbelievable(kind.call, shown(where + first["msg"]))
+            return errors.unbelievable(kind.call, shown(where + first["msg"]))
 
 
 def _usage_query(first: date, last: date, dimension: str) -> dict[str, object]:

@@ -10,16 +10,13 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from credits_pipeline import files
 from credits_pipeline.config import LakeSettings
 from credits_pipeline.text import literal
 from credits_pipeline.warehouse import connection
-from credits_pipeline.warehouse.connection import WarehouseError
-
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection as Connection
+from credits_pipeline.warehouse.connection import Connection, WarehouseError
 
 _ONE_AT_A_TIME: Final = threading.Lock()
 _engines: "list[_Engine]" = []
@@ -40,7 +37,7 @@ class _Engine:
 
 
 @contextmanager
-def attached(settings: LakeSettings, how: str, folder: Path, limits: Mapping[str, object]) -> Iterator["Connection"]:
+def attached(settings: LakeSettings, how: str, folder: Path, limits: Mapping[str, object]) -> Iterator[Connection]:
     """A connection whose catalog `warehouse` is what the statement `how` attaches, and which spills below `folder`."""
     with _ONE_AT_A_TIME:
         if _engines and _engines[0].settings != settings:
@@ -70,7 +67,7 @@ def forget() -> None:
             _engines.pop().close()
 
 
-def load_extensions(con: "Connection", settings: LakeSettings) -> None:
+def load_extensions(con: Connection, settings: LakeSettings) -> None:
     """What DuckDB needs for the lake, from the installed packages: nothing is downloaded."""
     import duckdb
 
@@ -90,7 +87,7 @@ def load_extensions(con: "Connection", settings: LakeSettings) -> None:
         use_bucket(con)
 
 
-def use_bucket(con: "Connection") -> None:
+def use_bucket(con: Connection) -> None:
     """How to reach the bucket, by the variables that AWS's own tools read."""
     given = {
         "key_id": os.environ.get("AWS_ACCESS_KEY_ID"),

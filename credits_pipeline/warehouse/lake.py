@@ -11,20 +11,17 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from credits_pipeline import files
 from credits_pipeline.config import Settings
 from credits_pipeline.text import literal, quoted
 from credits_pipeline.warehouse import AnyWarehouse, Warehouse, cluster, connection
-from credits_pipeline.warehouse.connection import WarehouseError, relations_of, tables_of
+from credits_pipeline.warehouse.connection import Connection, WarehouseError, relations_of, tables_of
 from credits_pipeline.warehouse.engine import load_extensions
 from credits_pipeline.warehouse.file import remove_leftovers, temporary
 from credits_pipeline.warehouse.published import describe, replace_published, write_published
 from credits_pipeline.warehouse.shard import SHARD_OF, Shard, ShardFiles, layout, postgres, set_layout, shard_of
-
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection as Connection
 
 T = TypeVar("T")
 
@@ -52,7 +49,7 @@ class Lake(AnyWarehouse):
         return self._shard(shard_of(account, self._lake_settings.shards))
 
     @contextmanager
-    def reading(self, purpose: str = "reading") -> Iterator["Connection"]:
+    def reading(self, purpose: str = "reading") -> Iterator[Connection]:
         """The marts of all shards as published, and what is remembered of alerts."""
         with self._whole(purpose) as con:
             if (path := self._settings.published_path).exists():
@@ -62,7 +59,7 @@ class Lake(AnyWarehouse):
             yield con
 
     @contextmanager
-    def built(self, purpose: str) -> Iterator["Connection"]:
+    def built(self, purpose: str) -> Iterator[Connection]:
         """The marts of all shards as of their last commit, whether they are published yet or not."""
         found = self._files()
         with self._whole(purpose) as con:
@@ -70,7 +67,7 @@ class Lake(AnyWarehouse):
             yield con
 
     @contextmanager
-    def _whole(self, purpose: str) -> Iterator["Connection"]:
+    def _whole(self, purpose: str) -> Iterator[Connection]:
         with self._shard(0).reading(purpose) as con:
             con.execute("attach ':memory:' as whole; create schema whole.marts; create schema whole.ops")
             con.execute(
@@ -80,7 +77,7 @@ class Lake(AnyWarehouse):
             con.execute("use warehouse; detach whole; detach database if exists published")
 
     @contextmanager
-    def writing(self, purpose: str) -> Iterator["Connection"]:
+    def writing(self, purpose: str) -> Iterator[Connection]:
         """To what is remembered of alerts; the rest is written shard by shard."""
         with self._shard(0).writing(purpose) as con:
             yield con
@@ -223,7 +220,7 @@ def _tidy(shard: Shard, published: dict[int, int], kept: timedelta, orphans_kept
     shard.tidy(published.get(shard.number), kept, orphans_kept)
 
 
-def _create_views(con: "Connection", catalog: str, found: list[ShardFiles]) -> None:
+def _create_views(con: Connection, catalog: str, found: list[ShardFiles]) -> None:
     """A view of each mart over the files of all shards, described as the newest shard describes it."""
     described = max(found, key=lambda part: len(part.described)).described
     differ = len({len(part.described) for part in found}) > 1  # one not rebuilt since an update lacks new columns

@@ -16,12 +16,11 @@ from credits_pipeline import clock
 from credits_pipeline.config import LakeSettings
 from credits_pipeline.text import literal
 from credits_pipeline.warehouse import connection, engine
-from credits_pipeline.warehouse.connection import WarehouseBusy, WarehouseError, tables_of
+from credits_pipeline.warehouse.connection import Connection, WarehouseBusy, WarehouseError, tables_of
 from credits_pipeline.warehouse.file import apply, holder, steps, version_of
 from credits_pipeline.warehouse.tables import Tables
 
 if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection as Connection
     from psycopg2.extensions import connection as PostgresConnection
 
 _POLL_S: Final = 0.2
@@ -60,7 +59,7 @@ class Shard(Tables):
         return shard_of(account, self.settings.shards) == self.number
 
     @contextmanager
-    def writing(self, purpose: str) -> Iterator["Connection"]:
+    def writing(self, purpose: str) -> Iterator[Connection]:
         """A read-write connection inside one transaction: committed at the end, undone by any exception.
 
         The shard is created or migrated first where needed. `purpose` is shown to those who have to wait.
@@ -74,7 +73,7 @@ class Shard(Tables):
                 yield con
 
     @contextmanager
-    def reading(self, purpose: str = "reading") -> Iterator["Connection"]:
+    def reading(self, purpose: str = "reading") -> Iterator[Connection]:
         """A connection to the last commit. An absent shard is created empty, an older one migrated, first."""
         with self.opened() as con:
             if not self._steps_to_go(con):
@@ -145,12 +144,12 @@ class Shard(Tables):
         )
 
     @contextmanager
-    def opened(self) -> Iterator["Connection"]:
+    def opened(self) -> Iterator[Connection]:
         how = self.attach_as("warehouse")
         with lake_errors(str(self)), engine.attached(self.settings, how, self._folder, self.limits) as con:
             yield con
 
-    def _steps_to_go(self, con: "Connection") -> list[str]:
+    def _steps_to_go(self, con: Connection) -> list[str]:
         if self.attach_as("warehouse") in _IN_TODAYS_FORM:
             return []
         known = steps()

@@ -14,15 +14,7 @@ from decimal import Decimal
 import dagster as dg
 
 from credits_pipeline import clock, config
-from credits_pipeline.defs.accounts import (
-    FAILED,
-    Asked,
-    accounts_check,
-    ask_every_account,
-    failure_summary,
-    may_ask,
-    merged,
-)
+from credits_pipeline.defs import accounts
 from credits_pipeline.defs.keys import KeyNames, names_by_key
 from credits_pipeline.defs.metadata import Newest, newest, preview_of
 from credits_pipeline.defs.partitions import daily_partitions, requested_days
@@ -60,14 +52,14 @@ def credits_snapshots(
     for warning in config.current().warnings:
         context.log.warning(warning)
     refuse_all_but_today(context)
-    may_ask()
+    accounts.may_ask()
     today = clock.today()
     parts = warehouse.each(read_balances, openrouter, names_by_key(warehouse), today, context.run.run_id)
     refuse_all_but_today(context)  # the UTC day may have turned while the API was asked: then nothing was stored
-    asked = merged([part for part, _, _ in parts])
-    balances, failures = asked.replies, asked.without_reply
+    asked = accounts.merged([part for part, _, _ in parts])
+    balances, failures = asked.replies, {**asked.failures, **asked.forbidden}
     if not balances:
-        raise dg.Failure(f"no account could be read. {failure_summary(failures)}")
+        raise dg.Failure(f"no account could be read. {accounts.failure_summary(failures)}")
     context.log.info(f"{len(balances)} of {len(balances) + len(failures)} accounts read")
     return dg.MaterializeResult(
         metadata={
@@ -75,7 +67,7 @@ def credits_snapshots(
             **({} if failures else {"balance_usd": float(sum(balances.values()))}),
             "accounts_read": len(balances),
             "accounts_failed": len(failures),
-            FAILED: dg.MetadataValue.json(failures),
+            accounts.FAILED: dg.MetadataValue.json(failures),
             "dagster/partition_row_count": sum(rows for _, rows, _ in parts),
             "preview": preview_of([rows for _, _, rows in parts]),
         }
@@ -84,9 +76,9 @@ def credits_snapshots(
 
 def read_balances(
     shard: Tables, openrouter: OpenRouter, names: KeyNames, today: date, run_id: str
-) -> tuple[Asked[Decimal], int, Newest]:
+) -> tuple[accounts.Asked[Decimal], int, Newest]:
     """Store a reading of each of a shard's accounts; their balances, and how many readings there are of `today`."""
-    asked = ask_every_account(openrouter, shard, names, Client.credits)
+    asked = accounts.ask_every_account(openrouter, shard, names, Client.credits)
     failures = {**asked.failures, **unbelieved(asked.replies, shard)}
     believed = {name: reply for name, reply in asked.replies.items() if name not in failures}
     if clock.today() == today:
@@ -121,7 +113,7 @@ def unbelieved(replies: Mapping[str, Credits], shard: Tables) -> dict[str, str]:
     }
 
 
-every_account_was_read = accounts_check(
+every_account_was_read = accounts.accounts_check(
     KEY,
     "every_account_was_read",
     "Every account with a key returned a plausible reading. If one fails, the others are still stored and published, "

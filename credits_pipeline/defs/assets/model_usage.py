@@ -14,17 +14,7 @@ import dagster as dg
 
 from credits_pipeline import clock, config
 from credits_pipeline.config import Account
-from credits_pipeline.defs.accounts import (
-    FORBIDDEN_KEYS,
-    Asked,
-    accounts_check,
-    ask_every_account,
-    failure_summary,
-    may_ask,
-    merged,
-    newest_metadata,
-    stored_json,
-)
+from credits_pipeline.defs import accounts
 from credits_pipeline.defs.assets import credits_snapshots
 from credits_pipeline.defs.keys import KeyNames, names_by_key
 from credits_pipeline.defs.metadata import Newest, newest, preview_of
@@ -111,9 +101,9 @@ def model_usage(
     context: dg.AssetExecutionContext, openrouter: OpenRouter, warehouse: dg.ResourceParam[AnyWarehouse]
 ) -> Iterator[dg.AssetMaterialization | dg.MaterializeResult[None]]:
     first, last = days_to_fetch(context)
-    may_ask()
+    accounts.may_ask()
     parts = warehouse.each(fetch_bills, openrouter, names_by_key(warehouse), first, last, context.run.run_id)
-    asked = merged([part.asked for part in parts])
+    asked = accounts.merged([part.asked for part in parts])
     replies, failures = asked.replies, asked.failures
     changes = dict(item for part in parts for item in part.changes.items())
     for name, fetched in replies.items():
@@ -122,7 +112,7 @@ def model_usage(
     for name, reason in asked.forbidden.items():
         context.log.warning(f"{name}: no analytics with this key, its spend comes from readings alone: {reason}")
     if failures and not replies and not asked.forbidden and is_only_source(context):
-        raise dg.Failure(f"no account's bill could be fetched. {failure_summary(failures)}")
+        raise dg.Failure(f"no account's bill could be fetched. {accounts.failure_summary(failures)}")
     # Over some accounts only, the sum would look like spend in the plot.
     figures = {} if failures else added([part.figures for part in parts])
     if replies:
@@ -157,7 +147,7 @@ class Fetched(NamedTuple):
 class Bills(NamedTuple):
     """What was fetched for a shard: how known days moved (USD), and the figures of each day."""
 
-    asked: Asked[Fetched]
+    asked: accounts.Asked[Fetched]
     changes: dict[str, str]
     figures: dict[date, tuple[float, int]]
     rows: Newest
@@ -169,7 +159,7 @@ def fetch_bills(shard: Tables, openrouter: OpenRouter, names: KeyNames, first: d
     async def ask(client: Client, account: Account) -> Usage:
         return await client.usage(account, first, last)
 
-    asked = ask_every_account(openrouter, shard, names, ask)
+    asked = accounts.ask_every_account(openrouter, shard, names, ask)
     with shard.writing("storing what was billed") as con:
         changes = store(shard, con, asked.replies, run_id)
         rows, figures = newest(con, "raw.model_usage"), figures_by_day(con, first, last)
@@ -200,10 +190,10 @@ def added(parts: Sequence[Mapping[date, tuple[float, int]]]) -> dict[date, dict[
 
 def keys_without_analytics(instance: dg.DagsterInstance) -> set[str]:
     """Fingerprints of the keys that were refused when the bill was last asked for; another key may be the right one."""
-    return set(stored_json(newest_metadata(instance, KEY), FORBIDDEN_KEYS).values())
+    return set(accounts.stored_json(accounts.newest_metadata(instance, KEY), accounts.FORBIDDEN_KEYS).values())
 
 
-every_account_was_fetched = accounts_check(
+every_account_was_fetched = accounts.accounts_check(
     KEY,
     "every_account_was_fetched",
     "The bill of each account could be read. A key that may not use analytics is a warning: the account keeps working "
