@@ -11,8 +11,10 @@ import dagster as dg
 
 from credits_pipeline import clock, config, launch
 from credits_pipeline.accounts import DEFAULT_ACCOUNT, account_name
+from credits_pipeline.alerts import notify as alerts
 from credits_pipeline.defs import schedules
 from credits_pipeline.defs.assets import model_usage
+from credits_pipeline.report import answer as report
 from credits_pipeline.warehouse import Warehouse, open_warehouse
 from credits_pipeline.warehouse.importing import import_readings
 
@@ -163,8 +165,6 @@ def reshard(shards: int) -> int:
 
 def answer(as_json: bool, days: int | None, probability: float) -> int:
     """The answer as of the newest reading; 3 where credits are gone within `days` with at least this probability."""
-    from credits_pipeline.report import answer as report
-
     settings = config.current().valid()
     if as_json:
         tell(report.as_json(settings))
@@ -177,8 +177,6 @@ def answer(as_json: bool, days: int | None, probability: float) -> int:
 
 def what_if(model: str, other: str, share: float, account: str | None) -> int:
     """Spend and run-out if `share` of the tokens of one model went to another."""
-    from credits_pipeline.report import answer as report
-
     tell(report.what_if(config.current().valid(), model=model, other=other, share=share, account=account))
     return 0
 
@@ -194,8 +192,6 @@ def dev(port: int) -> int:
 
 def alert_test() -> int:
     """One test message to every channel."""
-    from credits_pipeline.alerts import notify as alerts
-
     settings = config.current()
     warn(settings.alert_problems)
     outcomes = alerts.send_test(settings)
@@ -207,8 +203,6 @@ def alert_test() -> int:
 
 
 def print_answer(settings: config.Settings) -> None:
-    from credits_pipeline.report import answer as report
-
     tell(report.text(settings))
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import dagster as dg
 
 from credits_pipeline import config, wording
+from credits_pipeline.report import answer, charts, drawing
 from credits_pipeline.sql_project import Model, ModelResult
 from credits_pipeline.text import markdown, markdown_table
 from credits_pipeline.warehouse import Connection, fetch_dicts
@@ -63,8 +64,6 @@ def picture(con: Connection, model: Model, accounts: Accounts) -> Metadata:
     keyed = [row["account"] for row in accounts() if row["has_key"]] if model.name in PICTURES else []
     if not keyed:
         return {}
-    from credits_pipeline.report import charts, drawing
-
     drawn = charts.of_account(con, PICTURES[model.name], keyed[0])
     shown = f"![{markdown(drawn.words)}]({drawing.data_uri(drawn)})" if drawn.name else markdown(drawn.words)
     return {"picture": dg.MetadataValue.md(f"{markdown(wording.name(keyed[0]))}\n\n{shown}")}
@@ -73,10 +72,8 @@ def picture(con: Connection, model: Model, accounts: Accounts) -> Metadata:
 def by_urgency(con: Connection) -> list[Row]:
     import duckdb
 
-    from credits_pipeline.report.answer import accounts
-
     try:
-        return accounts(con, config.current())
+        return answer.accounts(con, config.current())
     except duckdb.CatalogException:  # a build of some models may come before the others were ever built
         return []
 

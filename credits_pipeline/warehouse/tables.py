@@ -118,14 +118,9 @@ class Tables(ABC):
         be zero. Of two fetches of a day the later one wins, in whichever order they arrive. Returns the sum in USD of
         every day that was replaced, before (None: not known) and after. Pass `con` to replace several accounts inside
         one `writing` block.
-        Raises ValueError for a row outside the range and for two rows of the same day, member and model.
         """
-        if len({(row.usage_date, dimension and row.member, row.model) for row in rows}) < len(rows):
-            raise ValueError(f"two rows of {account} for one day, member and model")
         table, only = _table_of(dimension)
         days = _days(first, last)
-        if not {row.usage_date for row in rows} <= set(days):
-            raise ValueError(f"a row of {account} lies outside {first} to {last}")
         with nullcontext(con) if con else self.writing(f"storing the usage of {account}") as inner:
             stored = {
                 day: (usd, at)

@@ -8,6 +8,7 @@ import dagster as dg
 
 from credits_pipeline import config
 from credits_pipeline.defs.assets import published
+from credits_pipeline.report import page
 
 KEY = dg.AssetKey("report")
 
@@ -21,8 +22,6 @@ KEY = dg.AssetKey("report")
     op_tags={"dagster/priority": "-1"},  # after the alerts, which must not wait for drawings
 )
 def report() -> dg.MaterializeResult[None]:
-    from credits_pipeline.report import page  # here, because drawing libraries take half a second to load
-
     settings = config.current()
     page.write(settings)
     return dg.MaterializeResult(
