@@ -102,8 +102,8 @@ def import_readings_of(file: Path, account: str, tz: str | None) -> None:
             f"there is no account {account!r}: name one of {', '.join(sorted(known))}, or set"
             f" {config.KEY_VARIABLE}_<NAME> first"
         )
-    result = import_readings(shard, file, account, tz=tz, run_id="import")
-    tell(f"{file.name}: {result.appended} readings appended to {account}, {result.already_there} already there.")
+    appended, known_already = import_readings(shard, file, account, tz)
+    tell(f"{file.name}: {appended} readings appended to {account}, {known_already} already there.")
 
 
 def backup(into: Path | None) -> int:

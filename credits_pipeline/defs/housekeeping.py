@@ -8,7 +8,6 @@ a day as missing that could still be asked for. Where a day has hundreds of runs
 dagster.yaml). The figures themselves are in DuckDB: none of them is touched here.
 """
 
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
@@ -29,16 +28,11 @@ MOST_RUNS: Final = 500
 ENDED: Final = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 
 
-@dataclass(frozen=True)
-class Swept:
-    """How many runs were forgotten, and of how many others the logs were removed."""
+def sweep(instance: dg.DagsterInstance) -> tuple[int, int]:
+    """Remove what is beyond the limits from this project's history. Doing it twice is the same as once.
 
-    runs: int
-    logs: int
-
-
-def sweep(instance: dg.DagsterInstance) -> Swept:
-    """Remove what is beyond the limits from this project's history. Doing it twice is the same as once."""
+    Returns how many runs were forgotten, and of how many others the logs were removed.
+    """
     from credits_pipeline.launch.history import EventLog  # here, for it needs SQLAlchemy
 
     runs = [record for record in instance.get_run_records(dg.RunsFilter(statuses=ENDED)) if is_ours(record.dagster_run)]
@@ -57,13 +51,12 @@ def sweep(instance: dg.DagsterInstance) -> Swept:
             if isinstance(instance.event_log_storage, EventLog):
                 logs += instance.event_log_storage.delete_logs(run.run_id)
         kinds.add(kind)
-    return Swept(runs=forgotten, logs=logs)
+    return forgotten, logs
 
 
 @dg.op(description="Removes what is beyond the limits from Dagster's history.")
 def remove_old_history(context: dg.OpExecutionContext) -> None:
-    swept = sweep(context.instance)
-    context.log.info(f"{swept.runs} runs forgotten, the logs of {swept.logs} others removed")
+    context.log.info("{} runs forgotten, the logs of {} others removed".format(*sweep(context.instance)))
 
 
 @dg.op(

@@ -11,7 +11,6 @@ import json
 import re
 import zoneinfo
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -41,17 +40,10 @@ class ImportRefused(CreditsError):
     """The file was not imported, nothing was written; the message names the file, the line and the reason."""
 
 
-@dataclass(frozen=True)
-class ImportResult:
-    """How many readings were appended, and how many rows told a reading that was known already."""
-
-    appended: int
-    already_there: int
-
-
-def import_readings(warehouse: Tables, file: Path, account: str, *, tz: str | None = None, run_id: str) -> ImportResult:
+def import_readings(warehouse: Tables, file: Path, account: str, tz: str | None = None) -> tuple[int, int]:
     """Append the readings in `file` to the account's, with `source = 'import'`; once more appends nothing.
 
+    Returns how many readings were appended, and how many rows told a reading that was known already.
     Times are ISO 8601 or Unix seconds. One without an offset is refused unless `tz` names the zone it was
     written in (`Europe/Paris`), and even then where a change of the clocks skipped or repeated it.
     Amounts are taken digit by digit and rounded to a billionth of a dollar.
@@ -62,7 +54,7 @@ def import_readings(warehouse: Tables, file: Path, account: str, *, tz: str | No
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
         raise ImportRefused(f"{tz!r} is no time zone: name one as in TZ=Europe/Paris or TZ=UTC.") from None
     try:
-        rows = [(where, _reading(where, cells, zone, account, run_id)) for where, cells in _lines(file)]
+        rows = [(where, _reading(where, cells, zone, account)) for where, cells in _lines(file)]
         with warehouse.writing(f"importing {file.name}") as con:
             asked = {
                 "account": account,
@@ -78,7 +70,7 @@ def import_readings(warehouse: Tables, file: Path, account: str, *, tz: str | No
             warehouse.append_readings(fresh, con=con)
     except ImportRefused as error:
         raise ImportRefused(f"{file}: {error} Nothing was imported.") from None
-    return ImportResult(appended=len(fresh), already_there=len(rows) - len(fresh))
+    return len(fresh), len(rows) - len(fresh)
 
 
 def _lines(file: Path) -> _Lines:
@@ -141,7 +133,7 @@ def _check(header: list[str]) -> None:
         raise ImportRefused(f"it must have the columns {', '.join(COLUMNS)}, each once, not {_short(header)}.")
 
 
-def _reading(where: str, cells: Sequence[str], zone: zoneinfo.ZoneInfo | None, account: str, run_id: str) -> Reading:
+def _reading(where: str, cells: Sequence[str], zone: zoneinfo.ZoneInfo | None, account: str) -> Reading:
     values: list[Any] = []
     for name, cell in zip(COLUMNS, cells, strict=True):
         try:
@@ -150,7 +142,7 @@ def _reading(where: str, cells: Sequence[str], zone: zoneinfo.ZoneInfo | None, a
             raise ImportRefused(f"{where} has the {name} {_short(cell)}, {error}") from None
     payload = json.dumps(dict(zip(COLUMNS, cells, strict=True)))
     at, bought, used = values
-    return Reading(account, at.date(), at, bought, used, None, run_id, "import", payload)
+    return Reading(account, at.date(), at, bought, used, None, "import", "import", payload)
 
 
 def _instant(time: str, zone: zoneinfo.ZoneInfo | None) -> datetime:

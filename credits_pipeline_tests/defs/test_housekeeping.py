@@ -89,8 +89,8 @@ def test_logs_go_after_two_months_runs_after_more_than_the_api_remembers_and_no_
     ages = {"yesterday": 1, "59 days": 59, "61 days": 61, "a year": 366, "401 days": 401}
     ended = {name: NIGHT - timedelta(days=days) for name, days in ages.items()}
     runs = {name: ran(kept, home, f"{at:%Y-%m-%d}", at) for name, at in ended.items()}
-    assert housekeeping.sweep(kept) == housekeeping.Swept(runs=1, logs=2)
-    assert housekeeping.sweep(kept) == housekeeping.Swept(runs=0, logs=0)
+    assert housekeeping.sweep(kept) == (1, 2)
+    assert housekeeping.sweep(kept) == (0, 0)
     assert kept.all_logs(runs["61 days"]) == [], "the page of a run that was seen before still opens"
     assert {run.run_id for run in kept.get_runs()} == set(runs.values()) - {runs["401 days"]}
     whole = {"file": True, "events": True, "output": True, "materialized": True}
@@ -108,8 +108,8 @@ def test_of_hundreds_of_runs_a_day_the_newest_are_kept_whole_and_one_per_day_bef
         ran(kept, home, f"2026-06-{day}", NIGHT - timedelta(minutes=60 - number))
         for number, day in enumerate((15, 15, 16, 16, 16, 17, 17))
     ]
-    assert housekeeping.sweep(kept) == housekeeping.Swept(runs=3, logs=1)
-    assert housekeeping.sweep(kept) == housekeeping.Swept(runs=0, logs=0)
+    assert housekeeping.sweep(kept) == (3, 1)
+    assert housekeeping.sweep(kept) == (0, 0)
     days = kept.get_materialized_partitions(dg.AssetKey("small"))
     assert days == {"2026-06-15", "2026-06-16", "2026-06-17"}
     assert [traces(home, run)["events"] for run in runs] == [False, False, False, False, True, True, True]
@@ -121,7 +121,7 @@ def test_a_run_that_goes_on_and_one_of_another_project_are_left_alone_however_ol
     run = kept.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
     happened(home, run.run_id, NIGHT - timedelta(days=500))
     theirs = ran(kept, home, "2025-01-02", NIGHT - timedelta(days=500), ours=False)
-    assert housekeeping.sweep(kept) == housekeeping.Swept(runs=0, logs=0)
+    assert housekeeping.sweep(kept) == (0, 0)
     assert kept.has_run(run.run_id)
     assert all(traces(home, theirs).values())
 

@@ -12,10 +12,10 @@ import pytest
 
 from credits_pipeline import clock
 from credits_pipeline.warehouse import Reading, Warehouse
-from credits_pipeline.warehouse.importing import ImportRefused, ImportResult, import_readings
+from credits_pipeline.warehouse.importing import ImportRefused, import_readings
 from credits_pipeline_tests.warehouse.stored import newest_reading
 
-Load = Callable[..., ImportResult]
+Load = Callable[..., tuple[int, int]]
 
 NOW = datetime(2026, 6, 17, 12, tzinfo=UTC)
 HEADER = "time,total_credits,total_usage\n"
@@ -34,13 +34,15 @@ def _midday() -> Iterator[None]:
 def load(warehouse: Warehouse, tmp_path: Path) -> Load:
     """Import a text, bytes or the columns of a table as a file."""
 
-    def load(content: str | bytes | dict[str, object], tz: str | None = None, account: str = "default") -> ImportResult:
+    def load(
+        content: str | bytes | dict[str, object], tz: str | None = None, account: str = "default"
+    ) -> tuple[int, int]:
         file = tmp_path / "readings"
         if isinstance(content, dict):
             pq.write_table(pa.table(content), file)
         else:
             file.write_bytes(content.encode() if isinstance(content, str) else content)
-        return import_readings(warehouse, file, account, tz=tz, run_id="import 1")
+        return import_readings(warehouse, file, account, tz)
 
     return load
 
@@ -52,14 +54,14 @@ def stored(warehouse: Warehouse) -> list[tuple[datetime, Decimal, Decimal]]:
 
 
 def test_a_file_becomes_readings_that_say_where_they_came_from(load, warehouse):
-    assert load(GOOD) == ImportResult(appended=2, already_there=0)
+    assert load(GOOD) == (2, 0)
     payload = '{"time": "2026-06-02T00:05:00Z", "total_credits": "25", "total_usage": "6.5"}'
     assert newest_reading(warehouse, "default") == Reading(
-        "default", date(2026, 6, 2), *SECOND, None, "import 1", "import", payload
+        "default", date(2026, 6, 2), *SECOND, None, "import", "import", payload
     )
     assert stored(warehouse) == [FIRST, SECOND]
-    assert load(GOOD + "2026-06-03T00:05:00Z,25,7\n") == ImportResult(appended=1, already_there=2)
-    assert load(GOOD, account="acme").appended == 2
+    assert load(GOOD + "2026-06-03T00:05:00Z,25,7\n") == (1, 2)
+    assert load(GOOD, account="acme") == (2, 0)
 
 
 def test_what_is_said_twice_counts_once(load, warehouse):
@@ -67,7 +69,7 @@ def test_what_is_said_twice_counts_once(load, warehouse):
     at, credits, usage = FIRST
     warehouse.append_readings([Reading("default", at.date(), at, credits, usage, "ab12", "run")])
     again = "2026-06-02T02:05:00+02:00,25.0,6.50\n"
-    assert load(GOOD + again) == ImportResult(appended=1, already_there=2)
+    assert load(GOOD + again) == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +90,7 @@ def test_what_is_said_twice_counts_once(load, warehouse):
     ],
 )
 def test_files_as_spreadsheets_save_them(load, warehouse, content):
-    assert load(content) == ImportResult(appended=2, already_there=0)
+    assert load(content) == (2, 0)
     assert stored(warehouse) == [FIRST, SECOND]
 
 
@@ -109,7 +111,7 @@ def test_every_usual_way_of_writing_an_instant(load, warehouse, written, tz):
 def test_years_of_readings_go_in_at_once(load, warehouse, rows):
     start, step = datetime(2025, 6, 1, tzinfo=UTC), Decimal("0.00012345")
     lines = [f"{(start + timedelta(minutes=5 * n)).isoformat()},100,{n * step:f}\n" for n in range(rows)]
-    assert load(HEADER + "".join(lines)) == ImportResult(appended=rows, already_there=0)
+    assert load(HEADER + "".join(lines)) == (rows, 0)
     newest = newest_reading(warehouse, "default")
     assert newest
     assert newest.total_usage == (rows - 1) * step
@@ -131,7 +133,7 @@ TIMES = [FIRST[0], SECOND[0]]
 def test_parquet_of_every_usual_type(load, warehouse, times, amounts, tz):
     usage = pa.array([Decimal("5.00000001"), Decimal("6.5")], pa.decimal128(18, 9))
     columns = {"time": times, "total_credits": pa.array([25, 25], pa.int64()), "total_usage": usage.cast(amounts)}
-    assert load(columns | {"more": pa.array([["not"], ["read"]])}, tz) == ImportResult(appended=2, already_there=0)
+    assert load(columns | {"more": pa.array([["not"], ["read"]])}, tz) == (2, 0)
     assert stored(warehouse) == [FIRST, SECOND]
 
 
@@ -195,7 +197,7 @@ def test_times_that_the_clock_change_skipped_or_repeated_are_refused(load):
     for time in ("2026-03-29 02:30:00", "2025-10-26 02:30:00"):
         with pytest.raises(ImportRefused, match=r"line 2 .*was skipped or came twice in Europe/Paris"):
             load(f"{HEADER}{time},25,5\n", tz="Europe/Paris")
-    assert load(HEADER + "2025-10-26 02:30:00+02:00,25,5\n2025-10-26 02:30:00+01:00,25,5\n").appended == 2
+    assert load(HEADER + "2025-10-26 02:30:00+02:00,25,5\n2025-10-26 02:30:00+01:00,25,5\n") == (2, 0)
 
 
 @pytest.mark.parametrize("tz", ["Europe/Pariz", "../../etc/passwd"])
@@ -206,11 +208,11 @@ def test_an_unknown_time_zone_is_refused(load, tz):
 
 def test_a_file_that_is_not_there_is_refused(warehouse, tmp_path):
     with pytest.raises(ImportRefused, match=r"nowhere\.csv: it cannot be read \(No such file"):
-        import_readings(warehouse, tmp_path / "nowhere.csv", "default", run_id="run")
+        import_readings(warehouse, tmp_path / "nowhere.csv", "default")
     os.mkfifo(tmp_path / "pipe")  # which would be waited for
     for place in (tmp_path, tmp_path / "pipe"):
         with pytest.raises(ImportRefused, match="is not a file"):
-            import_readings(warehouse, place, "default", run_id="run")
+            import_readings(warehouse, place, "default")
 
 
 @pytest.mark.parametrize("usage", ["0.00000001", "999.5"])
@@ -229,5 +231,5 @@ def test_a_reading_that_its_neighbours_deny_refuses_the_file_and_names_its_line(
 
 def test_a_correction_and_figures_that_are_a_minute_old_are_no_slips(load):
     load(GOOD)
-    assert load(f"{HEADER}2026-06-01T00:05:10Z,25,4.99\n2026-06-01T12:00:00Z,25,7.1\n").appended == 2
-    assert load(f"{HEADER}2026-06-03T00:05:00Z,25,3\n2026-06-04T00:05:00Z,25,4\n").appended == 2
+    assert load(f"{HEADER}2026-06-01T00:05:10Z,25,4.99\n2026-06-01T12:00:00Z,25,7.1\n") == (2, 0)
+    assert load(f"{HEADER}2026-06-03T00:05:00Z,25,3\n2026-06-04T00:05:00Z,25,4\n") == (2, 0)

@@ -38,11 +38,7 @@ ROLLED_UP_ROWS = 24
 
 
 class BlockedBuild(Exception):
-    """Leaves the transaction by raising, so that it is rolled back; carries what was found."""
-
-    def __init__(self, result: BuildResult) -> None:
-        super().__init__(result.because)
-        self.result = result
+    """Leaves the transaction by raising, so that it is rolled back; its argument is what was found."""
 
 
 def sql_models(project: SqlProject) -> dg.AssetsDefinition:
@@ -113,7 +109,7 @@ def build_shard(
     except BlockedBuild as blocked:
         with shard.reading("naming the accounts") as con:
             found = con.execute("select distinct account from raw.credits_snapshots order by account").fetchall()
-        return blocked.result, [name for (name,) in found]
+        return blocked.args[0], [name for (name,) in found]
     return result, []
 
 
