@@ -9,7 +9,7 @@ import dagster as dg
 
 from credits_pipeline import config
 from credits_pipeline.config import Account
-from credits_pipeline.defs.keys import KeyNames, KnownKeys
+from credits_pipeline.defs.keys import KeyNames, compare, newest_readings, under_another_name
 from credits_pipeline.openrouter import Client, Forbidden, OpenRouter
 from credits_pipeline.text import markdown
 from credits_pipeline.warehouse import Tables
@@ -69,14 +69,16 @@ def ask_every_account(
 ) -> Asked[T]:
     """Ask for all accounts of a shard at once, but those whose key belongs to another name or another account."""
     settings = config.current().require()
-    keys = KnownKeys(settings, shard, names)
+    newest = newest_readings(shard)
     mine = [account for account in settings.accounts if shard.holds(account.name)]
-    failures = {name: reason for name, reason in keys.under_another_name().items() if shard.holds(name)}
+    refused = under_another_name(settings.accounts, names)
+    failures = {name: reason for name, reason in refused.items() if shard.holds(name)}
     accounts = [account for account in mine if account.name not in failures]
 
     async def ask_its_own(client: Client, account: Account) -> T:
-        if keys.is_new(account):
-            keys.compare(account, await client.credits(account))
+        before = newest.get(account.name, {"fingerprint": None})
+        if before["fingerprint"] and account.fingerprint not in {before["fingerprint"], *settings.accepted_keys}:
+            compare(account, before, await client.credits(account))
         return await ask(client, account)
 
     replies, errors = openrouter.ask_each(accounts, ask_its_own)

@@ -8,8 +8,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 
-from credits_pipeline.config import KEY_VARIABLE, Account, Settings
+from credits_pipeline.config import KEY_VARIABLE, Account
 from credits_pipeline.openrouter import Credits, OpenRouterError
 from credits_pipeline.warehouse import AnyWarehouse, Tables, fetch_dicts
 from credits_pipeline.wording import usd
@@ -40,50 +41,42 @@ def _seen(shard: Tables) -> list[tuple[str, str, datetime]]:
         ).fetchall()
 
 
-class KnownKeys:
-    """What the readings of a shard say of keys, and whether the configured ones agree with it."""
+def newest_readings(shard: Tables) -> dict[str, dict[str, Any]]:
+    """What the newest reading of each account of a shard says: its key's fingerprint (null: imported), and counters."""
+    with shard.reading("looking at the newest readings") as con:
+        rows = fetch_dicts(
+            con,
+            "select account, arg_max(key_fingerprint, observed_at) as fingerprint, max(observed_at) as observed_at,"
+            " arg_max(total_credits, observed_at) as bought, arg_max(total_usage, observed_at) as used"
+            " from raw.credits_snapshots group by account",
+        )
+    return {row["account"]: row for row in rows}
 
-    def __init__(self, settings: Settings, shard: Tables, names: KeyNames) -> None:
-        self._settings, self._names = settings, names
-        with shard.reading("looking at the newest readings") as con:
-            rows = fetch_dicts(
-                con,
-                "select account, arg_max(key_fingerprint, observed_at) as fingerprint, max(observed_at) as observed_at,"
-                " arg_max(total_credits, observed_at) as bought, arg_max(total_usage, observed_at) as used"
-                " from raw.credits_snapshots group by account",
+
+def under_another_name(accounts: Sequence[Account], names: KeyNames) -> dict[str, str]:
+    """Accounts that are not to be asked for anything, each with the sentence that says what to do."""
+    keys = {account.name: account.fingerprint for account in accounts}
+    refused = {}
+    for name, fingerprint in keys.items():
+        others = names.get(fingerprint, [name])
+        # Under two names at once is allowed: it is warned of whenever the settings are read.
+        if name not in others and not any(keys.get(other) == fingerprint for other in others):
+            refused[name] = (
+                f"the readings of this key are stored under the name {others[0]}, and would be counted twice: run"
+                f" `make rename FROM={others[0]} TO={name}`, or give the key its former name again"
             )
-        self._newest = {row["account"]: row for row in rows}  # null fingerprint: imported only
+    return refused
 
-    def is_new(self, account: Account) -> bool:
-        """Whether an account that was read before has another key now."""
-        before = self._newest.get(account.name)
-        return before is not None and before["fingerprint"] not in {None, account.fingerprint}
 
-    def under_another_name(self) -> dict[str, str]:
-        """Accounts that are not to be asked for anything, each with the sentence that says what to do."""
-        keys = {account.name: account.fingerprint for account in self._settings.accounts}
-        refused = {}
-        for name, fingerprint in keys.items():
-            names = self._names.get(fingerprint, [name])
-            # Under two names at once is allowed: it is warned of whenever the settings are read.
-            if name not in names and not any(keys.get(other) == fingerprint for other in names):
-                refused[name] = (
-                    f"the readings of this key are stored under the name {names[0]}, and would be counted twice: run"
-                    f" `make rename FROM={names[0]} TO={name}`, or give the key its former name again"
-                )
-        return refused
-
-    def compare(self, account: Account, now: Credits) -> None:
-        """Raise OpenRouterError where the counters behind a new key do not go on, unless the user says they do."""
-        before = self._newest[account.name]
-        bought, used = before["bought"], before["used"]
-        days = max((now.observed_at.replace(tzinfo=None) - before["observed_at"]).days, 1)
-        believable = max(used, LEAST_JUMP_USD) * days
-        goes_on = now.total_credits >= bought and 0 <= now.total_usage - used <= believable
-        if not goes_on and account.fingerprint not in self._settings.accepted_keys:
-            raise OpenRouterError(
-                f"its key is another one than before, and the counters do not go on (bought {usd(bought)}, then"
-                f" {usd(now.total_credits)}; used {usd(used)}, then {usd(now.total_usage)}), so nothing was stored:"
-                f" give another account's key a name of its own, in {KEY_VARIABLE}_<NAME>; if it is the same account,"
-                f" say so with CREDITS_ACCEPT_KEY={account.fingerprint}"
-            )
+def compare(account: Account, before: dict[str, Any], now: Credits) -> None:
+    """Raise OpenRouterError where the counters behind a new key do not go on from the newest reading, `before`."""
+    bought, used = before["bought"], before["used"]
+    days = max((now.observed_at.replace(tzinfo=None) - before["observed_at"]).days, 1)
+    believable = max(used, LEAST_JUMP_USD) * days
+    if now.total_credits < bought or not 0 <= now.total_usage - used <= believable:
+        raise OpenRouterError(
+            f"its key is another one than before, and the counters do not go on (bought {usd(bought)}, then"
+            f" {usd(now.total_credits)}; used {usd(used)}, then {usd(now.total_usage)}), so nothing was stored:"
+            f" give another account's key a name of its own, in {KEY_VARIABLE}_<NAME>; if it is the same account,"
+            f" say so with CREDITS_ACCEPT_KEY={account.fingerprint}"
+        )
