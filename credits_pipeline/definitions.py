@@ -25,12 +25,7 @@ SNAPSHOTS_FRESH = dg.FreshnessPolicy.time_window(fail_window=STALE_AFTER, warn_w
 # Tags to filter the catalogue by. Who is meant to look, by group; engineers look at all the rest.
 AUDIENCES = {"marts": "analysts", "delivery": "everyone"}
 # Readings cannot be fetched again and alerts must not repeat: a backup must hold these. All else can be rebuilt.
-RAW_TABLES = {
-    credits_snapshots.KEY: "raw.credits_snapshots",
-    usage_breakdown.KEY: "raw.usage_breakdown",
-    model_usage.KEY: "raw.model_usage",
-    api_keys.KEY: "raw.api_keys",
-}
+RAW_TABLES = {key: table for table, key in sql_models.RAW_ASSETS.items() if not table.endswith("_days")}
 KEPT = {*RAW_TABLES, alerts_sent.KEY}
 
 project = SqlProject.load(sql_models.PROJECT_DIR)
@@ -39,12 +34,9 @@ OWNERS = [str(project.meta["owner"])]  # of the SQL models and of everything aro
 
 def with_policies(spec: dg.AssetSpec) -> dg.AssetSpec:
     """What holds for every asset, said once: owner, tags, what raw tables look like, when the others are rebuilt."""
-    state, audience = (
-        "kept" if spec.key in KEPT else "derived",
-        AUDIENCES.get(spec.group_name or "", "engineers"),
-    )
+    audience = AUDIENCES.get(spec.group_name or "", "engineers")
     spec = spec.replace_attributes(owners=spec.owners or OWNERS)
-    spec = spec.merge_attributes(tags={"audience": audience, "state": state})
+    spec = spec.merge_attributes(tags={"audience": audience, "state": "kept" if spec.key in KEPT else "derived"})
     if spec.key not in RAW_TABLES:
         is_alerts = spec.key == alerts_sent.KEY
         rebuilt = schedules.WITH_A_REBUILD if is_alerts else schedules.AFTER_CHANGES
@@ -57,10 +49,7 @@ def with_policies(spec: dg.AssetSpec) -> dg.AssetSpec:
         freshness_policy=SNAPSHOTS_FRESH if spec.key == credits_snapshots.KEY else None,
     )
     return spec.merge_attributes(
-        metadata={
-            "dagster/table_name": RAW_TABLES[spec.key],
-            "dagster/column_schema": dg.TableSchema(columns),
-        }
+        metadata={"dagster/table_name": RAW_TABLES[spec.key], "dagster/column_schema": dg.TableSchema(columns)}
     )
 
 

@@ -6,8 +6,12 @@ nothing was billed included. The running day is partial until it has been read a
 run (today and the three days before it) and the schedule `history_backfill` see to.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import date, timedelta
+from itertools import chain
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import dagster as dg
@@ -20,9 +24,10 @@ from credits_pipeline.defs.keys import KeyNames, names_by_key
 from credits_pipeline.defs.metadata import Newest, newest, preview_of
 from credits_pipeline.defs.partitions import daily_partitions, requested_days
 from credits_pipeline.openrouter import Client, OpenRouter, Usage
-from credits_pipeline.warehouse import AnyWarehouse, Connection, Tables
+from credits_pipeline.warehouse import AnyWarehouse, Connection, Tables, fetch_dicts
 
 KEY = dg.AssetKey("model_usage")
+BILLED_BY_DAY = Path(__file__).with_name("billed_by_day.sql")
 
 # How far back the API answers. Source: the vendor's documentation of POST /analytics/query.
 HISTORY_DAYS = 365
@@ -124,7 +129,7 @@ def model_usage(
     yield dg.MaterializeResult(
         metadata={
             "days": (last - first).days + 1,
-            "requests": sum(fetched.requests for fetched in replies.values()),
+            "requests": sum(fetched.requests_made for fetched in replies.values()),
             "days_changed": len(changes),
             "changed_days_usd": dg.MetadataValue.json(changes),
             **asked.metadata(),
@@ -137,19 +142,12 @@ def is_only_source(context: dg.AssetExecutionContext) -> bool:
     return credits_snapshots.KEY not in context.job_def.asset_layer.executable_asset_keys
 
 
-class Fetched(NamedTuple):
-    """An account's bill: from which day on, and how many requests it took."""
-
-    first: date
-    requests: int
-
-
 class Bills(NamedTuple):
     """What was fetched for a shard: how known days moved (USD), and the figures of each day."""
 
-    asked: accounts.Asked[Fetched]
+    asked: accounts.Asked[Usage]  # without their rows
     changes: dict[str, str]
-    figures: dict[date, tuple[float, int]]
+    figures: list[dict[str, Any]]  # the rows of `billed_by_day.sql`
     rows: Newest
 
 
@@ -162,30 +160,18 @@ def fetch_bills(shard: Tables, openrouter: OpenRouter, names: KeyNames, first: d
     asked = accounts.ask_every_account(openrouter, shard, names, ask)
     with shard.writing("storing what was billed") as con:
         changes = store(shard, con, asked.replies, run_id)
-        rows, figures = newest(con, "raw.model_usage"), figures_by_day(con, first, last)
-    fetched = {name: Fetched(usage.first, usage.requests_made) for name, usage in asked.replies.items()}
+        rows, figures = newest(con, "raw.model_usage"), fetch_dicts(con, BILLED_BY_DAY, {"first": first, "last": last})
+    fetched = {name: replace(usage, rows=()) for name, usage in asked.replies.items()}
     return Bills(asked.of(fetched), changes, figures, rows)
 
 
-def figures_by_day(con: Connection, first: date, last: date) -> dict[date, tuple[float, int]]:
-    """What was billed each day (USD), and rows of models, by all accounts: also those that have no key any more."""
-    rows = con.execute(
-        """
-        select usage_date, sum(credits_usd)::double, (
-            select count(*) from raw.model_usage as models where models.usage_date = days.usage_date
-        )
-        from raw.model_usage_days as days where usage_date between ? and ? group by usage_date
-        """,
-        [first, last],
-    ).fetchall()
-    return {day: (usd, models) for day, usd, models in rows}
-
-
-def added(parts: Sequence[Mapping[date, tuple[float, int]]]) -> dict[date, dict[str, Any]]:
+def added(parts: Sequence[Sequence[dict[str, Any]]]) -> dict[date, dict[str, Any]]:
     """The figures of each day over all shards, as metadata."""
-    days = {day for part in parts for day in part}
-    sums = {day: [sum(column) for column in zip(*(p[day] for p in parts if day in p), strict=True)] for day in days}
-    return {day: {"billed_usd": usd, "dagster/partition_row_count": rows} for day, (usd, rows) in sums.items()}
+    sums: dict[date, dict[str, Any]] = defaultdict(lambda: {"billed_usd": 0.0, "dagster/partition_row_count": 0})
+    for row in chain(*parts):
+        sums[row["day"]]["billed_usd"] += row["usd"]
+        sums[row["day"]]["dagster/partition_row_count"] += row["models"]
+    return sums
 
 
 def keys_without_analytics(instance: dg.DagsterInstance) -> set[str]:
