@@ -1,8 +1,7 @@
 """Sends messages with Apprise's command line, so that no address can hold up a run, block another or leak its secret.
 
 Every address has a process of its own, because only a process can be ended whatever it waits for (name lookups and
-servers that send byte by byte ignore time limits). Apprise prints whole addresses when it does not know them: nothing
-of what it prints goes further than this module, which says in one of the sentences below what became of the message.
+servers that send byte by byte ignore time limits). Apprise prints addresses: nothing that it prints is passed on.
 """
 
 import hashlib
@@ -117,7 +116,7 @@ def _send(channel: Channel, title: str, body: str, *, attached: Path | None, lim
 
 
 def _reason(printed: str) -> str:
-    """The one fact worth reporting of what Apprise printed, in words of our own: it may hold the address."""
+    """The one fact worth reporting of what Apprise printed, in words of our own."""
     if status := re.search(r"\berror=([1-5][0-9]{2})\b", printed):
         return f"it did not accept the message (HTTP {status[1]})"
     if "onnection error" in printed or "Socket Exception" in printed:

@@ -1,11 +1,7 @@
 """Keep Dagster's own history from growing for ever: a job, its schedule, and the function behind both.
 
 Measured: a daily run leaves 2.6 MB in a file of its own with every event of the run, and 0.9 MB in the index of what
-was materialized. That file is emptied and the run's captured output removed after two months. The run, and which
-partitions it filled, stay longer than the API remembers a day, so that the bars of partitions in the UI never show
-a day as missing that could still be asked for. Where a day has hundreds of runs, the same holds for all but the newest
-500, and of the others only one per job, day and outcome is kept. Ticks are Dagster's own to purge (`retention` in
-dagster.yaml). The figures themselves are in DuckDB: none of them is touched here.
+was materialized. Ticks are Dagster's own to purge (`retention` in dagster.yaml).
 """
 
 from datetime import timedelta
@@ -20,10 +16,12 @@ LOGS_KEPT: Final = timedelta(days=60)
 """Events and output of a run: for looking into what went wrong, which is done soon or never."""
 
 RUNS_KEPT: Final = timedelta(days=400)
-"""Runs and what they materialized: longer than the 365 days that the API can be asked for."""
+"""Runs, and which partitions they filled: longer than the 365 days that the API can be asked for, so that the UI
+shows no day as missing that could still be fetched."""
 
 MOST_RUNS: Final = 500
-"""Kept whole within those limits: five months of three runs a night, two days of one every five minutes."""
+"""Kept whole within those limits: five months of three runs a night, two days of one every five minutes. Of older ones
+one per job, day and outcome is kept."""
 
 ENDED: Final = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 

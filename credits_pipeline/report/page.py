@@ -1,11 +1,7 @@
 """`report.html`: one self-contained page that says when the credits run out, and how sure that is.
 
-It is written from the published copy after each daily run, as of the latest reading. The page loads nothing: styles
-and charts are inline, there is no script, and its Content-Security-Policy forbids fetching and scripts, should a name
-ever get past the escaping. Where a mart is empty, its part of the page says in a sentence why there is nothing; where
-a picture cannot be drawn, what it shows is there in words.
-
-A table of an account is a query in `tables/`, whose rows the template finds under the file's name.
+The page loads nothing: styles and charts are inline, there is no script, and its Content-Security-Policy forbids
+fetching and scripts, should a name ever get past the escaping.
 """
 
 from contextlib import suppress

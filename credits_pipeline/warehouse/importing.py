@@ -1,8 +1,7 @@
 """Import of earlier readings, as people have logged them in spreadsheets and cron jobs.
 
-A file is CSV (comma, semicolon or tab; UTF-8 or UTF-16, as spreadsheets save it) or Parquet, with the
-columns `time`, `total_credits` and `total_usage`: the two lifetime counters in USD and the instant at which
-they were read. It is taken as a whole or, at the first row that cannot be true, not at all.
+A file is CSV (comma, semicolon or tab; UTF-8 or UTF-16) or Parquet, with the two lifetime counters in USD and the
+instant at which they were read. It is taken as a whole or, at the first row that cannot be true, not at all.
 """
 
 import csv
