@@ -45,11 +45,9 @@ def raw(query: str) -> list[tuple[object, ...]]:
         return con.execute(query).fetchall()
 
 
-def the_ledger(of: SimulatedAccount, dimension: str, until: datetime = NOW) -> dict[tuple[object, ...], Decimal]:
+def the_ledger(of: SimulatedAccount, dimension: str) -> dict[tuple[object, ...], Decimal]:
     """What each member used, by day and model: what no analytics row may differ from."""
-    return {
-        (day, *part): usage.credits_usd for day in DAYS for part, usage in of.billed_by(dimension, day, until).items()
-    }
+    return {(day, *part): use.credits_usd for day in DAYS for part, use in of.billed_by(dimension, day, NOW).items()}
 
 
 def stored(dimension: str) -> dict[tuple[object, ...], Decimal]:
@@ -65,7 +63,7 @@ def ten_days(run_job):
 
 
 def test_each_dimension_is_one_request_more_and_equals_the_ledger_by_key_to_the_last_digit(
-    simulate, ten_days, monkeypatch, instance
+    simulate, ten_days, run_job, monkeypatch, instance
 ):
     """Through names that two keys share, a rename, a key rotated at noon and work that no key did."""
     monkeypatch.setenv("CREDITS_BREAKDOWNS", "api_key,workspace,user,app")
@@ -86,6 +84,12 @@ def test_each_dimension_is_one_request_more_and_equals_the_ledger_by_key_to_the_
     assert "@" not in str(raw("from raw.usage_breakdown")), "e-mail addresses come along and are not kept"
     materialized = instance.get_materialized_partitions(dg.AssetKey("usage_breakdown"))
     assert materialized == {day.isoformat() for day in DAYS}
+    tables = [dg.AssetKey("stg_model_usage_days"), dg.AssetKey("daily_spend_by_key")]
+    assert run_job("rebuild", asset_selection=tables).success
+    spent = raw("select spend_date, member, model, spend_usd from marts.daily_spend_by_key where spend_usd <> 0")
+    assert {(day, "" if member == "(unattributed)" else member, model): usd for day, member, model, usd in spent} == {
+        part: usd for part, usd in the_ledger(of, "api_key").items() if usd
+    }
 
 
 def test_days_whose_bill_is_settled_and_breakdown_is_not_are_fetched_again(simulate, ten_days, monkeypatch, instance):
@@ -140,50 +144,3 @@ def test_keys_are_listed_in_all_workspaces_once_a_day_and_deleted_ones_stay(simu
         ("old", DAYS[6])
     ]
     assert KEY not in str(raw("from raw.api_keys"))
-
-
-@pytest.mark.slow
-def test_a_year_of_daily_spend_by_key_is_the_ledger_to_the_last_digit(simulate, run_job, instance, now, monkeypatch):
-    """Through a rename, a deleted key, one rotated at noon, half a year that nobody fetched, and a week that failed."""
-    days = [TODAY - timedelta(days=n) for n in range(360, -1, -1)]
-    monkeypatch.setenv("CREDITS_START_DATE", days[0].isoformat())
-    keys = (
-        SimulatedKey("batch", 3),
-        SimulatedKey("batch", 1, "Research"),
-        SimulatedKey("bot", 2, renamed=(noon(days[200]), "support-bot")),
-        SimulatedKey("old", 5, until=noon(days[100])),
-        SimulatedKey("rotated", 5, since=noon(days[100])),
-        SimulatedKey("deleted", 4, until=noon(days[250])),
-    )
-    work = {day: {f"a/{m}": Decimal(f"0.{n % 97 + m:03d}4567{m}") for m in range(4)} for n, day in enumerate(days)}
-    credits = [(noon(days[0]), Decimal(10_000))]
-    of = SimulatedAccount.from_ledger("default", KEY, days=work, credits=credits, keys=keys, unkeyed=1)
-    api = simulate(of)
-    fetched = [dg.AssetKey("model_usage"), dg.AssetKey("usage_breakdown")]
-    tables = [dg.AssetKey("stg_model_usage_days"), dg.AssetKey("daily_spend_by_key")]
-
-    def fetch(first: date, last: date) -> bool:
-        tags = range_tags(first.isoformat(), last.isoformat())
-        return run_job("backfill_history", tags=tags, asset_selection=fetched).success
-
-    now.set(noon(days[130]))
-    assert fetch(days[0], days[130]), "the last of them is not over"
-    now.set(NOW)
-    api.misbehave(Fault.status(401), times=None)
-    assert not fetch(days[300], days[306])
-    api.behave()
-    warehouse = Warehouse(config.current().warehouse_path)
-    unsettled = unsettled_range(warehouse, instance)
-    assert unsettled == (days[128].isoformat(), days[-2].isoformat())
-    assert fetch(*map(date.fromisoformat, unsettled)), "as the schedule asks for it"
-    assert run_job("rebuild", asset_selection=tables).success
-    rows = raw("select spend_date, member, model, spend_usd from marts.daily_spend_by_key where spend_usd <> 0")
-    ledger = {
-        (day, member or "(unattributed)", model): usage.credits_usd
-        for day in days[:-1]
-        for (member, model), usage in of.billed_by("api_key", day).items()
-    }
-    assert {row[:3]: row[3] for row in rows if row[0] != TODAY} == {part: usd for part, usd in ledger.items() if usd}
-    sums = raw("select spend_date, sum(spend_usd) from marts.daily_spend_by_key group by 1")
-    assert {day: usd for day, usd in sums if day != TODAY} == {day: of.spend(day) for day in days[:-1]}
-    assert len({part[1] for part in ledger}) == 7
