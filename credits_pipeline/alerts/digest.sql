@@ -73,7 +73,7 @@ select
     purchase,
     runway.status in ('ok', 'idle')
     and coalesce(abs(summary.spend_7d_usd - summary.before_7d_usd) <= summary.before_7d_usd / 4, false)
-    and coalesce(topup.account is not null or runway.run_out_p50 > cast(runway.as_of as date) + 30, true)
+    and coalesce(not topup.is_overdue or runway.run_out_p50 > cast(runway.as_of as date) + 30, true)
     and coalesce(outlook.probability_over_budget <= 0.5, true) as is_quiet
 from marts.credits_runway as runway
 left join marts.spend_summary as summary on runway.account = summary.account
@@ -83,9 +83,8 @@ left join marts.runway_history as history
     on runway.account = history.account
     and history.as_of_date = summary.close_date - 7
 left join marts.month_outlook as outlook on runway.account = outlook.account
-left join marts.topup_outlook as topup
-    on runway.account = topup.account and not topup.is_suggestion and not topup.is_overdue
+left join marts.topup_outlook as topup on runway.account = topup.account and not topup.is_suggestion
 left join marts.topup_plan as purchase
-    on runway.account = purchase.account and purchase.is_advised and topup.account is null
+    on runway.account = purchase.account and purchase.is_advised and coalesce(topup.is_overdue, true)
 where list_contains($accounts, runway.account)
 order by runway.urgency, runway.account

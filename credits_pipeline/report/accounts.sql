@@ -5,7 +5,7 @@
 
 with keys as (select unnest(cast($accounts as varchar[])) as account),
 
-topups as (from marts.topup_outlook where not is_suggestion and not is_overdue),
+topups as (from marts.topup_outlook where not is_suggestion),
 
 spenders as (
     select
@@ -32,6 +32,7 @@ full join marts.spend_summary as spend using (account)
 full join keys using (account)
 left join spenders using (account)
 left join topups as topup using (account)
-left join (from marts.topup_plan anti join topups using (account) where is_advised) as purchase using (account)
+left join marts.topup_plan as purchase
+    on runway.account = purchase.account and purchase.is_advised and coalesce(topup.is_overdue, true)
 left join marts.month_outlook as outlook using (account)
 order by not has_key, urgency nulls last, account

@@ -1,7 +1,7 @@
 """The weekly digest: what it says, short enough for a phone; sent once, when all is quiet too, with the report."""
 
 import base64
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 
 import dagster as dg
@@ -33,7 +33,13 @@ def test_it_says_week_movers_date_month_what_to_buy_and_alerts_and_comes_once_wi
         world.insert("spend_summary_by_member", row | {"dimension": "user", "member": "ann@example.com"})
     then = {"account": "default", "as_of_date": TODAY - timedelta(days=8), "run_out_p50": date(2026, 7, 9)}
     world.insert("runway_history", then)
-    month = {"account": "default", "month": date(2026, 6, 1), "spent_usd": "312", "budget_usd": "500"}
+    month = {
+        "account": "default",
+        "month": date(2026, 6, 1),
+        "spent_usd": "312",
+        "budget_usd": "500",
+        "unknown_days": 2,
+    }
     world.insert("month_outlook", month | {"probability_over_budget": 0.22})
     world.topup_plan(date(2026, 7, 31), "420", "443.10")
     world.spend(TODAY - timedelta(days=1), "41.2")
@@ -49,7 +55,7 @@ def test_it_says_week_movers_date_month_what_to_buy_and_alerts_and_comes_once_wi
         "Moved most: batch-7 +$26.00; old −$14.00.",
         "Credits last until about 30 Jun 2026 (29 Jun – 3 Jul 2026).",
         "A week ago it was 9 Jul 2026; nothing bought since.",
-        "$312.00 of $500.00 in Jun 2026, 22 % likely to pass it.",
+        "$312.00 of $500.00 in Jun 2026 (2 days unknown), 22 % likely to pass it.",
         "Buy $420.00 (charged $443.10) to reach 31 Jul 2026 with 90 %.",
         "Alerts:",
         "- default: unusually high spend on 16 Jun 2026: $41.20",
@@ -90,11 +96,16 @@ def test_what_is_bought_automatically_is_said_in_place_of_what_to_buy_unless_it_
     world.topup_plan(date(2026, 7, 31), "420", "443.10")
     for spent, overdue, said in (
         ("45.10", False, "all quiet"), ("99", False, "Top-up: automatic, $50.00 below $10.00, next about 28 Jun 2026."),
-        ("99", True, "Buy $420.00 (charged $443.10)"),
+        ("99", True, "overdue since 17 Jun 2026: check the card.\nBuy $420.00 (charged $443.10)"),
     ):  # fmt: skip
         world.execute("delete from marts.spend_summary")
         week(world, 12, spent, "44")
-        world.topup_rule(is_suggestion=False, is_overdue=overdue, next_topup_p50=date(2026, 6, 28))
+        world.topup_rule(
+            is_suggestion=False,
+            is_overdue=overdue,
+            below_since=datetime(2026, 6, 17),
+            next_topup_p50=date(2026, 6, 28),
+        )
         world.execute("delete from ops.alerts_sent")
         (alert,) = world.send(by_week).due
         assert said in f"{alert.title}\n{alert.body}"

@@ -181,6 +181,8 @@ def test_sums_say_how_many_of_their_days_are_unknown_and_such_days_are_no_zeros(
     ("spent", "before", "unknown", "unknown_before", "words"),
     [
         (3, 2, 0, 0, "▲ 50 % more than the 7 days before"),
+        (3.998, 2, 0, 0, "▲ 100 % more than the 7 days before"),
+        (0.002, 2, 0, 0, "▼ >99 % less than the 7 days before"),
         (1, 2, 0, 0, "▼ 50 % less than the 7 days before"),
         (2, 2, 0, 0, "the same as the 7 days before"),
         (40, 2, 0, 0, "▲ 20 times that of the 7 days before"),
