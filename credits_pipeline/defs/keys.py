@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from credits_pipeline.config import KEY_VARIABLE, Account
@@ -18,6 +19,8 @@ from credits_pipeline.wording import usd
 # A counter that has more than doubled since a key was replaced belongs to somebody else. Below this (USD, lifetime)
 # it says nothing: a young account doubles in a day.
 LEAST_JUMP_USD = Decimal(100)
+
+NEWEST_READINGS = Path(__file__).with_name("newest_readings.sql")
 
 
 KeyNames = Mapping[str, Sequence[str]]
@@ -44,13 +47,7 @@ def _seen(shard: Tables) -> list[tuple[str, str, datetime]]:
 def newest_readings(shard: Tables) -> dict[str, dict[str, Any]]:
     """What the newest reading of each account of a shard says: its key's fingerprint (null: imported), and counters."""
     with shard.reading("looking at the newest readings") as con:
-        rows = fetch_dicts(
-            con,
-            "select account, arg_max(key_fingerprint, observed_at) as fingerprint, max(observed_at) as observed_at,"
-            " arg_max(total_credits, observed_at) as bought, arg_max(total_usage, observed_at) as used"
-            " from raw.credits_snapshots group by account",
-        )
-    return {row["account"]: row for row in rows}
+        return {row["account"]: row for row in fetch_dicts(con, NEWEST_READINGS)}
 
 
 def under_another_name(accounts: Sequence[Account], names: KeyNames) -> dict[str, str]:

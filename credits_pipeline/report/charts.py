@@ -38,34 +38,31 @@ def of_account(con: Connection, name: str, account: str) -> Chart:
     """The chart `name` of an account, from the marts of `con`."""
     (row,) = fetch_dicts(con, FOLDER / f"{name}.sql", {"account": account})
     found = {key: value if value is not None else [] for key, value in row.items()}
-    file, rows, params = CHARTS[name](found)  # which adds what the words need
+    file, needed, drawn = CHARTS[name]
+    rows, params = drawn(found) if found[needed] else ({}, {})  # which adds what the words need
     words = wording.say(file, found, file=WORDS)
     return Chart(words, file, rows, params) if rows else Chart(words)
 
 
-Drawn = tuple[str, Row, Row]
-"""The Vega-Lite file, its rows (none: there is nothing to draw) and its parameters."""
+Drawn = tuple[Row, Row]
+"""The rows of a Vega-Lite file (none: there is nothing to draw) and its parameters."""
 
 
 def daily_spend(found: Row) -> Drawn:
     """Measured days are filled, billed ones filled in a lighter blue, estimates hollow and dashed, the day that is not
     over hollow, unknown ones a grey band. What lowers the balance points down.
     """
-    if not found["highest"]:
-        return "daily_spend", {}, {}
     days, end = found["spend"], found["spend"][-1]["spend_date"] + DAY
     events = _with_labels(found["events"], days[0]["spend_date"], end)
     kinds = {row["kind"] for row in (*days, *events)}
     params = {"headroom": 26 if events else 6, "top": None if any(row["spend_usd"] for row in days) else 1}
     params |= {**day_axis(days[0]["spend_date"], end), **legend([kind for kind in KINDS if kind in kinds])}
-    return "daily_spend", {"spend": days, "events": events}, params
+    return {"spend": days, "events": events}, params
 
 
 def balance(found: Row) -> Drawn:
     """The run-out interval is marked on the zero line; days with an unknown balance are gaps, estimates dashed."""
     past, fan, runway = found["past"], found["fan"], found["runway"]
-    if not past:
-        return "balance", {}, {}
     interval = []
     if fan and runway["run_out_p10"]:
         label = wording.say("run_out_interval", runway, file=WORDS)
@@ -75,7 +72,7 @@ def balance(found: Row) -> Drawn:
     shown += ["Runs out, 80 % sure"] * len(interval)
     params = {"room": 28 if interval else 0, "top": None if any(row["balance_usd"] for row in past) else 1}
     params |= {**day_axis(past[0]["balance_date"], found["end"]), **legend(shown)}
-    return "balance", {"past": past, "fan": fan, "interval": interval}, params
+    return {"past": past, "fan": fan, "interval": interval}, params
 
 
 def stacked(found: Row) -> Drawn:
@@ -83,7 +80,7 @@ def stacked(found: Row) -> Drawn:
     parts, largest, rest, unit = found["parts"], found["largest"], found["others"], found["unit"]
     of = found["of"] = wording.member(found.get("dimension", "model") or "api_key")
     if not parts:
-        return "stacked", {}, {}
+        return {}, {}
     kinds = found["kinds"] = [*_names(largest, f"other {of}s"), *[f"other {of}s"] * bool(rest)]
     end = parts[-1]["to"]
     params = {
@@ -91,47 +88,44 @@ def stacked(found: Row) -> Drawn:
         "colours": [f"var(--c-{colour})" for colour in (*_colours(largest).values(), *["other"] * bool(rest))],
     }
     params |= {**day_axis(parts[0]["from"], end), **legend(kinds)}
-    return "stacked", {"parts": [part | {"kind": kinds[part["place"]]} for part in parts]}, params
+    return {"parts": [part | {"kind": kinds[part["place"]]} for part in parts]}, params
 
 
 def run_out_history(found: Row) -> Drawn:
     nights = found["nights"]
-    if not nights:
-        return "run_out_history", {}, {}
     dates = [night[key] for night in nights for key in (*QUANTILES, "used_up_date") if night[key] is not None]
     room = max((max(dates) - min(dates)) * 0.06, DAY)
     side = day_axis(min(dates) - room, max(dates) + DAY + room, margin=0.1, most=3)
     shown = ["Predicted, 80 % sure", "Predicted, median", *["Actually used up"] * bool(found["checked"])]
     params = {"dates": side["span"], "dates_shown": side["days"], "dates_labels": side["labels"]}
     params |= {**day_axis(nights[0]["as_of_date"], nights[-1]["as_of_date"] + DAY), **legend(shown)}
-    return "run_out_history", {"nights": nights}, params
+    return {"nights": nights}, params
 
 
 def interval_coverage(found: Row) -> Drawn:
     for check in found["checks"]:
         check["label"] = f"{wording.percent(check['coverage_80'])} of {wording.count(check['replays'])}"
-    return "interval_coverage", {"checks": found["checks"]} if found["checks"] else {}, {}
+    return {"checks": found["checks"]}, {}
 
 
 def forecast_loss(found: Row) -> Drawn:
-    if not (losses := found["losses"]):
-        return "forecast_loss", {}, {}
+    losses = found["losses"]
     for loss in losses:
         loss["label"] = wording.usd(loss["loss_usd"])
     most = float(max(loss["loss_usd"] for loss in losses)) or 1
     room = max(len(loss["label"]) * LETTER_PX + 10 for loss in losses)
-    return "forecast_loss", {"losses": losses}, {"most": most * PLOT_WIDTH / (PLOT_WIDTH - room)}
+    return {"losses": losses}, {"most": most * PLOT_WIDTH / (PLOT_WIDTH - room)}
 
 
-# In the order of the page.
-CHARTS: Mapping[str, Callable[[Row], Drawn]] = {
-    "balance": balance,
-    "daily_spend": daily_spend,
-    "spend_by_member": stacked,
-    "spend_by_model": stacked,
-    "run_out_history": run_out_history,
-    "interval_coverage": interval_coverage,
-    "forecast_loss": forecast_loss,
+# In the order of the page: the Vega-Lite file, without which of its query's columns there is nothing to draw, the rest.
+CHARTS: Mapping[str, tuple[str, str, Callable[[Row], Drawn]]] = {
+    "balance": ("balance", "past", balance),
+    "daily_spend": ("daily_spend", "highest", daily_spend),
+    "spend_by_member": ("stacked", "unit", stacked),
+    "spend_by_model": ("stacked", "unit", stacked),
+    "run_out_history": ("run_out_history", "nights", run_out_history),
+    "interval_coverage": ("interval_coverage", "checks", interval_coverage),
+    "forecast_loss": ("forecast_loss", "losses", forecast_loss),
 }
 
 

@@ -11,7 +11,7 @@ import dagster as dg
 
 from credits_pipeline import config
 from credits_pipeline.alerts import due
-from credits_pipeline.alerts.notify import AlertsBusy, notify
+from credits_pipeline.alerts.notify import AlertsBusy, Sent, notify
 from credits_pipeline.defs.assets import published
 from credits_pipeline.defs.metadata import columns, preview
 from credits_pipeline.warehouse import AnyWarehouse, WarehouseBusy
@@ -38,10 +38,10 @@ def alerts_sent(
                 "dagster/column_schema": columns(con, "ops", "alerts_sent"),
                 "preview": preview(con, NEWEST),
             }
-        figures = (len(sent.due), sent.delivered, sum(not outcome.delivered for outcome in sent.outcomes))
     except (AlertsBusy, WarehouseBusy) as busy:
         # What is due stays due: the next run and the sensor `stale_data` look again.
         context.log.warning(str(busy))
-        figures, table = (0, 0, 0), {}
-    counts = dict(zip(("alerts_due", "alerts_delivered", "channels_failed"), figures, strict=True))
+        sent, table = Sent(), {}
+    failed = sum(not outcome.delivered for outcome in sent.outcomes)
+    counts = {"alerts_due": len(sent.due), "alerts_delivered": sent.delivered, "channels_failed": failed}
     return dg.MaterializeResult(metadata={**counts, "dagster/table_name": "ops.alerts_sent", **table})
