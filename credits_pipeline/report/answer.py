@@ -1,4 +1,4 @@
-"""The answer as text for a terminal and as JSON for programs; whether credits are soon gone; and what would be, if.
+"""The answer for a terminal, for programs and for Prometheus; whether credits are soon gone; and what would be, if.
 
 The shape of the JSON is described in docs/machines.md. Everything raises WarehouseError where there are no tables yet.
 """
@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from credits_pipeline import clock, config, wording
+from credits_pipeline import clock, config, files, wording
 from credits_pipeline.config import Settings
 from credits_pipeline.errors import CreditsError
 from credits_pipeline.report.drawing import plain
@@ -63,6 +63,14 @@ def as_json(settings: Settings) -> str:
                 said[mart] = mine if mart in MARTS else mine[0] if mine else None
     answer = {"version": VERSION, "published": published, "accounts": found}
     return json.dumps(answer, default=plain, indent=2, allow_nan=False)
+
+
+def write_metrics(settings: Settings) -> None:
+    """Put `metrics.prom` in place in one step, readable by all (mode 0444): metrics without a sample are left out."""
+    with open_published(settings.published_path) as con:
+        asked = {"accounts": [account.name for account in settings.accounts]}
+        [file] = fetch_dicts(con, FOLDER / "metrics.sql", asked)
+    files.write(settings.metrics_path, file["text"], mode=0o444)
 
 
 def gone_within(settings: Settings, days: int, probability: float) -> list[str]:

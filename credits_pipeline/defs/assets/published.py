@@ -13,7 +13,7 @@ from importlib.metadata import version
 import dagster as dg
 
 from credits_pipeline import clock, config
-from credits_pipeline.report import metrics
+from credits_pipeline.report import answer
 from credits_pipeline.sql_project import SqlProject
 from credits_pipeline.warehouse import AnyWarehouse, tables_of
 
@@ -51,7 +51,7 @@ def published(project: SqlProject) -> dg.AssetsDefinition:
             version=version("credits-pipeline"),
             is_simulated=settings.is_simulated,
         )
-        metrics.write(settings)
+        answer.write_metrics(settings)
         return dg.MaterializeResult(
             metadata={"dagster/uri": str(target), "tables": len(marts), "size_bytes": target.stat().st_size}
         )
