@@ -87,7 +87,6 @@ def rebuild(settings: config.Settings) -> int:
 
 
 def import_(file: Path, account: str, tz: str | None) -> int:
-    """Append readings that were logged earlier, and rebuild everything from them."""
     import_readings_of(file, account, tz or None)
     return rebuild(config.current())
 
@@ -182,7 +181,6 @@ def what_if(model: str, other: str, share: float, account: str | None) -> int:
 
 
 def dev(port: int) -> int:
-    """The Dagster UI and the daemon that runs the schedules."""
     settings = config.current()
     warn((*settings.problems, *settings.alert_problems))
     if not settings.accounts:
@@ -191,7 +189,6 @@ def dev(port: int) -> int:
 
 
 def alert_test() -> int:
-    """One test message to every channel."""
     settings = config.current()
     warn(settings.alert_problems)
     outcomes = alerts.send_test(settings)

@@ -69,7 +69,6 @@ class Table(_Described):
 
     @property
     def relation(self) -> str:
-        """As SQL names it."""
         return quoted(self.schema_name, self.name)
 
     @property

@@ -55,8 +55,6 @@ class Model(Table):
 
 @dataclass(frozen=True)
 class ModelResult:
-    """A table that was built."""
-
     model: str
     row_count: int
     seconds: float

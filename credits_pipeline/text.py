@@ -58,5 +58,4 @@ def quoted(*parts: str) -> str:
 
 
 def literal(text: str) -> str:
-    """A SQL string."""
     return "'" + text.replace("'", "''") + "'"

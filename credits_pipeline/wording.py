@@ -79,7 +79,6 @@ def name(text: object, *, longest: int = LONGEST_NAME) -> str:
 
 
 def sentence(text: object) -> str:
-    """The same for a sentence."""
     return name(text, longest=LONGEST_SENTENCE)
 
 

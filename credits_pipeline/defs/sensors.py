@@ -127,8 +127,9 @@ def belongs_to(run: dg.DagsterRun, project: dg.RepositoryDefinition) -> bool:
 def failure_alert(context: dg.RunFailureSensorContext) -> Alert:
     """The alert about a failed run; its key is the job and the reasons, so that a repetition is known as one."""
     run, events = context.dagster_run, context.get_step_failure_events()
-    reasons = [f"{event.step_key}: {first_line(reason(event))}" for event in events]
-    reasons = (reasons or [first_line(context.failure_event.message or "no reason given")])[:MOST_REASONS]
+    said = [f"{event.step_key}: {reason(event).strip()}" for event in events]
+    said = said or [(context.failure_event.message or "no reason given").strip()]
+    reasons = [text.partition("\n")[0] for text in said[:MOST_REASONS]]
     record = context.instance.get_run_record_by_id(run.run_id)
     at = datetime.fromtimestamp(record.end_time, UTC) if record and record.end_time else clock.now()
     # The same for the same reasons, whatever days, counts and run ids they name.
@@ -151,7 +152,3 @@ def is_resolved(instance: dg.DagsterInstance, alert: Alert) -> bool:
         job_name=alert.key.split("/")[1], statuses=[dg.DagsterRunStatus.SUCCESS], updated_after=told_at
     )
     return clock.now() - told_at >= REMIND_AFTER or instance.get_runs_count(succeeded) > 0
-
-
-def first_line(text: str) -> str:
-    return next(iter(text.strip().splitlines()), "")

@@ -24,7 +24,6 @@ def user_interface(settings: config.Settings, port: int) -> int:
 
 
 def serve(settings: config.Settings, home: Path, port: int) -> int:
-    """Start the UI and wait until it ends."""
     with open_instance(settings):
         pass  # what died with the UI before is ended
     print(f"Dagster UI: http://127.0.0.1:{port}  (press Ctrl-C to stop; the history is kept in {home})", flush=True)

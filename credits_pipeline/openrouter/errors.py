@@ -60,7 +60,6 @@ def failure(host: str, call: str, variable: str, status: int, document: dict[str
 
 
 def unreachable(host: str, error: Exception) -> OpenRouterError:
-    """No complete reply came."""
     import httpx
 
     reason = shown(f"{type(error).__name__}: {error}".removesuffix(": "))

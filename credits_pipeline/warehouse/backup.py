@@ -10,8 +10,6 @@ from credits_pipeline.warehouse.file import WarehouseFile, stamp, temporary, ver
 
 
 class Backups(WarehouseFile):
-    """Makes backups and takes them back."""
-
     def backup(self, into: Path) -> Path:
         """Write a consistent copy of everything into a new directory below `into`, and return that directory.
 

@@ -21,8 +21,6 @@ _PUBLISHED_WAIT_S: Final = 10.0
 
 
 class Publisher(WarehouseFile):
-    """Makes the published copy."""
-
     def publish(self, target: Path, *, run_id: str, published_at: datetime, version: str, is_simulated: bool) -> None:
         """Replace the file `target` by a copy of the marts: tables only, comments kept, of one instant.
 
