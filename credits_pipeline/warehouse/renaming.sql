@@ -33,9 +33,9 @@ where account in (getvariable('old_name'), getvariable('new_name')) and exists (
             and later.observed_at > earlier.observed_at
     );
 
--- An alert's key is its kind, the account and what else it is about; names of accounts are letters, digits and _.
+-- An alert's key is its kind, the account and what else it is about.
 update ops.alerts_sent
 set alert_key = regexp_replace(
-    alert_key, '/' || getvariable('old_name') || '(/|$)', '/' || getvariable('new_name') || '\1'
+    alert_key, '/' || regexp_escape(getvariable('old_name')) || '(/|$)', '/' || getvariable('new_name') || '\1'
 )
 where account = getvariable('old_name');
