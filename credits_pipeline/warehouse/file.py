@@ -4,7 +4,6 @@ One process at a time holds the warehouse, behind a file lock that DuckDB's own 
 is written is one transaction. All instants are UTC, all money is USD in DECIMAL(18,9).
 """
 
-import functools
 import os
 import shutil
 import socket
@@ -35,7 +34,7 @@ class WarehouseFile:
     def __init__(self, path: Path, *, lock_timeout_s: float = 60, migrations: Path = MIGRATIONS) -> None:
         self.path = files.absolute(path)
         self.lock_timeout_s = lock_timeout_s
-        self._migrations = migrations
+        self._steps = steps(migrations)
 
     @contextmanager
     def writing(self, purpose: str) -> Iterator[Connection]:
@@ -87,10 +86,6 @@ class WarehouseFile:
                 connection.attach_patiently(con, self.path, deadline, read_only=read_only)
             con.execute("use warehouse")
             yield con
-
-    @functools.cached_property
-    def _steps(self) -> list[str]:
-        return steps(self._migrations)
 
     def _create(self, con: Connection) -> None:
         if (log := files.beside(self.path, ".wal")).exists():
