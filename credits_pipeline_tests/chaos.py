@@ -53,10 +53,9 @@ class World:
         self.home.mkdir(mode=0o700)
         ledger = {BEGIN.date() + timedelta(days=n): {"vendor/model-a": USD_A_DAY} for n in range(-10, 90)}
         bought = datetime.combine(min(ledger), datetime.min.time(), UTC)
-        self.account = SimulatedAccount.from_ledger(
-            "default", "sk-or-v1-simulated-default", days=ledger, credits=[(bought, Decimal(1000))]
-        )
-        self.api = FaultyAPI([self.account], now=lambda: self.now)
+        key, credits = "sk-or-v1-simulated-default", [(bought, Decimal(1000))]
+        account = SimulatedAccount.from_ledger("default", key, days=ledger, credits=credits)
+        self.api = FaultyAPI([account], now=lambda: self.now)
         self.environ = {
             **{name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ},
             **self.api.environment(),

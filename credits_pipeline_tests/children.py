@@ -80,7 +80,7 @@ class Children:
     ) -> "Child":
         """Begin `python -m credits_pipeline <arguments>` with this environment; its output goes into `folder`.
 
-        Options: `stage` and `fate`, `waits` of its clock, `debug` for every log, `demo` for the place of its data.
+        Options: `stage` and `fate`, `waits` of its clock, `debug` for every log.
         """
         folder.mkdir(parents=True, exist_ok=True)
         out, err = (folder / f"{time.monotonic_ns()}.{end}" for end in ("out", "err"))
@@ -149,11 +149,6 @@ def become(told: dict[str, Any]) -> None:
         clock._held = Pace(datetime.fromisoformat(told["now"]), waits=bool(told.get("waits")))
         if told.get("debug"):
             logging.basicConfig(level=logging.DEBUG, force=True)
-        if told.get("demo"):
-            from credits_pipeline import demo
-
-            demo.DATA_DIR = Path(told["demo"])
-            demo.ANCHOR_FILE = demo.DATA_DIR / "anchor"
         if told.get("stage"):
             arm(told["stage"], FATES[told["fate"]])
         from credits_pipeline.__main__ import main

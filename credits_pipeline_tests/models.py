@@ -4,6 +4,7 @@ import functools
 from collections.abc import Collection, Iterable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -86,24 +87,24 @@ class World:
             [account, *map(list, zip(*read, strict=True))],
         )
 
+    def spend_nightly(self, start: date, spend: Iterable[Any], credits: Any = 1000, **told: Any) -> date:
+        """Readings from the beginning of the first day to the end of the last; the day after it."""
+        usages = list(accumulate((usd(str(amount)) for amount in spend), initial=usd(0)))
+        self.read_nightly(start, [(credits, usage) for usage in usages], **told)
+        return start + (len(usages) - 1) * DAY
+
     def bill(
         self,
         day: str | date,
         total: Any,
-        fetched: str | datetime | None = None,
+        fetched: Any = None,
         account: str = "a",
         models: Mapping[str, Any] | None = None,
     ) -> None:
         """A fetched day, by default an hour after its end; its models, by default one."""
         day = date.fromisoformat(day) if isinstance(day, str) else day
-        if fetched is None:
-            fetched = datetime.combine(day + DAY, time(1))
-        elif isinstance(fetched, str):
-            fetched = at(fetched)
-        self.con.execute(
-            "insert into raw.model_usage_days values (?, ?, ?::decimal(18,9), ?, 'r')",
-            [account, day, str(total), fetched],
-        )
+        told = [account, day, str(total), fetched or datetime.combine(day + DAY, time(1))]
+        self.con.execute("insert into raw.model_usage_days values (?, ?, ?::decimal(18,9), ?::timestamp, 'r')", told)
         parts = models if models is not None else ({"vendor/model": total} if Decimal(str(total)) else {})
         for model, part in parts.items():
             self.con.execute(
@@ -112,13 +113,9 @@ class World:
             )
 
     def break_down(
-        self,
-        day: str | date,
-        members: Mapping[tuple[str, str], Any],
-        dimension: str = "api_key",
-        fetched: str = "2026-02-10",
+        self, day: Any, members: Mapping[tuple[str, str], Any], dimension: str = "api_key", fetched: str = "2026-02-10",
         account: str = "a",
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Who spent on a fetched day: USD by member and model, with a request and 15 tokens each."""
         total = sum(Decimal(usd) for usd in members.values())
         of = [account, day, dimension]

@@ -1,7 +1,6 @@
 """Delivery of alerts: to each channel once, without its secrets, and never the reason for a red run."""
 
 import logging
-import socket
 import subprocess
 import sys
 from datetime import timedelta
@@ -12,12 +11,7 @@ from credits_pipeline import config
 from credits_pipeline.alerts import channels, messages
 from credits_pipeline.alerts import notify as alerts
 from credits_pipeline_tests.conftest import TODAY
-
-
-def closed_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+from credits_pipeline_tests.ui import free_port
 
 
 def test_each_channel_gets_one_message_once_and_a_restart_repeats_nothing(world, receiver):
@@ -40,7 +34,7 @@ def test_each_channel_gets_one_message_once_and_a_restart_repeats_nothing(world,
 
 
 def test_a_dead_channel_fails_nothing_and_gets_later_what_the_others_have_got(world, receiver, caplog):
-    world.channels(receiver.url("/a"), receiver.url("/b"), f"json://127.0.0.1:{closed_port()}/c")
+    world.channels(receiver.url("/a"), receiver.url("/b"), f"json://127.0.0.1:{free_port()}/c")
     receiver.refusing.add("/b")
     world.runway(2)
     with caplog.at_level(logging.DEBUG):
@@ -124,7 +118,7 @@ def test_a_wrong_alert_setting_is_said_and_stops_neither_the_run_nor_the_other_c
 
 def test_no_secret_of_a_channel_is_logged_printed_or_stored(world, receiver, caplog, capfd):
     secret = "hunter2-of-the-channel"
-    port = closed_port()
+    port = free_port()
     world.channels(
         receiver.url(f"/hooks/{secret}?password={secret}").replace("json://", f"json://user:{secret}@"),
         f"json://user:{secret}@127.0.0.1:{port}/{secret}",
@@ -170,7 +164,7 @@ def test_whoever_sends_messages_holds_no_management_key(receiver, monkeypatch):
 
 
 def test_a_test_message_reaches_every_channel_and_says_which_it_did_not(world, receiver):
-    world.channels(receiver.url("/a"), f"json://127.0.0.1:{closed_port()}")
+    world.channels(receiver.url("/a"), f"json://127.0.0.1:{free_port()}")
     reached, dead = alerts.send_test(config.load(world.env))
     assert (reached.channel, reached.delivered) == ("json (1 of 2)", True)
     assert (dead.channel, dead.delivered, dead.reason) == ("json (2 of 2)", False, "it could not be reached")

@@ -7,7 +7,6 @@ import atexit
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,15 +19,10 @@ from functools import cache
 from pathlib import Path
 
 from credits_pipeline.config import PROJECT_ROOT
+from credits_pipeline_tests.ui import free_port
 
 PATIENCE_S = 60
 _PLACES = [*map(str, Path("/usr/lib/postgresql").glob("*/bin")), "/opt/homebrew/bin", "/usr/local/bin"]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 class Postgres:

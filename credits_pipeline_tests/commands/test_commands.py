@@ -162,17 +162,20 @@ def test_a_demo_does_not_remove_the_data_of_one_that_is_shown(monkeypatch, capsy
     assert (data / "anchor").exists()
 
 
-def test_the_demo_sees_nothing_of_the_users_own_settings(monkeypatch, tmp_path):
+def test_the_demo_shares_no_key_no_channel_no_data_and_no_history_with_the_user(monkeypatch, tmp_path):
     from credits_pipeline import demo
 
     monkeypatch.setattr(demo, "ANCHOR_FILE", tmp_path / "anchor")
     (tmp_path / "anchor").write_text(clock.today().isoformat(), encoding="utf-8")
     monkeypatch.setenv("OPENROUTER_API_KEY_ACME", "sk-or-v1-real")
     monkeypatch.setenv("CREDITS_ALERT_URLS", "json://127.0.0.1:9/real")
+    for name in ("CREDITS_DATA_DIR", "DAGSTER_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "the user's"))
     with demo.simulated_environment():
         settings = config.current()
         assert "sk-or-v1-real" not in {account.key for account in settings.accounts}
         assert (settings.alert_urls, settings.is_simulated) == ((), True)
+        assert settings.data_dir == settings.dagster_home.parent == demo.DATA_DIR
     assert os.environ["OPENROUTER_API_KEY_ACME"] == "sk-or-v1-real"
 
 

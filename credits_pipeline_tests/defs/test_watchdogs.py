@@ -254,14 +254,10 @@ def test_a_run_from_the_command_line_that_fails_is_reported_by_the_daemon(instan
 
     def tick(cursor: str | None) -> str | None:
         context = dg.SensorEvaluationContext(
-            instance_ref=None,
-            instance=instance,
-            cursor=cursor,
-            repository_def=JOBS.get_repository_def(),
-            repository_name="__repository__",
-            sensor_name="run_failure",
+            instance_ref=None, instance=instance, cursor=cursor, sensor_name="run_failure",
+            repository_def=JOBS.get_repository_def(), repository_name="__repository__",
             code_location_origin=daemons_place,
-        )
+        )  # fmt: skip
         sensors.run_failure.evaluate_tick(context)
         return context.cursor
 

@@ -12,6 +12,7 @@ from credits_pipeline.defs.schedules import range_tags, unsettled_range
 from credits_pipeline.simulator import SimulatedAccount, SimulatedKey
 from credits_pipeline.warehouse import Warehouse
 from credits_pipeline_tests.conftest import NOW, TODAY
+from credits_pipeline_tests.defs.test_history import raw
 from credits_pipeline_tests.faulty import Fault
 
 KEY = "sk-or-v1-simulated-default"
@@ -38,11 +39,6 @@ def account(more_keys: Sequence[SimulatedKey] = ()) -> SimulatedAccount:
     days = {day: {model: usd * (n + 1) for model, usd in models.items()} for n, day in enumerate(DAYS)}
     credits = [(noon(DAYS[0]), Decimal(100))]
     return SimulatedAccount.from_ledger("default", KEY, days=days, credits=credits, keys=[*KEYS, *more_keys], unkeyed=2)
-
-
-def raw(query: str) -> list[tuple[object, ...]]:
-    with Warehouse(config.current().warehouse_path).reading() as con:
-        return con.execute(query).fetchall()
 
 
 def the_ledger(of: SimulatedAccount, dimension: str) -> dict[tuple[object, ...], Decimal]:

@@ -508,13 +508,10 @@ def test_a_host_that_does_not_answer_is_one_sentence_and_asked_again(monkeypatch
 
 @pytest.mark.parametrize(
     "data",
-    [
-        b"not http\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{}",
-        response(b"\x1f\x8b" + b"\0" * 20, "Content-Encoding: gzip"),
-    ],
+    [b"not http\r\n\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{}",
+     response(b"\x1f\x8b" + b"\0" * 20, "Content-Encoding: gzip")],
     ids=range(3),
-)
+)  # fmt: skip
 def test_bytes_that_are_no_honest_http_are_refused_and_asked_again(monkeypatch, data):
     with serving(monkeypatch, send(data)) as (_, resource):
         assert failure(lambda: resource.get_credits(account=ACCOUNT)).retryable

@@ -5,7 +5,6 @@ from datetime import timedelta
 
 import pytest
 
-from credits_pipeline.warehouse import open_published
 from credits_pipeline_tests.chaos import World, strike, table, world
 from credits_pipeline_tests.children import Children
 
@@ -45,28 +44,3 @@ def test_two_at_once_take_turns(shared, other):
     assert len(after) - len(before) == 1 + (other != "backfill")
     shared.bills_are_right()
     assert shared.published() == after[-1][2]
-
-
-@pytest.mark.heavy
-def test_a_run_beside_the_demo_shares_no_data_no_history_no_server_and_no_key_with_it(shared):
-    shared.now += timedelta(hours=1)
-    before, asked = shared.readings(), len(shared.api.requests)
-    demo_data = shared.root / "demo"
-    demo = shared.start("demo", waits=True, demo=demo_data)
-    run = shared.start(waits=True)
-    assert run.wait().returncode == 0
-    asked_by_the_run = len(shared.api.requests) - asked
-    ended = demo.wait()
-    assert ended.returncode == 0, ended.stderr
-    assert "SIMULATED DATA" in ended.stdout
-    assert len(shared.api.requests) - asked == asked_by_the_run <= 4 + 3
-    after = shared.readings()
-    assert after[: len(before)] == before
-    assert len(after) - len(before) == 1
-    assert shared.published() == after[-1][2]
-    with open_published(demo_data / "credits.duckdb") as con:
-        runs = con.execute("select run_id from marts.published").fetchall()
-    assert not {(run_id,) for *_, run_id, _ in after} & set(runs)
-    assert (demo_data / "dagster" / "history").is_dir()
-    written = b"".join(path.read_bytes() for path in demo_data.rglob("*") if path.is_file())
-    assert shared.account.key.encode() not in written

@@ -92,13 +92,9 @@ def run(image: str, volume: Path) -> Run:
     def start(*command: str, **variables: str) -> "subprocess.Popen[str]":
         options = [f"--env={name}={value}" for name, value in variables.items()] + ["-v", f"{volume}:/app/data"]
         return subprocess.Popen(
-            [*BUILDAH, "run", *options, image, "--", *command],
-            env=ENVIRONMENT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+            [*BUILDAH, "run", *options, image, "--", *command], env=ENVIRONMENT, text=True, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
 
     return start
 

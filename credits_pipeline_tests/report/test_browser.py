@@ -13,12 +13,10 @@ import pytest
 
 from credits_pipeline import clock
 from credits_pipeline.config import PROJECT_ROOT
-from credits_pipeline.defs.assets.sql_models import PROJECT_DIR
-from credits_pipeline.sql_project import SqlProject
 from credits_pipeline_tests import ui
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, Locator, Page
+    from playwright.sync_api import Browser, Locator, Page
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 
@@ -52,13 +50,8 @@ def address(demo: Path) -> Iterator[str]:
 
 @pytest.fixture
 def page(browser: "Browser", address: str, request: pytest.FixtureRequest) -> "Iterator[Page]":
-    """A new visitor's tab of the Dagster UI."""
+    """A new visitor's tab of the Dagster UI, photographed when the test is over, whatever its outcome."""
     context = browser.new_context(base_url=address, viewport={"width": 1440, "height": 1000}, timezone_id="UTC")
-    yield from tab(context, request)
-
-
-def tab(context: "BrowserContext", request: pytest.FixtureRequest) -> "Iterator[Page]":
-    """An empty tab, photographed when the test is over, whatever its outcome."""
     context.set_default_timeout(PATIENCE_MS)
     opened = context.new_page()
     yield opened
@@ -95,18 +88,6 @@ def test_a_click_on_materialize_answers_when_credits_run_out(page):
     picture = page.get_by_role("dialog").locator("img[src^='data:image/svg+xml']").first
     expect(picture).to_be_visible()
     assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 300
-
-
-def test_the_checks_of_the_answer_are_listed_and_passed(page):
-    from playwright.sync_api import expect
-
-    tests = SqlProject.load(PROJECT_DIR).models["credits_runway"].tests
-    assert tests
-    page.goto("/assets/credits_runway?view=checks")
-    for test in tests:
-        expect(page.get_by_title(test.name)).to_be_visible()
-    expect(page.get_by_text(f"Checks ({len(tests)})")).to_be_visible()
-    expect(page.get_by_text("Succeeded", exact=True)).to_have_count(len(tests))
 
 
 def test_a_backfill_of_days_is_one_run_and_one_rebuild_follows_by_itself(page):

@@ -185,9 +185,7 @@ EDGES = {
     "run out beyond a year": balance_chart(closes(900), fan(900, 0.1, days=365), runway(None, None, None)),
     "run out perhaps beyond": balance_chart(closes(900), fan(900, 2, days=365), runway(300, 364, None)),
     "five years of models": model_chart(billed(days=1826)),
-    "a model corrected downwards": model_chart(
-        [{"spend_date": DAY, "model": "a", "spend_usd": Decimal(-1)}, *billed(days=1)]
-    ),
+    "a model corrected downwards": model_chart([billed()[0] | {"spend_usd": Decimal(-1)}, *billed(days=1)[1:]]),
     "one prediction": night_chart(nights(9)),
     "predictions partly beyond a year": night_chart(
         [row | {"run_out_p90": None, "run_out_p50": None} for row in nights(9, 12)]

@@ -14,18 +14,8 @@ SPENDS = believable(5, 60)
 
 
 class Keys(World):
-    def list_key(
-        self,
-        when: datetime,
-        usage: Any,
-        *,
-        key: str = "k1",
-        name: str | None = None,
-        limit: Any = None,
-        left: Any = None,
-        reset: str | None = None,
-        **columns: Any,
-    ) -> None:
+    def list_key(self, when, usage, *, key="k1", name=None, limit=None, left=None, reset=None, **columns):
+        """A row of `raw.api_keys`: USD that the key has used, its limit, and what is left of that."""
         row = {
             "account": "a", "observed_at": when, "key_hash": key, "name": name or key, "label": "sk-or-v1-abc...def",
             "limit_usd": limit, "limit_remaining_usd": left, "limit_reset": reset, "has_byok_in_limit": False,
@@ -35,15 +25,8 @@ class Keys(World):
         self.con.execute(f"insert into raw.api_keys ({names}) values ({marks})", list(row.values()))
 
     def bill_names(self, day: date, spent: Any, *names: str) -> None:
-        for name in names:
-            self.con.execute(
-                "insert into raw.usage_breakdown values ('a', ?, 'api_key', ?, 'm', ?, 0, 1, 1, 1, 0, 0)",
-                [day, name, spent],
-            )
-        self.con.execute(
-            "insert into raw.usage_breakdown_days values ('a', ?, 'api_key', ?, ?, 'r')",
-            [day, spent * len(names), midnight(day) + timedelta(days=3)],
-        )
+        members = {(name, "m"): spent for name in names}
+        self.break_down(day, members, fetched=f"{day + timedelta(days=3)}")
 
     def limits(self, *also: str) -> dict[str, Row]:
         """The rows of key_limits by key, from what it needs, and other models if asked for."""

@@ -2,14 +2,14 @@
 
 import random
 from collections.abc import Sequence
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from decimal import Decimal
-from itertools import accumulate, groupby
+from itertools import groupby
 from typing import Any
 
 import pytest
 
-from credits_pipeline_tests.models import DAY, Row, World, at, midnight, usd
+from credits_pipeline_tests.models import DAY, Row, World, at, usd
 
 START = date(2026, 3, 2)  # a Monday
 HOUR = timedelta(hours=1)
@@ -30,13 +30,6 @@ def plan(world: World, account: str = "a", **columns: Any) -> None:
     world.con.execute("insert into raw.account_plans values (?, ?, ?, ?, ?)", [account, *values])
 
 
-def spend_nightly(world: World, spend: Sequence[Any], credits: Any = 1000, account: str = "a") -> datetime:
-    """Readings from the beginning of the first day to the end of the last; the instant of the newest."""
-    usages = accumulate((usd(str(amount)) for amount in spend), initial=usd(0))
-    world.read_nightly(START, [(credits, usage) for usage in usages], account)
-    return midnight(START + len(spend) * DAY)
-
-
 def uneven(seed: int, days: int) -> list[float]:
     """Spend of an account of its own: some are calm, some bursty, some idle on weekends, some fade."""
     chance = random.Random(seed)
@@ -52,7 +45,7 @@ def test_buying_what_the_plan_says_lasts_until_that_day_and_more_certainty_or_ti
     chance = random.Random(1)
     for number in range(64):
         spend, account = uneven(number, chance.choice([4, 12, 60, 90])), f"a{number:02}"
-        spend_nightly(world, spend, usd(f"{sum(spend) * chance.uniform(0.9, 1.5):.6f}"), account)
+        world.spend_nightly(START, spend, usd(f"{sum(spend) * chance.uniform(0.9, 1.5):.6f}"), account=account)
         plan(world, account, topup_until=START + chance.randint(95, 500) * DAY)
     rows = built(world, "topup_plan", "runway_curve")
     by_account = {name: list(mine) for name, mine in groupby(rows, lambda row: row["account"])}
@@ -81,7 +74,7 @@ def test_buying_what_the_plan_says_lasts_until_that_day_and_more_certainty_or_ti
 
 def test_a_plan_reaches_the_ends_of_this_month_and_the_next_and_the_day_that_is_set(world):
     plan(world, topup_until=date(2026, 12, 31))
-    assert spend_nightly(world, [10] * 44, 440) == at("2026-04-15")
+    assert world.spend_nightly(START, [10] * 44, 440) == date(2026, 4, 15)
     found = built(world, "topup_plan", "month_outlook", "balance_forecast")
     rows = {(row["reason"], row["confidence"]): row for row in found}
     after = {f"{days} days": date(2026, 4, 14) + days * DAY for days in (7, 14, 30, 60, 90)}
@@ -102,26 +95,26 @@ def test_a_plan_reaches_the_ends_of_this_month_and_the_next_and_the_day_that_is_
 )
 def test_one_plan_of_an_account_is_advised(world, days, until, advised):
     plan(world, topup_until=until)
-    spend_nightly(world, [10] * days, 1000)
+    world.spend_nightly(START, [10] * days, 1000)
     [row] = [row for row in built(world, "topup_plan") if row["is_advised"]]
     assert (row["reason"], row["confidence"]) == (advised, 0.9)
 
 
 def test_the_least_purchase_is_bought_and_charged_with_the_least_fee(world):
-    spend_nightly(world, [0.01] * 40, "0.4")
+    world.spend_nightly(START, [0.01] * 40, "0.4")
     row = next(row for row in built(world, "topup_plan") if row["reason"] == "7 days")
     assert (row["credits_usd"], row["charged_usd"], row["charged_in_crypto_usd"]) == (usd(5), usd("5.8"), usd("5.25"))
 
 
 def test_who_gets_no_date_gets_no_plan(world):
-    spend_nightly(world, [5, 5], 100, "new")
-    spend_nightly(world, [5] * 10 + [0] * 31, 100, "idle")
+    world.spend_nightly(START, [5, 5], 100, account="new")
+    world.spend_nightly(START, [5] * 10 + [0] * 31, 100, account="idle")
     assert built(world, "topup_plan") == []
 
 
 def test_the_month_is_what_was_spent_and_what_the_fan_adds_until_its_end(world):
     plan(world, budget_usd=500)
-    spend_nightly(world, [10] * 30 + [20] * 14)  # to the end of 14 April
+    world.spend_nightly(START, [10] * 30 + [20] * 14)  # to the end of 14 April
     world.read("2026-04-15 12:00", 1000, 300 + 280 + 7)
     [row] = built(world, "month_outlook", "balance_forecast")
     assert (row["month"], row["as_of"]) == (date(2026, 4, 1), at("2026-04-15 12:00"))
@@ -142,7 +135,7 @@ def test_the_month_is_what_was_spent_and_what_the_fan_adds_until_its_end(world):
 )
 def test_a_budget_is_passed_with_a_probability(world, budget, least, most, day):
     plan(world, budget_usd=budget)
-    spend_nightly(world, [10] * 44)
+    world.spend_nightly(START, [10] * 44)
     world.read("2026-04-15 12:00", 1000, 447)
     [row] = built(world, "month_outlook")
     assert least <= row["probability_over_budget"] <= most
@@ -162,7 +155,7 @@ def test_unknown_days_are_counted_and_add_nothing_and_days_billed_nothing_are_kn
 
 def test_on_the_first_of_a_month_nothing_was_spent_yet(world):
     plan(world, budget_usd=500)
-    assert spend_nightly(world, [10] * 30) == at("2026-04-01")
+    assert world.spend_nightly(START, [10] * 30) == date(2026, 4, 1)
     [row] = built(world, "month_outlook")
     assert (row["month"], row["spent_usd"], row["last_month_usd"]) == (date(2026, 4, 1), usd(0), usd(300))
     assert 250 < row["month_p50_usd"] < 350
@@ -170,10 +163,10 @@ def test_on_the_first_of_a_month_nothing_was_spent_yet(world):
 
 def test_a_replayed_month_is_judged_by_the_outlook_that_was_made_then(world):
     spend = [10 + n % 5 for n in range(70)]  # to the end of 10 May: April is the only month known as a whole
-    spend_nightly(world, spend[:40])  # to the end of 10 April
+    world.spend_nightly(START, spend[:40])  # to the end of 10 April
     [then] = built(world, "month_outlook")
     world.empty()
-    spend_nightly(world, spend)
+    world.spend_nightly(START, spend)
     rows = {row["origin_day"]: row for row in built(world, "month_outlook_accuracy")}
     assert {day: row["replays"] for day, row in rows.items()} == {5: 1, 10: 1, 15: 1, 20: 1, 25: 1}
     april = sum(spend[30:60])
@@ -186,7 +179,7 @@ def test_a_replayed_month_is_judged_by_the_outlook_that_was_made_then(world):
 
 def test_the_next_automatic_top_ups_are_expected_when_the_fan_falls_below_the_threshold(world):
     plan(world, topup_below_usd=10, topup_buys_usd=50)
-    spend_nightly(world, [5] * 40, 250)  # 50 are left: 40 above the threshold
+    world.spend_nightly(START, [5] * 40, 250)  # 50 are left: 40 above the threshold
     [row] = built(world, "topup_outlook", "balance_forecast")
     fan = fan_of(world)
     for quantile, spend in (("p10", "spend_p90"), ("p50", "spend_p50"), ("p90", "spend_p10")):
@@ -239,7 +232,7 @@ def test_equal_top_ups_that_one_threshold_explains_are_a_suggestion(world, amoun
 )
 def test_a_top_up_is_overdue_two_hours_after_a_reading_below_the_threshold(world, readings, overdue, since):
     plan(world, topup_below_usd=10, topup_buys_usd=50)
-    spend_nightly(world, [10] * 8, 100)
+    world.spend_nightly(START, [10] * 8, 100)
     for time, credits, usage in readings:
         world.read(f"2026-03-10 {time}", credits, usage)
     [row] = built(world, "topup_outlook")

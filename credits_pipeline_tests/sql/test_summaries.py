@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
-from decimal import Decimal
-from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -12,13 +10,6 @@ from credits_pipeline_tests.models import DAY, Row, World, midnight, usd
 
 START = date(2026, 3, 2)  # a Monday
 FIVE_MINUTES = timedelta(minutes=5)
-
-
-def read_nightly(world: World, spend: Sequence[Any], credits: Any = 1000, at: timedelta = timedelta()) -> date:
-    """A reading at the beginning of each day and one at the end of the last; the day after the last is returned."""
-    usages = accumulate((Decimal(str(amount)) for amount in spend), initial=Decimal(0))
-    world.read_nightly(START, [(credits, usage) for usage in usages], at=at)
-    return START + len(spend) * DAY
 
 
 def unusual(world: World) -> list[Row]:
@@ -47,7 +38,7 @@ def bill_each(world: World, spend: Sequence[Any], models: Mapping[int, Mapping[s
 
 def test_a_day_beyond_what_was_possible_is_there_with_the_models_that_cost_more_than_usual(world):
     spend = [5] * 40 + [60]
-    read_nightly(world, spend)
+    world.spend_nightly(START, spend)
     bill_each(world, spend, {40: {"vendor/model": 6, "v/new": 30, "v/other": 20, "v/small": 3, "v/tiny": 1}})
     rows = unusual(world)
     assert {row["spend_date"] for row in rows} == {START + 40 * DAY}
@@ -64,7 +55,7 @@ def test_a_day_beyond_what_was_possible_is_there_with_the_models_that_cost_more_
 
 def test_the_key_whose_spend_rose_most_is_named_with_its_share_and_its_model_and_moved_the_date(world):
     spend = [5] * 40 + [60]
-    read_nightly(world, spend, credits=700)
+    world.spend_nightly(START, spend, credits=700)
     bill_each(world, spend, {40: {"vendor/model": 6, "v/new": 54}})
     for number, amount in enumerate(spend):
         members = {("steady", "vendor/model"): min(amount, 5)}
@@ -83,14 +74,14 @@ def test_the_key_whose_spend_rose_most_is_named_with_its_share_and_its_model_and
 
 
 def test_a_day_without_a_bill_is_judged_by_its_readings_and_has_one_row_without_a_cause(world):
-    read_nightly(world, [5] * 40 + [60])
+    world.spend_nightly(START, [5] * 40 + [60])
     [row] = unusual(world)
     assert (row["unusual_usd"], row["method"], row["billed_usd"]) == (usd(60), "observed", None)
     assert (row["cause_rank"], row["model"]) == (1, None)
 
 
 def test_a_batch_job_just_after_midnight_makes_no_day_before_it_unusual_whose_whole_bill_is_usual(world):
-    read_nightly(world, [2] * 20 + [44], at=FIVE_MINUTES)  # the last $42 come in the five minutes after midnight
+    world.spend_nightly(START, [2] * 20 + [44], at=FIVE_MINUTES)  # the last $42 come in the five minutes after midnight
     bill_each(world, [2] * 20, None)
     world.bill(START + 20 * DAY, "2.2", fetched=datetime.combine(START + 21 * DAY, datetime.min.time()))
     assert unusual(world) == []
@@ -113,5 +104,5 @@ def test_a_batch_job_just_after_midnight_makes_no_day_before_it_unusual_whose_wh
     ],
 )
 def test_unusual_is(world, spend, found):
-    read_nightly(world, spend)
+    world.spend_nightly(START, spend)
     assert [(row["spend_date"] - START).days for row in unusual(world)] == found

@@ -20,6 +20,11 @@ Load = Callable[..., tuple[int, int]]
 NOW = datetime(2026, 6, 17, 12, tzinfo=UTC)
 HEADER = "time,total_credits,total_usage\n"
 GOOD = HEADER + "2026-06-01T00:05:00Z,25,5.00000001\n2026-06-02T00:05:00Z,25,6.5\n"
+OTHER_COLUMNS = """\
+Note, Total_Usage ,balance,TIME,total_credits
+late,6.5,18.5,2026-06-02T00:05:00Z,25
+"first, really",5.00000001,,2026-06-01T00:05:00Z,25
+"""
 FIRST = (datetime(2026, 6, 1, 0, 5, tzinfo=UTC), Decimal(25), Decimal("5.00000001"))
 SECOND = (datetime(2026, 6, 2, 0, 5, tzinfo=UTC), Decimal(25), Decimal("6.5"))
 
@@ -81,12 +86,7 @@ def test_what_is_said_twice_counts_once(load, warehouse):
         pytest.param(GOOD.replace(",", ";").replace(".", ","), id="semicolons and decimal commas"),
         pytest.param(GOOD + ",,\n\n , ,\n", id="padding rows"),
         pytest.param(GOOD.replace("\n", ",,\n"), id="padding columns"),
-        pytest.param(
-            "Note, Total_Usage ,balance,TIME,total_credits\n"
-            "late,6.5,18.5,2026-06-02T00:05:00Z,25\n"
-            '"first, really",5.00000001,,2026-06-01T00:05:00Z,25\n',
-            id="further columns, in another order",
-        ),
+        pytest.param(OTHER_COLUMNS, id="further columns, in another order"),
     ],
 )
 def test_files_as_spreadsheets_save_them(load, warehouse, content):
