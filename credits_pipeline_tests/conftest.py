@@ -29,7 +29,7 @@ hypothesis.settings.load_profile("ours")
 # these. What each of them promises has a quick test as well, or is a story of many runs.
 SLOW = {
     *("test_alerts", "test_dbt_parity", "test_faults", "test_housekeeping", "test_keys", "test_readers"),
-    *("test_recipes", "test_recovery", "test_publish", "test_secrets", "test_watchdogs", "test_what_people_read"),
+    *("test_recipes", "test_recovery", "test_publish", "test_secrets", "test_sensors", "test_what_people_read"),
     # Single tests of other modules:
     "test_a_backfill_of_a_range_fetches_that_range",
     "test_a_bill_that_moved_is_shown_in_the_metadata",

@@ -7,7 +7,6 @@ import re
 import socket
 import socketserver
 import ssl
-import subprocess
 import threading
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
@@ -601,12 +600,32 @@ def test_a_server_that_repeats_the_key_does_not_get_it_into_logs_errors_or_paylo
 
 def certificate(folder: Path, name: str) -> tuple[ssl.SSLContext, Path]:
     """A fresh self-signed certificate for an address or a name, and a server context that shows it."""
-    path, key = folder / "certificate.pem", folder / "private.pem"
-    of = f"subjectAltName={'IP' if name[0].isdigit() else 'DNS'}:{name}"
-    made = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", f"/CN={name}", "-addext", of]
-    subprocess.run(["openssl", *made, "-keyout", key, "-out", path], check=True, capture_output=True)
+    from ipaddress import ip_address
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    issuer = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    alternatives = [x509.IPAddress(ip_address(name)) if name[0].isdigit() else x509.DNSName(name)]
+    now = clock.now()
+    built = (
+        x509.CertificateBuilder(issuer, issuer, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = folder / "certificate.pem"
+    private = folder / "private.pem"
+    path.write_bytes(built.public_bytes(serialization.Encoding.PEM))
+    private.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(path, key)
+    context.load_cert_chain(path, private)
     return context, path
 
 
