@@ -60,7 +60,7 @@ def days_to_fetch(context: dg.AssetExecutionContext) -> tuple[date, date]:
 def store(
     shard: Tables, con: Connection, replies: Mapping[str, Usage], run_id: str, dimension: str = ""
 ) -> dict[str, str]:
-    """Replace the fetched days of every account; by how much each day known before moved (USD).
+    """Replace the fetched days of every account in a `writing` block; by how much days known before moved (USD).
 
     With a `dimension`: of the breakdown by it.
     """

@@ -37,7 +37,9 @@ keys as (
         cast(listed.limit_usd - listed.limit_remaining_usd as decimal(18, 9)) as used_usd,
         cast(listed.limit_remaining_usd + coalesce(uses.spend_today_usd, 0) as double) as left_at_close,
         list_date - coalesce(
-            if(listed.usage_daily_usd > 0, list_date, uses.last_used_date), if(listed.usage_usd = 0, cast(listed.created_at as date), null), uses.first_date
+            if(listed.usage_daily_usd > 0, list_date, uses.last_used_date),
+            if(listed.usage_usd = 0, cast(listed.created_at as date), null),
+            uses.first_date
         ) as unused_days,
         listed.limit_remaining_usd <= 0 as is_used_up,
         series.series,
