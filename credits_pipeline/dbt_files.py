@@ -106,8 +106,11 @@ def read_texts(root: Path, pattern: str) -> dict[Path, str]:
 
 def read_yml(path: Path, text: str, docs: Mapping[str, str]) -> YmlFile:
     with named(path):
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
-        return YmlFile.model_validate(loader.get_single_data(), context=docs)
+        return YmlFile.model_validate(parsed(text), context=docs)
+
+
+def parsed(text: str) -> Any:
+    return getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text).get_single_data()
 
 
 @contextmanager

@@ -7,18 +7,17 @@ exposures and unit tests are left to dbt; whatever else a .yml says is refused.
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from graphlib import TopologicalSorter
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
-import yaml
 from jinja2.sandbox import SandboxedEnvironment
 
 from credits_pipeline import clock
-from credits_pipeline.dbt_files import Config, SqlProjectError, Table, named, read_texts, read_yml
+from credits_pipeline.dbt_files import Config, SqlProjectError, Table, named, parsed, read_texts, read_yml
+from credits_pipeline.templates import KeptCompiled
 from credits_pipeline.text import cell, literal, quoted
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
 SAMPLE_ROWS = 5  # failing rows that a test shows: enough to see the pattern
 SAMPLE_CHARACTERS = 300  # of one such row: a whole reply in JSON would drown the rest
-_JINJA = SandboxedEnvironment(undefined=jinja2.StrictUndefined, optimized=False)  # each template is rendered once
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ class SqlProject:
         `variables` come before the `vars` of dbt_project.yml.
         """
         root = root.resolve()
-        settings = yaml.safe_load((root / "dbt_project.yml").read_text("utf-8"))
+        settings = parsed((root / "dbt_project.yml").read_text("utf-8"))
         options = settings["models"][settings["name"]]
         schemas = {folder: part["+schema"] for folder, part in options.items() if folder[0] != "+"}
         text = "".join(read_texts(root, "models/**/*.md").values())
@@ -190,23 +188,26 @@ class _Templates:
         self, root: Path, models: Mapping[str, str], sources: Mapping[str, Table], variables: Mapping[str, Any]
     ) -> None:
         self.root = root
+        self._jinja = SandboxedEnvironment(
+            loader=jinja2.FunctionLoader(self._text), bytecode_cache=KeptCompiled(), undefined=jinja2.StrictUndefined
+        )
         self._context: dict[str, Any] = {
             "ref": lambda name: self._read("model", name, models),
             "source": lambda group, table: self._read("source", f"{group}.{table}", sources).relation,
             "var": lambda name: _look_up("var", name, variables),
             "config": lambda **said: self._asked["config"].update(Config(**said).model_dump(exclude_unset=True)) or "",
         }
-        for path, text in read_texts(root, "macros/*.sql").items():
+        for path in read_texts(root, "macros/*.sql"):
             with named(path):
-                module = vars(_template(text).make_module(self._context))
+                module = vars(self._jinja.get_template(str(path)).make_module(self._context))
             self._context |= {name: value for name, value in module.items() if name[0] != "_"}
 
     def render(self, path: Path) -> dict[str, Any]:
         """What `Model` says of the file at `path`. Raises SqlProjectError."""
-        text = (self.root.parent / path).read_text("utf-8")
         self._asked: dict[str, dict[str, Any]] = {"model": {}, "source": {}, "config": {}}
         with named(path):
-            made = {"path": path, "sql": text, "compiled": _template(text).render(self._context)}
+            compiled = self._jinja.get_template(str(path)).render(self._context)
+        made = {"path": path, "sql": self._text(str(path)), "compiled": compiled}
         read = {"depends_on": tuple(self._asked["model"]), "sources": tuple(self._asked["source"])}
         return made | read | {"config": self._asked["config"]}
 
@@ -214,6 +215,11 @@ class _Templates:
         """What a macro makes of arguments that stand in the file at `path`. Raises SqlProjectError."""
         with named(path):
             return str(_look_up("macro", macro, self._context)(**arguments))
+
+    def _text(self, path: str) -> str:
+        """A file as Jinja knows it; to dbt, too, a generic test is a macro."""
+        text = (self.root.parent / path).read_text("utf-8")
+        return re.sub(r"{% test (\w+)", r"{% macro test_\1", text).replace("{% endtest", "{% endmacro")
 
     def _read(self, what: str, name: str, among: Mapping[str, Any]) -> Any:
         return self._asked[what].setdefault(name, _look_up(what, name, among))
@@ -223,13 +229,6 @@ def _look_up(what: str, name: str, among: Mapping[str, Any]) -> Any:
     if name not in among:
         raise LookupError(f"there is no {what} named {name!r}")
     return among[name]
-
-
-@cache
-def _template(text: str) -> jinja2.Template:
-    # To dbt, too, a generic test is a macro.
-    text = re.sub(r"{% test (\w+)", r"{% macro test_\1", text).replace("{% endtest", "{% endmacro")
-    return _JINJA.from_string(text)
 
 
 def _generic_tests(templates: _Templates, models: Mapping[str, Model]) -> Iterator[Test]:

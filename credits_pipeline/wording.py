@@ -54,8 +54,11 @@ def template(path: Path, *filters: Callable[..., str]) -> "Template":
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
+    from credits_pipeline.templates import KeptCompiled
+
     environment = Environment(
         loader=FileSystemLoader(path.parent),
+        bytecode_cache=KeptCompiled(),
         autoescape=select_autoescape(["html.j2"]),  # in plain text there is nothing to escape
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -3,10 +3,12 @@
 import html
 import re
 
+import jinja2
 from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt  # a true reader of Markdown; Dagster's command line brings it
 
+from credits_pipeline.templates import KeptCompiled
 from credits_pipeline.text import markdown, markdown_table, plain
 
 RENDERER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
@@ -47,3 +49,13 @@ def test_plain_text_is_one_line_without_anything_that_a_terminal_obeys(words):
     shown = plain(words)
     assert len(shown) == len(words)
     assert not re.search(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]", shown)
+
+
+def test_templates_are_compiled_once_and_each_time_where_nothing_can_be_kept(tmp_path):
+    kept = KeptCompiled()
+    for folder, files in ((tmp_path, 1), (tmp_path / "absent", 0)):
+        kept.directory = str(folder)
+        for _ in range(2):
+            environment = jinja2.Environment(loader=jinja2.DictLoader({"page": "{{ 1 + 1 }}"}), bytecode_cache=kept)
+            assert environment.get_template("page").render() == "2"
+        assert len([*folder.glob("*.cache")]) == files
