@@ -190,12 +190,13 @@ class UsageReply(Reply):
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise ValueError("not a list of rows")
         question = info.context or {}
-        span, dimension, kept = question["time_range"], (*question["dimensions"], None)[1], []
+        first, end = (date.fromisoformat(question["time_range"][side][:10]) for side in ("start", "end"))
+        dimension, kept = (*question["dimensions"], None)[1], []
         for row in rows:
-            day = _utc_day(str(row.get("date__day") or row.get("created_at__day")))
-            if span["start"][:10] <= day.isoformat() < span["end"][:10]:
-                row = {**row, "usage_date": day, "member": row.get(dimension)}
-                kept.append({name: value for name, value in row.items() if value is not None})
+            said = {name: value for name, value in row.items() if value is not None}
+            day = _utc_day(str(said.get("date__day") or said.get("created_at__day")))
+            if first <= day < end:
+                kept.append({**said, "usage_date": day, "member": said.get(dimension, "")})
         return kept
 
     @model_validator(mode="after")

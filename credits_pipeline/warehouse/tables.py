@@ -202,7 +202,9 @@ def insert(con: Connection, table: str, rows: Sequence[object], **constants: obj
         [constants[name]] * len(rows) if name in constants else [getattr(row, name) for row in rows] for name in kinds
     ]
     values = [_parameters(column, kind) for column, kind in zip(columns, kinds.values(), strict=True)]
-    con.execute(f"insert into {table} select {', '.join(f'unnest(?::{kind}[])' for kind in kinds.values())}", values)
+    # Without a name of its own, DuckDB names a column after all the values in it, which takes as long as storing them.
+    lists = ", ".join(f"unnest(?::{kind}[]) as {name}" for name, kind in kinds.items())
+    con.execute(f"insert into {table} select {lists}", values)
 
 
 def _parameters(column: list[Any], kind: str) -> list[Any]:
