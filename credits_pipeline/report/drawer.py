@@ -6,10 +6,13 @@ addresses (`ulimit -v`, small containers) it ends its process with a signal, whi
 
 import json
 import sys
+from contextlib import suppress
 
 import vl_convert
 
 if __name__ == "__main__":
+    with suppress(BaseException):  # a first drawing makes it ready; if it fails, the next says why
+        vl_convert.vegalite_to_svg({"mark": "point"}, allowed_base_urls=[])
     for line in sys.stdin:
         try:
             reply = {"svg": vl_convert.vegalite_to_svg(line, allowed_base_urls=[])}

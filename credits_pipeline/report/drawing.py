@@ -106,8 +106,8 @@ def plain(value: Decimal | date) -> float | str:
 @lru_cache(maxsize=32)
 def draw(spec: str) -> str:
     """Vega-Lite as the drawing program's SVG. Raises DrawingFailed."""
-    program = _program()
     try:
+        program = start()
         print(spec, file=program.stdin, flush=True)
         reply = json.loads(program.stdout.readline() if program.stdout else "")
     except (OSError, ValueError):
@@ -118,8 +118,8 @@ def draw(spec: str) -> str:
 
 
 @cache
-def _program() -> "subprocess.Popen[str]":
-    """Started at the first chart, which takes 1 s of one quiet core; it ends with this process."""
+def start() -> "subprocess.Popen[str]":
+    """The drawing program, which is ready after 1 s of one core; it ends with this process."""
     command = [sys.executable, str(Path(__file__).with_name("drawer.py"))]
     pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
     program = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=nowhere, encoding="utf-8")  # noqa: S603

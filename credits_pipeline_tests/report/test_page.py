@@ -228,11 +228,11 @@ def test_the_record_shown_is_that_of_the_horizon_nearest_to_the_run_out_date(peo
 
 
 def test_a_drawing_program_that_dies_costs_the_pictures_only(people):
-    drawing._program().kill()
-    drawing._program().wait()
+    drawing.start().kill()
+    drawing.start().wait()
     drawing.draw.cache_clear()
     text = rendered(people, "years").text
-    drawing._program.cache_clear()
+    drawing.start.cache_clear()
     assert "Balance in USD at the end of each UTC day" in text
     assert text.count("(The picture could not be drawn.)") >= 3
     assert drawing.svg(charts.of_account(people.con, "balance", "years"))

@@ -4,6 +4,7 @@ One step is one transaction: build the selected models, test them, then commit, 
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -15,6 +16,7 @@ from credits_pipeline.defs import metadata
 from credits_pipeline.defs.accounts import FAILED, accounts_check
 from credits_pipeline.defs.assets import api_keys, credits_snapshots, model_usage, usage_breakdown
 from credits_pipeline.errors import CreditsError
+from credits_pipeline.report import drawing
 from credits_pipeline.sql_project import SAMPLE_ROWS, BuildResult, Model, ModelResult, SqlProject, Test, TestResult
 from credits_pipeline.text import markdown
 from credits_pipeline.warehouse import AnyWarehouse, Tables, tables_of
@@ -44,17 +46,21 @@ class BlockedBuild(Exception):
 def sql_models(project: SqlProject) -> dg.AssetsDefinition:
     """All models and tests of `project` as one subsettable step."""
     tests = {(model.name, test.name): test for model in project.models.values() for test in model.tests}
+    # In a lake, a shard that is blocked stays as it was, and the others are published.
+    may_block = config.current().lake is None
 
     @dg.multi_asset(
         name="sql_models",
         specs=[asset_spec(project, model) for model in project.models.values()],
-        check_specs=[check_spec(test) for test in tests.values()],
+        check_specs=[check_spec(test, may_block) for test in tests.values()],
         can_subset=True,
         pool="warehouse",
     )
     def build(
         context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[AnyWarehouse]
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+        with suppress(OSError):
+            drawing.start()  # ready by the time the tables are
         models = [key.path[-1] for key in context.selected_asset_keys]
         wanted = {(key.asset_key.path[-1], key.name) for key in context.selected_asset_check_keys}
         settings = config.current()
@@ -172,13 +178,12 @@ def asset_spec(project: SqlProject, model: Model) -> dg.AssetSpec:
     )
 
 
-def check_spec(test: Test) -> dg.AssetCheckSpec:
+def check_spec(test: Test, may_block: bool) -> dg.AssetCheckSpec:
     return dg.AssetCheckSpec(
         test.name,
         asset=test.model,
         description=test.description,
-        # In a lake, a shard that is blocked stays as it was, and the others are published.
-        blocking=test.severity == "error" and config.current().lake is None,
+        blocking=may_block and test.severity == "error",
     )
 
 
