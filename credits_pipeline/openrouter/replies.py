@@ -7,7 +7,6 @@ Source: the vendor's OpenAPI document.
 import json
 import re
 from collections import defaultdict
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -30,6 +29,7 @@ from pydantic import (
 from credits_pipeline import text
 from credits_pipeline.config import LARGEST_TOTAL_USD
 
+TOO_MUCH_USD = Decimal(10**9)
 NANO_DOLLAR = Decimal("1e-9")  # below anything that is billed; the API's doubles may print with more digits
 # Of an account and day. Believed, more than these would stop the figures of all: sums would not fit their columns.
 LARGEST_DAY_USD, LARGEST_COUNT = 2_500_000, 10**15
@@ -53,9 +53,11 @@ def shown(words: str, longest: int = LONGEST_MESSAGE) -> str:
 
 
 def _usd(value: Any) -> Decimal:  # in half the time of pydantic's own: a year has many rows
-    with suppress(ArithmeticError, TypeError, ValueError):
-        if not isinstance(value, bool) and abs(amount := Decimal(value)) < 10**9:
+    try:
+        if type(value) is not bool and abs(amount := Decimal(value)) < TOO_MUCH_USD:
             return amount.quantize(NANO_DOLLAR) + 0  # half-even, never -0
+    except (ArithmeticError, TypeError, ValueError):
+        pass
     raise ValueError("not a number of dollars")
 
 
