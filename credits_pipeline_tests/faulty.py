@@ -13,7 +13,7 @@ from typing import Any, Self
 from credits_pipeline.simulator import SimulatedAPI
 from credits_pipeline.simulator.replies import CALLS, Request
 from credits_pipeline.simulator.server import ROOT, Reply
-from credits_pipeline.simulator.wire import Literal, to_json
+from credits_pipeline.simulator.wire import to_json
 
 HTML = b"<!DOCTYPE html>\n<html><head><title>Just a moment...</title></head><body>Checking</body></html>\n"
 
@@ -48,8 +48,6 @@ class Fault:
 
     def __str__(self) -> str:
         return self.name
-
-    # Instead of an answer
 
     @classmethod
     def status(
@@ -98,39 +96,15 @@ class Fault:
 
         return cls(f"only {hours} hours", spoil)
 
-    # The honest answer, in part
-
     @classmethod
     def truncated_body(cls) -> Self:
         """The connection ends after half of the announced body."""
         return cls("truncated body", lambda reply, _: setattr(reply, "send_share", 0.5))
 
-    # The answer with other contents (only what was answered with 200)
-
     @classmethod
     def zeros(cls) -> Self:
         """200 with two zeros: what an ordinary key was seen to get on a funded account."""
-        return cls._rows("zeros", lambda _: dict.fromkeys(("total_credits", "total_usage"), Literal("0")))
-
-    @classmethod
-    def counts_as_numbers(cls) -> Self:
-        """Counts as JSON numbers: both kinds occur."""
-        return cls._cells("counts as numbers", lambda name, v: (name, Literal(v) if str(v).isdigit() else v))
-
-    @classmethod
-    def money_as_strings(cls) -> Self:
-        """Every number in quotes."""
-        return cls._cells("money as strings", lambda name, v: (name, str(v) if isinstance(v, Literal) else v))
-
-    @classmethod
-    def days_with_time(cls) -> Self:
-        """`2026-05-19 00:00:00` where the day was."""
-        return cls._cells("days with time", lambda name, v: (name, f"{v} 00:00:00" if "day" in name else v))
-
-    @classmethod
-    def created_at_day(cls) -> Self:
-        """The day under `created_at__day`, the other name it goes by."""
-        return cls._cells("created_at__day", lambda name, v: (name.replace("date__day", "created_at__day"), v))
+        return cls.body(b'{"data": {"total_credits": 0, "total_usage": 0}}')
 
     @classmethod
     def truncate(cls, rows: int) -> Self:
@@ -143,32 +117,6 @@ class Fault:
                 data["metadata"].update(row_count=rows, truncated=True)
 
         return cls(f"truncate at {rows} rows", spoil)
-
-    @classmethod
-    def more_rows(cls, *rows: dict[str, Any]) -> Self:
-        """Further rows at the end of an analytics reply, such as days nobody asked for."""
-
-        def spoil(reply: Spoiled, _: Request) -> None:
-            if reply.status == 200 and "data" in reply.payload["data"]:
-                reply.payload["data"]["data"] = [*reply.payload["data"]["data"], *rows]
-
-        return cls("more rows", spoil)
-
-    @classmethod
-    def _rows(cls, name: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Self:
-        def spoil(reply: Spoiled, _: Request) -> None:
-            if reply.status == 200:
-                data = reply.payload["data"]
-                if "metadata" in data:
-                    data["data"] = [change(row) for row in data["data"]]
-                else:
-                    reply.payload["data"] = change(data)
-
-        return cls(name, spoil)
-
-    @classmethod
-    def _cells(cls, name: str, change: Callable[[str, Any], tuple[str, Any]]) -> Self:
-        return cls._rows(name, lambda row: dict(change(*cell) for cell in row.items()))
 
 
 @dataclass
