@@ -4,14 +4,12 @@ from dataclasses import astuple
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 
-from credits_pipeline.config import PROJECT_ROOT
 from credits_pipeline.simulator import AGENTS, STEADY, SimulatedAccount
 from credits_pipeline.simulator.keys import demo_keys
-from credits_pipeline.sql_project import SqlProject
 from credits_pipeline.warehouse import Reading, Warehouse
+from credits_pipeline_tests.models import DAY, project
 from credits_pipeline_tests.warehouse.stored import Row
 
-DAY = timedelta(days=1)
 FIRST_DAY = date(2026, 1, 1)
 READ_AT = time(0, 5, 3)
 
@@ -23,7 +21,7 @@ class History:
         self.warehouse = Warehouse(folder / "warehouse.duckdb", lock_timeout_s=lock_timeout_s)
         self.path = folder / "credits.duckdb"
         self.day = FIRST_DAY
-        self.project = SqlProject.load(PROJECT_ROOT / "dbt_like_sql")
+        self.project = project()
         anchor = FIRST_DAY + 90 * DAY
         keys = demo_keys(anchor)
         self.accounts = [

@@ -1,7 +1,6 @@
 """Real dbt, on a copy of the warehouse, builds what the pipeline builds: every table, row, type and comment."""
 
 import json
-import math
 import os
 import shutil
 import subprocess
@@ -18,6 +17,7 @@ from credits_pipeline.plans import AccountPlan
 from credits_pipeline.sql_project import Model
 from credits_pipeline.teams import Team
 from credits_pipeline.warehouse.tables import replace_rows
+from credits_pipeline_tests.models import is_same
 from credits_pipeline_tests.published_history import DAY, FIRST_DAY, History
 
 ROOT = PROJECT_ROOT / "dbt_like_sql"
@@ -27,7 +27,6 @@ EXAMPLES = (  # dbt's unit tests
     "a_missed_night_is_filled_from_the_bill_where_there_is_one",
     "a_counter_that_fell_gives_negative_spend_and_is_never_clamped",
 )
-RELATIVE_TOLERANCE = 1e-9  # of a DOUBLE: the order of a parallel sum may differ in its last digits
 
 
 def write_raw_rows(folder: Path) -> History:
@@ -104,22 +103,12 @@ def tables(con: duckdb.DuckDBPyConnection, database: str, schemas: tuple[str, ..
     return {(*row, " ".join((comment or "").partition(" Primary key: ")[0].split())) for *row, comment in rows}
 
 
-def same(mine: Any, theirs: Any) -> bool:
-    """Equal; a DOUBLE, or a list of them, to RELATIVE_TOLERANCE."""
-    if isinstance(mine, float) and isinstance(theirs, float):
-        both_nan = math.isnan(mine) and math.isnan(theirs)
-        return both_nan or math.isclose(mine, theirs, rel_tol=RELATIVE_TOLERANCE)
-    if isinstance(mine, list | tuple) and isinstance(theirs, list | tuple):
-        return len(mine) == len(theirs) and all(map(same, mine, theirs))
-    return bool(mine == theirs)
-
-
 def difference(con: duckdb.DuckDBPyConnection, model: Model) -> str | None:
     """The first row in which the two files disagree. Marts promise an order of rows, other tables do not."""
     order = "" if model.schema_name == "marts" else "order by all"
     ours, theirs = (con.execute(f"from {name}.{model.relation} {order}").fetchall() for name in ("ours", "dbt"))
     pairs = zip_longest(ours, theirs)
-    found = next(((n, a, b) for n, (a, b) in enumerate(pairs) if not same(a, b)), None)
+    found = next(((n, a, b) for n, (a, b) in enumerate(pairs) if not is_same(a, b)), None)
     return None if found is None else f"{model.name}, row {found[0]}: ours {found[1]}, dbt's {found[2]}"
 
 

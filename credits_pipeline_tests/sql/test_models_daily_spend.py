@@ -26,7 +26,7 @@ def test_a_residual_beyond_tolerance_warns_with_account_day_and_both_figures(wor
 def test_a_models_share_is_of_its_days_bill_and_null_where_nothing_was_billed(world):
     world.bill("2026-01-01", 4, models={"x/one": 3, "x/two": 1})
     world.bill("2026-01-02", 0, models={"x/free": 0})
-    world.build()
+    world.build_for("daily_spend_by_model")
     rows = world.table("daily_spend_by_model")
     assert [(row["model"], row["spend_usd"], row["share_of_day"]) for row in rows] == [
         ("x/one", usd(3), 0.75),

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from credits_pipeline_tests.models import DAY, Row, World, at, usd
+from credits_pipeline_tests.sql.test_forecast import believable
 
 START = date(2026, 3, 2)  # a Monday
 HOUR = timedelta(hours=1)
@@ -30,24 +31,13 @@ def plan(world: World, account: str = "a", **columns: Any) -> None:
     world.con.execute("insert into raw.account_plans values (?, ?, ?, ?, ?)", [account, *values])
 
 
-def uneven(seed: int, days: int) -> list[float]:
-    """Spend of an account of its own: some are calm, some bursty, some idle on weekends, some fade."""
-    chance = random.Random(seed)
-    shape, level = chance.choice([0.3, 1, 20]), chance.choice([0.01, 3, 800])
-    weekend, fade = chance.choice([0, 0.2, 1]), chance.choice([0.95, 1, 1.03])
-    return [
-        round(chance.gammavariate(shape, level / shape) * (weekend if n % 7 > 4 else 1) * fade**n, 6)
-        for n in range(days)
-    ]
-
-
 def test_buying_what_the_plan_says_lasts_until_that_day_and_more_certainty_or_time_never_costs_less(world):
     chance = random.Random(1)
     for number in range(64):
-        spend, account = uneven(number, chance.choice([4, 12, 60, 90])), f"a{number:02}"
-        world.spend_nightly(START, spend, usd(f"{sum(spend) * chance.uniform(0.9, 1.5):.6f}"), account=account)
+        spend, account = believable(number, chance.choice([4, 12, 60, 90])), f"a{number:02}"
+        world.spend_nightly(START, spend, usd(f"{float(sum(spend)) * chance.uniform(0.9, 1.5):.6f}"), account=account)
         plan(world, account, topup_until=START + chance.randint(95, 500) * DAY)
-    rows = built(world, "topup_plan", "runway_curve")
+    rows = built(world, "topup_plan", "runway_curve", "credits_readings")
     by_account = {name: list(mine) for name, mine in groupby(rows, lambda row: row["account"])}
     assert len(by_account) > 50  # the others spent nothing on most of their days
     for mine in by_account.values():
@@ -59,12 +49,9 @@ def test_buying_what_the_plan_says_lasts_until_that_day_and_more_certainty_or_ti
     bought = [mine[number % len(mine)] for number, mine in enumerate(by_account.values())]
     assert sum(row["credits_usd"] > 5 for row in bought) > 25
     for row in bought:
-        [before] = world.con.execute(
-            "select observed_at, total_credits, total_usage from raw.credits_snapshots where account = $account"
-            " order by observed_at desc limit 1",
-            {"account": row["account"]},
-        ).fetchall()
-        world.read(before[0] + HOUR, before[1] + row["credits_usd"], before[2], row["account"])
+        *_, last = world.table("credits_readings", row["account"])
+        credits = last["total_credits"] + row["credits_usd"]
+        world.read(last["observed_at"] + HOUR, credits, last["total_usage"], row["account"])
     built(world, "runway_curve")
     for row in bought:
         curve = world.table("runway_curve", row["account"])

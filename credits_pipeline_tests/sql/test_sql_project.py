@@ -121,21 +121,6 @@ def test_models_are_built_in_the_order_in_which_they_read_each_other(files, con)
     assert tables(con) == {"raw.orders", "staging.c_first", "marts.b_middle", "marts.a_last"}
 
 
-def test_macros_may_call_what_models_may_call(files, con):
-    files.write(
-        "macros/orders.sql",
-        "{% macro orders() %}{{ source('raw', 'orders') }}{% endmacro %}\n"
-        "{% macro late(hours) -%}{{ hours }} > {{ var('tolerance_hours') }}{%- endmacro %}",
-    )
-    files.model("m", "select {{ late(3) }} as late, max(id) as id from {{ orders() }}", "late BOOLEAN", "id INTEGER")
-    project = files.load()
-    assert project.models["m"].sources == ("raw.orders",)
-    build(con, project)
-    assert con.execute("from marts.m").fetchall() == [(True, 2)]
-    build(con, SqlProject.load(files.root, {"tolerance_hours": 4}))
-    assert con.execute("from marts.m").fetchall() == [(False, 2)]
-
-
 def test_a_build_describes_the_raw_tables_as_sources_yml_does_in_a_warehouse_of_any_age(tmp_path):
     path = tmp_path / "warehouse.duckdb"
     path.write_bytes(gzip.decompress((FIXTURES / "warehouse_of_version_1.duckdb.gz").read_bytes()))

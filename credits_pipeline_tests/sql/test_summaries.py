@@ -49,7 +49,7 @@ def test_a_day_beyond_what_was_possible_is_there_with_the_models_that_cost_more_
     ]
     first = rows[0]
     assert (first["unusual_usd"], first["method"], first["usual_usd"]) == (usd(60), "billed", usd(5))
-    night = world.days("runway_history", "as_of_date")[f"{START + 39 * DAY:%m-%d}"]
+    [night] = [row for row in world.table("runway_history") if row["as_of_date"] == START + 39 * DAY]
     assert usd(5) < first["possible_usd"] == night["next_day_p99_usd"] < usd(60)
 
 
