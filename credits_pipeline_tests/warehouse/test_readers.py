@@ -15,9 +15,23 @@ import duckdb
 from credits_pipeline_tests.children import running
 from credits_pipeline_tests.published_history import History
 
-GENERATION = '''
-def generation(ask):
-    """The run whose figures `ask` sees; asserts that every table is of that same run."""
+READER = """
+import json, select, sys
+from contextlib import nullcontext
+from pathlib import Path
+import duckdb
+
+path, manner = sys.argv[1:]
+
+def connect():
+    if manner == "through the package":
+        from credits_pipeline.warehouse import open_published
+        return open_published(Path(path))
+    return duckdb.connect(path, read_only=True)
+
+def look(con):
+    # The run whose figures are seen; asserts that every table is of that same run.
+    ask = lambda sql: con.execute(sql).fetchall()
     ((run, as_of, published_at),) = ask("select run_id, as_of, published_at from marts.published")
     # Who published, when: never seen before its tables are.
     assert published_at >= as_of
@@ -34,26 +48,6 @@ def generation(ask):
     ((long_spend,),) = ask("select sum(value_usd) from marts.daily_metrics_long where metric = 'spend'")
     assert long_spend == spend, run
     return run
-'''
-
-READER = (
-    GENERATION
-    + """
-import json, select, sys
-from contextlib import nullcontext
-from pathlib import Path
-import duckdb
-
-path, manner = sys.argv[1:]
-
-def connect():
-    if manner == "through the package":
-        from credits_pipeline.warehouse import open_published
-        return open_published(Path(path))
-    return duckdb.connect(path, read_only=True)
-
-def look(con):
-    return generation(lambda sql: con.execute(sql).fetchall())
 
 def once():
     with connect() as con:
@@ -73,7 +67,6 @@ assert not held or len(set(seen)) == 1, set(seen)
 seen.append(once())  # after the last run; a new connection gets the newest
 print(json.dumps({"runs": sorted(set(seen)), "last": seen[-1]}))
 """
-)
 
 MANNERS = ("with a connection each time", "holding on", "through the package")
 

@@ -166,28 +166,23 @@ def test_a_renamed_account_takes_everything_along_and_nothing_counts_twice(wareh
     later = NOON + timedelta(hours=5)
     replaced(warehouse, Row(DAYS[0], "a", Decimal(1)), Row(DAYS[2], "b", Decimal(3)), at=later, account="acme_eu")
     replaced(warehouse, Row(DAYS[0], "a", Decimal(9)), account="other")
+    for account, at in (("acme", NOON), ("acme_eu", later)):
+        for dimension in ("api_key", account):  # of one both know the same days, of the other one each
+            member = Row(DAYS[0], "a", Decimal(1), member=f"run {at:%H}")
+            replaced(warehouse, member, at=at, account=account, dimension=dimension)
     with warehouse.writing("keys and alerts") as con:
-        for account, fetched_at, run_id in (("acme", NOON, "run 12"), ("acme_eu", later, "run 17")):
-            for dimension in ("api_key", account):  # of one both know the same day, of the other one each
-                bill = [account, DAYS[0], dimension]
-                days = "insert into raw.usage_breakdown_days values (?, ?, ?, 1, ?, ?)"
-                con.execute(days, [*bill, fetched_at.replace(tzinfo=None), run_id])
-                con.execute(
-                    "insert into raw.usage_breakdown values (?, ?, ?, ?, 'a', 1, 0, 1, 1, 1, 0, 0)", [*bill, run_id]
-                )
-            con.execute(
-                "insert into raw.api_keys by name select ? as account, ? as observed_at, 'hash' as key_hash,"
-                " '' as name, '' as label, false as has_byok_in_limit, false as is_disabled, ? as run_id",
-                [account, fetched_at.replace(tzinfo=None), run_id],
-            )
         con.execute(
             """
+            insert into raw.api_keys by name
+            select account, fetched_at as observed_at, 'hash' as key_hash, '' as name, '' as label,
+                false as has_byok_in_limit, false as is_disabled, run_id
+            from raw.usage_breakdown_days where dimension = 'api_key' and usage_date = '2026-06-08';
             insert into ops.alerts_sent (alert_key, kind, account, channel, title, body, due_at)
             select key, 'run_out', account, 'log', 'title', 'body', '2026-06-10'
             from (values ('run_out/acme/7', 'acme'), ('run_out/acme_eu/7', 'other')) as alerts (key, account)
             """
         )
-    assert warehouse.rename_account("acme", "acme_eu") == 3 + 2
+    assert warehouse.rename_account("acme", "acme_eu") == 2 + 3 + 1 + 1  # readings, days, who spent, an alert
     assert stored(warehouse, "select account, observed_at from raw.credits_snapshots order by all") == [
         ("acme_eu", at.replace(tzinfo=None)) for at in times
     ]
@@ -196,9 +191,9 @@ def test_a_renamed_account_takes_everything_along_and_nothing_counts_twice(wareh
     assert stored(warehouse, bills.format("run_id", "model_usage_days")) == [
         (day, usd, "run 17") for day, usd in zip(DAYS, (1, 0, 3), strict=True)
     ]
-    for table in ("usage_breakdown_days", "usage_breakdown"):
-        kept = stored(warehouse, f"select account, dimension from raw.{table} order by all")
-        assert kept == [("acme_eu", name) for name in ("acme", "acme_eu", "api_key")]
+    for table, rows in (("usage_breakdown_days", 3), ("usage_breakdown", 1)):
+        kept = stored(warehouse, f"select account, dimension, count(*) from raw.{table} group by all order by all")
+        assert kept == [("acme_eu", name, rows) for name in ("acme", "acme_eu", "api_key")]
     assert stored(warehouse, "select member from raw.usage_breakdown where dimension = 'api_key'") == [("run 17",)]
     assert stored(warehouse, "select account, run_id from raw.api_keys") == [("acme_eu", "run 17")]
     assert stored(warehouse, "select alert_key, account from ops.alerts_sent order by all") == [
