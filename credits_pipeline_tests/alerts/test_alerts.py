@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
@@ -14,21 +15,21 @@ from credits_pipeline_tests.conftest import TODAY
 from credits_pipeline_tests.ui import free_port
 
 
-def test_each_channel_gets_one_message_once_and_a_restart_repeats_nothing(world, receiver):
+def test_each_channel_gets_one_message_once_of_accounts_with_a_key_and_a_restart_repeats_nothing(world, receiver):
     world.channels(receiver.url("/a"), receiver.url("/b"))
     world.runway(2)
-    world.runway(0, "acme", status="exhausted")
+    world.runway(1, "acme")  # the nearer run-out comes first
+    world.runway(0, "gone", status="exhausted")  # its key was taken away
     sent = world.send()
     assert (len(sent.due), sent.delivered) == (2, 2)
     for path in ("/a", "/b"):
         (message,) = receiver.taken(path)
-        assert message["title"].startswith("acme: credits are used up")
-        assert message["title"].endswith("(and 1 more alert)")
+        assert message["title"] == "acme: credits run out around 18 Jun 2026, 2 days left (and 1 more alert)"
         assert "default: credits run out around 19 Jun 2026, 3 days left" in message["message"]
     assert world.send().due == ()
     assert len(receiver.messages) == 2
     assert {(key, sent) for key, channel, sent, _ in world.rows() if channel != "covered"} == {
-        ("exhausted/acme", True),
+        ("run_out/acme/3", True),
         ("run_out/default/3", True),
     }
 
@@ -180,8 +181,6 @@ def test_many_alerts_make_one_message_that_can_be_read():
 
 
 def test_two_passes_at_once_send_an_alert_once(world, receiver):
-    from concurrent.futures import ThreadPoolExecutor
-
     def due_in_a_pass(_: int) -> int:
         try:
             return len(world.send().due)

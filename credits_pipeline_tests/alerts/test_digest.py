@@ -6,7 +6,6 @@ from decimal import Decimal
 
 import dagster as dg
 
-from credits_pipeline import config
 from credits_pipeline.alerts.due import by_week
 from credits_pipeline.defs import weekly_digest
 from credits_pipeline_tests.alerts.conftest import World
@@ -33,14 +32,8 @@ def test_it_says_week_movers_date_month_what_to_buy_and_alerts_and_comes_once_wi
         world.insert("spend_summary_by_member", row | {"dimension": "user", "member": "ann@example.com"})
     then = {"account": "default", "as_of_date": TODAY - timedelta(days=8), "run_out_p50": date(2026, 7, 9)}
     world.insert("runway_history", then)
-    month = {
-        "account": "default",
-        "month": date(2026, 6, 1),
-        "spent_usd": "312",
-        "budget_usd": "500",
-        "unknown_days": 2,
-    }
-    world.insert("month_outlook", month | {"probability_over_budget": 0.22})
+    month = {"account": "default", "month": date(2026, 6, 1), "spent_usd": "312", "unknown_days": 2}
+    world.insert("month_outlook", month | {"budget_usd": "500", "probability_over_budget": 0.22})
     world.topup_plan(date(2026, 7, 31), "420", "443.10")
     world.spend(TODAY - timedelta(days=1), "41.2")
     world.send()
@@ -100,12 +93,8 @@ def test_what_is_bought_automatically_is_said_in_place_of_what_to_buy_unless_it_
     ):  # fmt: skip
         world.execute("delete from marts.spend_summary")
         week(world, 12, spent, "44")
-        world.topup_rule(
-            is_suggestion=False,
-            is_overdue=overdue,
-            below_since=datetime(2026, 6, 17),
-            next_topup_p50=date(2026, 6, 28),
-        )
+        automatic = {"is_suggestion": False, "is_overdue": overdue, "next_topup_p50": date(2026, 6, 28)}
+        world.topup_rule(below_since=datetime(2026, 6, 17), **automatic)
         world.execute("delete from ops.alerts_sent")
         (alert,) = world.send(by_week).due
         assert said in f"{alert.title}\n{alert.body}"
@@ -117,7 +106,6 @@ def test_the_job_sends_it_and_the_schedule_asks_only_where_there_is_a_channel(wo
     week(world, 90, "45.10", "44")
     for name, value in world.env.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv(config.DOTENV_VARIABLE, "")
     for _ in range(2):
         ran = weekly_digest.weekly_digest.execute_in_process(resources={"warehouse": world.warehouse})
         assert ran.success
