@@ -1,4 +1,4 @@
-"""What a person does in a browser: looks at the Dagster UI, materializes, backfills, and opens the report.
+"""What a person does in a browser: looks at the Dagster UI, materializes and backfills.
 
 One demo and one UI serve the whole module; what each test saw last is kept in `artifacts/`.
 """
@@ -6,17 +6,13 @@ One demo and one UI serve the whole module; what each test saw last is kept in `
 import re
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from credits_pipeline import clock
 from credits_pipeline.config import PROJECT_ROOT
 from credits_pipeline_tests import ui
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Locator, Page
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 
@@ -25,31 +21,18 @@ PATIENCE_MS = ui.PATIENCE_S * 1000
 SENSOR = "rebuild_after_manual_changes"
 A_RUN = re.compile(r"^run \w{8}$")
 RUN_ENDED = re.compile(r"^(Success|Failure|Canceled)$")
+expect.set_options(timeout=PATIENCE_MS)
 
 
 @pytest.fixture(scope="module")
-def browser() -> "Iterator[Browser]":
-    from playwright.sync_api import expect
-
-    expect.set_options(timeout=PATIENCE_MS)
-    with ui.chromium() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def demo(browser: "Browser", tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The root of a checkout in which `make demo` was done. Needs the browser, to say first if there is none."""
-    return ui.demo(tmp_path_factory.mktemp("checkout"))
-
-
-@pytest.fixture(scope="module")
-def address(demo: Path) -> Iterator[str]:
-    with ui.user_interface(demo) as started:
+def address(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Of the UI of a checkout in which `make demo` was done. Needs the browser, to say first if there is none."""
+    with ui.user_interface(ui.demo(tmp_path_factory.mktemp("checkout"))) as started:
         yield started
 
 
 @pytest.fixture
-def page(browser: "Browser", address: str, request: pytest.FixtureRequest) -> "Iterator[Page]":
+def page(browser: Browser, address: str, request: pytest.FixtureRequest) -> Iterator[Page]:
     """A new visitor's tab of the Dagster UI, photographed when the test is over, whatever its outcome."""
     context = browser.new_context(base_url=address, viewport={"width": 1440, "height": 1000}, timezone_id="UTC")
     context.set_default_timeout(PATIENCE_MS)
@@ -61,19 +44,17 @@ def page(browser: "Browser", address: str, request: pytest.FixtureRequest) -> "I
     context.close()
 
 
-def metadata(page: "Page", key: str) -> "Locator":
+def metadata(page: Page, key: str) -> Locator:
     """The row of an asset page's metadata table that has this key."""
     return page.get_by_role("row").filter(has=page.get_by_role("cell", name=key, exact=True))
 
 
-def follow(page: "Page", toast: str) -> None:
+def follow(page: Page, toast: str) -> None:
     """Click "View" in the message that a launch was answered with, before it goes away."""
     page.get_by_role("listitem").filter(has_text=toast).get_by_text("View", exact=True).click()
 
 
 def test_a_click_on_materialize_answers_when_credits_run_out(page):
-    from playwright.sync_api import expect
-
     page.goto("/assets/credits_runway")
     page.get_by_role("button", name=re.compile(r"Materialize$")).click()
     follow(page, "Launched run")
@@ -91,8 +72,6 @@ def test_a_click_on_materialize_answers_when_credits_run_out(page):
 
 
 def test_a_backfill_of_days_is_one_run_and_one_rebuild_follows_by_itself(page):
-    from playwright.sync_api import expect
-
     last = clock.today() - timedelta(days=8)
     days = f"{last - timedelta(days=4)}...{last}"
     page.goto("/assets/model_usage")

@@ -75,25 +75,22 @@ def test_prometheus_reads_what_the_tables_say(settings, people):
         return found.get((f"openrouter_credits_{metric}", frozenset({"account": "steady", **labels}.items())))
 
     [runway], [month] = people.table("credits_runway", "steady"), people.table("month_outlook", "steady")
-    assert sample("balance_usd") == float(runway["balance_usd"])
-    assert sample("expected_daily_spend_usd") == float(runway["expected_daily_spend_usd"])
-    assert sample("reading_timestamp_seconds") == NOW.replace(tzinfo=UTC).timestamp()
     newest = people.table("credits_readings", "steady")[-1]
-    assert sample("bought_usd_total") == float(newest["total_credits"])
-    assert sample("used_usd_total") == float(newest["total_usage"])
+    figures = {
+        "balance_usd": runway["balance_usd"], "expected_daily_spend_usd": runway["expected_daily_spend_usd"],
+        "bought_usd_total": newest["total_credits"], "used_usd_total": newest["total_usage"],
+        "reading_timestamp_seconds": NOW.replace(tzinfo=UTC).timestamp(), "topup_overdue": 0,
+        "month_spent_usd": month["spent_usd"], "month_budget_usd": 140,
+        "month_over_budget_probability": month["probability_over_budget"],
+    }  # fmt: skip
+    assert {metric: sample(metric) for metric in figures} == {name: float(usd) for name, usd in figures.items()}
+    for days in ("7", "30"):
+        assert sample("run_out_probability", days=days) == runway[f"probability_{days}d"]
     for percentile in ("10", "50", "90"):
         day = runway[f"run_out_p{percentile}"]
         midnight = datetime.combine(day, time(), UTC).timestamp()
         assert sample("run_out_timestamp_seconds", percentile=percentile) == midnight
         assert sample("month_forecast_usd", percentile=percentile) == float(month[f"month_p{percentile}_usd"])
-    assert [sample("run_out_probability", days=days) for days in ("7", "30")] == [
-        runway["probability_7d"],
-        runway["probability_30d"],
-    ]
-    assert sample("month_spent_usd") == float(month["spent_usd"])
-    assert sample("month_budget_usd") == float(month["budget_usd"]) == 140
-    assert sample("month_over_budget_probability") == month["probability_over_budget"]
-    assert sample("topup_overdue") == 0
     # What is not known has no sample: no date beyond a year, no budget that nobody set.
     assert sample("run_out_timestamp_seconds", account="years", percentile="50") is None
     assert sample("month_budget_usd", account="soon") is None
@@ -208,23 +205,16 @@ def test_moving_nothing_or_to_the_same_price_changes_no_date(people):
 
 def test_a_model_at_half_the_price_saves_what_the_bill_says(people):
     """Every use has 30 tokens: what differs is what they cost."""
-    con = people.con
-    price = {}
-    for model in MODELS[:2]:
-        spend, uses = con.execute(
-            "select sum(spend_usd)::double, count(*) from marts.daily_spend_by_model"
-            " where account = 'steady' and model = ? and spend_date > date '2026-11-21' - 30",
-            [model],
-        ).fetchall()[0]
-        price[model] = spend, 1e6 * spend / (30 * uses)
-    total = con.execute(
-        "select sum(spend_usd)::double from marts.daily_spend_by_model where account = 'steady' and"
-        " spend_date > date '2026-11-21' - 30"
-    ).fetchall()[0][0]
-    (from_spend, from_price), (_, to_price) = price[MODELS[0]], price[MODELS[1]]
-    [row] = rows(people, model=MODELS[0], other=MODELS[1], share=0.5)
-    assert (row["price"], row["other_price"]) == pytest.approx((from_price, to_price))
-    factor = 1 + 0.5 * from_spend / total * (to_price / from_price - 1)
+    billed = people.con.execute(
+        "select model, sum(spend_usd)::double, count(*) from marts.daily_spend_by_model"
+        " where account = 'steady' and spend_date > date '2026-11-21' - 30 group by model"
+    ).fetchall()
+    spend = {model: usd for model, usd, _ in billed}
+    price = {model: 1e6 * usd / (30 * uses) for model, usd, uses in billed}
+    model, other = MODELS[:2]
+    [row] = rows(people, model=model, other=other, share=0.5)
+    assert (row["price"], row["other_price"]) == pytest.approx((price[model], price[other]))
+    factor = 1 + 0.5 * spend[model] / sum(spend.values()) * (price[other] / price[model] - 1)
     assert row["new_daily"] == pytest.approx(float(row["daily"]) * factor)
     assert factor < 1
     assert row["then"]["run_out_p50"] >= row["now"]["run_out_p50"]
