@@ -38,7 +38,6 @@ SLOW = {
     "test_a_run_that_crosses_midnight_is_refused_and_the_next_one_heals_it",
     "test_a_run_twice_a_day_appends_two_honest_readings",
     "test_an_asset_check_can_be_run_without_building_its_model",
-    "test_no_file_and_no_message_of_the_history_ever_held_a_secret",
     "test_nothing_is_rebuilt_while_a_backfill_from_the_ui_goes_on",
     "test_paths_on_the_command_line_may_begin_with_a_tilde",
     "test_readings_logged_earlier_become_history",

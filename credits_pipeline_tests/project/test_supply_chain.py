@@ -4,6 +4,8 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -30,14 +32,11 @@ def test_every_package_of_a_lock_is_one_version_with_its_hashes_and_no_lock_name
 
 def test_every_direct_dependency_is_justified_in_one_line():
     text = (PROJECT_ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    counted = {}
-    lists = r"^(dependencies|dev|cluster|cluster-test) = \[\n(.*?)^\]"
-    for name, block in re.findall(lists, text, re.DOTALL | re.MULTILINE):
-        lines = [line.strip() for line in block.splitlines()]
-        counted[name] = len(lines)
-        assert [line for line in lines if not re.fullmatch(r'"[^"]+",\s+# \S.{10,}', line)] == []
-    print(f"\ndirect dependencies: {counted}")
-    assert counted["dependencies"] <= 20, "each one is looked after for ever: which could be missed?"
+    found = re.findall(r"(?ms)^(dependencies|dev|cluster|cluster-test) = \[\n(.*?)^\]", text)
+    lists = {name: lines.splitlines() for name, lines in found}
+    for line in chain(*lists.values()):
+        assert re.fullmatch(r'\s*"[^"]+",\s+# \S.{10,}', line)
+    assert len(lists["dependencies"]) <= 20, "each one is looked after for ever: which could be missed?"
 
 
 AUDITOR = "pip-audit==2.10.1"
@@ -91,45 +90,15 @@ SECRETS = {
 """The forms of real secrets. Made-up ones in tests and demo look different on purpose."""
 
 
-def secrets_in(content: bytes) -> list[str]:
-    return [name for name, form in SECRETS.items() if re.search(form, content)]
-
-
-def git(*arguments: str, stdin: bytes = b"") -> bytes:
-    return subprocess.run(["git", *arguments], cwd=PROJECT_ROOT, input=stdin, capture_output=True, check=True).stdout
-
-
-@pytest.fixture
-def _history() -> None:
+def test_no_version_of_any_file_and_no_message_of_the_history_ever_held_a_secret():
+    """Every object that git knows, whatever commit, branch or tag it belongs to, or only the index."""
     if not (PROJECT_ROOT / ".git").exists():
         pytest.skip("NOT SCANNED: there is no git history here")
-
-
-@pytest.mark.usefixtures("_history")
-def test_no_tracked_file_holds_a_secret():
-    names = [name for name in git("ls-files", "-z").decode().split("\0") if name]
-    assert "SECURITY.md" in names
-    files = [path for path in (PROJECT_ROOT / name for name in names) if path.is_file()]
-    assert {path.name: found for path in files if (found := secrets_in(path.read_bytes()))} == {}
-
-
-@pytest.mark.usefixtures("_history")
-def test_no_file_and_no_message_of_the_history_ever_held_a_secret():
-    """Every object once, whatever commit, branch or tag it belongs to."""
-    listed = git("rev-list", "--all", "--objects").splitlines()
-    objects = [line.split(b" ", 1)[0] for line in listed]
-    paths = dict(zip(objects, listed, strict=True))
-    content, at = git("cat-file", "--batch", stdin=b"\n".join(objects) + b"\n"), 0
-    looked_at = {b"blob": 0, b"commit": 0, b"tree": 0, b"tag": 0}
-    found = []
-    while at < len(content):
-        end = content.index(b"\n", at)
-        name, kind, size = content[at:end].split()
-        if kind != b"tree":
-            found += [(paths[name], one) for one in secrets_in(content[end + 1 : end + 1 + int(size)])]
-        looked_at[kind] += 1
-        at = end + 1 + int(size) + 1
-    assert found == []
-    assert looked_at[b"blob"] > 1
-    assert looked_at[b"commit"] >= 1
-    print(f"\n{looked_at[b'blob']} versions of files and {looked_at[b'commit']} commits hold no secret")
+    listed = ["git", "cat-file", "--batch", "--batch-all-objects", "--unordered"]
+    objects = subprocess.run(listed, cwd=PROJECT_ROOT, capture_output=True, check=True).stdout
+    head = rb"(?m)^([0-9a-f]{40}) (blob|commit|tree|tag) \d+$"
+    hits = {name: hit.start() for name, form in SECRETS.items() if (hit := re.search(form, objects))}
+    assert {name: re.findall(head, objects[:at])[-1] for name, at in hits.items()} == {}
+    kinds = Counter(kind for _, kind in re.findall(head, objects))
+    assert kinds[b"blob"]
+    print(f"\n{kinds[b'blob']} versions of files and {kinds[b'commit']} commits hold no secret")
