@@ -56,11 +56,6 @@ def demo(folder: Path) -> Path:
     return folder
 
 
-def report_of(root: Path) -> Path:
-    """The page that the demo in `root` wrote."""
-    return root / "data" / "demo" / "report.html"
-
-
 @contextmanager
 def user_interface(root: Path) -> Iterator[str]:
     """The Dagster UI of the demo in `root`, started as `make demo-ui` does and ended as Ctrl-C does; its address."""
