@@ -10,14 +10,8 @@ from credits_pipeline_tests.children import Children
 
 
 @pytest.fixture(scope="module")
-def children() -> Iterator[Children]:
-    with Children() as warm:
-        yield warm
-
-
-@pytest.fixture(scope="module")
-def shared(children: Children) -> Iterator[World]:
-    with world(children) as made:
+def shared() -> Iterator[World]:
+    with Children() as children, world(children) as made:
         yield made
 
 

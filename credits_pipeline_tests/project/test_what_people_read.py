@@ -48,9 +48,6 @@ BROKEN_DOWN = """
 Row = dict[str, Any]
 
 
-# -- accounts ----------------------------------------------------------------------------------------------
-
-
 def account(daily: str, left: str, *, every: int = 1, billed: range = range(0), last: int = 40) -> History:
     """Spends about `daily` for 40 days; `left` is left; read up to day `last` of them."""
     spend = [Decimal(daily) * (1 + n % 3) / 2 for n in range(40)]
@@ -74,9 +71,6 @@ PEOPLE = [
     History((), account("5", "0", billed=range(40)).bills),  # billed, never read
 ]
 WITHOUT_KEY, UNREAD = {"00008"}, "unread"
-
-
-# -- reading -------------------------------------------------------------------------------------------------
 
 
 def amount_is(shown: str, exact: Decimal | None) -> bool:
@@ -215,10 +209,8 @@ class Tables:
         return {round(v, 2 if round(v, 2) else min(9, 1 - v.adjusted())) for v in amounts}, days
 
 
-# -- the four surfaces: each gives the accounts in the order in which it says them ---------------------------
-
-
 def read_terminal(tables: Tables, text: str) -> list[str]:
+    """The accounts in the order in which they are said; so do `read_page` and `read_ui`."""
     order = []
     for block in text.split("\n\n")[1:-1]:
         said = plain(block)
@@ -292,9 +284,6 @@ def shown_in_the_ui(result: dg.ExecuteInProcessResult) -> Iterator[tuple[str, st
         yield from ((of.asset_key.path[-1], key, entry.value) for key, entry in of.metadata.items())
     for check in result.get_asset_check_evaluations():
         yield check.check_name, "description", check.description or ""
-
-
-# -- the tests -----------------------------------------------------------------------------------------------
 
 
 def unmarked(markdown: str) -> str:
