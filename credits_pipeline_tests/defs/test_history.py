@@ -7,14 +7,13 @@ from typing import Any
 
 import dagster as dg
 import pytest
-import yaml
 
-from credits_pipeline import clock, config, launch
+from credits_pipeline import clock, config
 from credits_pipeline.defs import schedules
 from credits_pipeline.simulator import AGENTS, SimulatedAccount
 from credits_pipeline.warehouse import Warehouse
 from credits_pipeline_tests.conftest import TODAY
-from credits_pipeline_tests.defs.test_daily_run import failures, published, spender
+from credits_pipeline_tests.defs.test_daily_run import failures, published, raw, spender
 from credits_pipeline_tests.faulty import Fault
 
 # The SQL is rebuilt from what is there, so a story of many days needs it once, at its end.
@@ -30,11 +29,6 @@ def unsettled(instance: dg.DagsterInstance) -> tuple[str, str] | None:
 
 def a_year() -> dict[str, str]:
     return schedules.range_tags(YEAR_AGO.isoformat(), YESTERDAY.isoformat())
-
-
-def raw(query: str) -> list[tuple[Any, ...]]:
-    with Warehouse(config.current().warehouse_path).reading() as con:
-        return con.execute(query).fetchall()
 
 
 def marts() -> dict[str, list[tuple[Any, ...]]]:
@@ -113,7 +107,7 @@ def test_a_day_read_at_noon_before_a_week_of_sleep_does_not_stay_half_a_day(simu
     run_job("daily_credits", asset_selection=RAW)
     now.set(datetime(2026, 6, 25, 1, 30, tzinfo=UTC))
     days = unsettled(instance)
-    assert days is not None
+    assert days
     assert days[0] < "2026-06-17"
     assert run_job("backfill_history", tags=schedules.range_tags(*days)).success
     assert raw("select credits_usd from raw.model_usage_days where usage_date = '2026-06-17'") == [(Decimal(24),)]
@@ -128,13 +122,12 @@ def test_the_schedule_asks_for_the_whole_year_of_an_account_added_later(simulate
     assert unsettled(instance) == (YEAR_AGO.isoformat(), YESTERDAY.isoformat())
 
 
-def test_both_schedules_run_by_default_and_take_the_day_from_the_clock(simulate, run_job, now, instance, tmp_path):
+def test_both_schedules_take_the_day_from_the_clock(simulate, run_job, now, instance, tmp_path):
     from credits_pipeline.definitions import defs
 
     simulate(spender())
     daily = defs.resolve_schedule_def("daily_credits")
     history = defs.resolve_schedule_def("history_backfill")
-    assert {daily.default_status, history.default_status} == {dg.DefaultScheduleStatus.RUNNING}
     now.set(datetime(2026, 6, 20, 13, tzinfo=UTC))
     repository = defs.get_repository_def()
     late = datetime(2026, 6, 19, 0, 5, tzinfo=UTC)
@@ -206,12 +199,6 @@ def test_nothing_is_rebuilt_while_a_backfill_from_the_ui_goes_on(simulate, insta
     assert meanwhile
     assert not any(meanwhile)
     assert tick() > DELIVERY
-
-
-def test_a_rebuild_that_fails_is_tried_twice_more():
-    assert schedules.rebuild_after_manual_changes.run_tags["dagster/max_retries"] == "2"
-    settings = yaml.safe_load(launch.instance.INSTANCE_SETTINGS.read_text(encoding="utf-8"))
-    assert settings["run_retries"] == {"enabled": True, "max_retries": 0}
 
 
 def test_a_bill_that_not_every_account_told_gives_the_days_no_figure(simulate, run_job, instance):

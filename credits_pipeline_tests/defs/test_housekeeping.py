@@ -11,7 +11,6 @@ from contextlib import closing
 from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import pytest
@@ -26,8 +25,8 @@ from dagster._scheduler.scheduler import launch_scheduled_runs
 from credits_pipeline import clock, config, launch
 from credits_pipeline.defs import housekeeping, sensors
 from credits_pipeline.simulator import SimulatedAccount
-from credits_pipeline.warehouse import Warehouse
-from credits_pipeline_tests.faulty import Fault, FaultyAPI
+from credits_pipeline_tests.defs.test_daily_run import raw
+from credits_pipeline_tests.faulty import Fault
 
 BEGIN = datetime(2025, 3, 1, 12, tzinfo=UTC)
 
@@ -121,24 +120,13 @@ def test_a_run_that_goes_on_and_one_of_another_project_are_left_alone_however_ol
     run = kept.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
     happened(home, run.run_id, NIGHT - timedelta(days=500))
     theirs = ran(kept, home, "2025-01-02", NIGHT - timedelta(days=500), ours=False)
-    assert housekeeping.sweep(kept) == (0, 0)
+    assert housekeeping.housekeeping.execute_in_process(instance=kept).success
     assert kept.has_run(run.run_id)
     assert all(traces(home, theirs).values())
 
 
-def test_the_job_does_it_by_schedule_every_night(kept):
-    assert housekeeping.housekeeping.execute_in_process(instance=kept).success
-    assert housekeeping.housekeeping_schedule.default_status == dg.DefaultScheduleStatus.RUNNING
-
-
 def size_mb(folder: Path) -> float:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
-
-
-def memory_mb() -> float:
-    """What this process holds in memory now; unlike its peak this can fall again."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 DAEMON = """
@@ -147,75 +135,34 @@ run_launcher: {module: dagster._core.launcher.sync_in_memory_run_launcher, class
 run_coordinator: {module: dagster._core.run_coordinator, class: DefaultRunCoordinator}
 """
 
+# When the daemon looks at the schedules each night (UTC): half a minute after the time of each.
 SCHEDULED = (time(0, 5, 30), time(1, 30, 30), time(2, 45, 30))
-"""When the daemon looks at the schedules each night (UTC): half a minute after the time of each."""
-
+# And at the sensors. Once a day: 400 days of a look every 30 s would be a million looks, of 0.3 s each.
 SENSED = time(12)
-"""When it looks at the sensors. Once a day: 400 days of a look every 30 s would be a million looks, of 0.3 s each."""
-
+# At most, from the middle to the end. The data may grow: they are a year longer.
 GROWTH = {"dagster_home_mb": 1.2, "data_mb": 1.5, "temporary_mb": 1.0, "memory_mb": 1.15}
-"""At most, from the middle to the end. The data may grow: they are a year longer."""
-
+# Of 8 s each on two free cores; or fewer for a quick look.
 DAYS = int(os.environ.get("YEAR_DAYS", "400"))
-"""Of 8 s each on two free cores; or fewer for a quick look."""
-
-OUTAGE_EVERY = 25
-"""Nights from one on which the API fails to the next."""
+OUTAGE_EVERY = 25  # nights from one on which the API fails to the next
 
 
-class Daemon:
-    """Dagster's own evaluation of all schedules and sensors, and of the purge of their ticks, by our clock."""
-
-    def __init__(self, instance: dg.DagsterInstance) -> None:
-        ours = LoadableTargetOrigin(
-            executable_path=sys.executable, module_name="credits_pipeline.definitions", attribute="defs"
-        )
-        target = InProcessWorkspaceLoadTarget(InProcessCodeLocationOrigin(ours, location_name="credits_pipeline"))
-        self._context = create_test_daemon_workspace_context(target, instance)
-        self._due: dict[str, Any] = {}
-        self._log = logging.getLogger("daemon")
-
-    def __enter__(self) -> "Daemon":
-        self._process = self._context.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._context.__exit__(*error)
-
-    def look_at_schedules(self) -> None:
-        for error in launch_scheduled_runs(self._process, self._log, clock.now(), self._due):
-            assert error is None, error
-
-    def look_at_sensors(self) -> None:
-        for error in execute_sensor_iteration(self._process, self._log, None, None):
-            assert error is None, error
-
-
-@pytest.fixture
-def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[clock.FrozenClock]:
-    """A clock that stands before the first night, for Dagster as well."""
-    with clock.frozen(BEGIN) as held:
-        monkeypatch.setattr("dagster._time._mockable_get_current_datetime", clock.now)
-        monkeypatch.setattr("dagster._time._mockable_get_current_timestamp", lambda: clock.now().timestamp())
-        yield held
-
-
-@pytest.fixture
-def api(held: clock.FrozenClock, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyAPI]:
+def account() -> SimulatedAccount:
     """Two months of history and two years to come: two models every day, a top-up every five months."""
     first = BEGIN.date() - timedelta(days=60)
     usage = [{"vendor/a": Decimal("2.5") + n % 7, "vendor/b": Decimal("0.123456789")} for n in range(800)]
     ledger = {first + timedelta(days=n): models for n, models in enumerate(usage)}
     credits = [(datetime.combine(first, time(), UTC) + timedelta(days=150 * n), Decimal(900)) for n in range(5)]
-    account = SimulatedAccount.from_ledger("default", "sk-or-v1-simulated-default", days=ledger, credits=credits)
-    with FaultyAPI([account]) as answering:
-        for name, value in answering.environment().items():
-            monkeypatch.setenv(name, value)
-        yield answering
+    return SimulatedAccount.from_ledger("default", "sk-or-v1-simulated-default", days=ledger, credits=credits)
 
 
 @pytest.mark.heavy
-def test_a_year_of_schedules_and_sensors_leaves_bounded_files_and_memory(home, tmp_path, held, api, monkeypatch):
+def test_a_year_of_schedules_and_sensors_leaves_bounded_files_and_memory(home, tmp_path, now, simulate, monkeypatch):
+    """Dagster's own evaluation of all schedules and sensors, and of the purge of their ticks, by our clock."""
+    now.set(BEGIN)
+    monkeypatch.setattr("dagster._time._mockable_get_current_datetime", clock.now)
+    monkeypatch.setattr("dagster._time._mockable_get_current_timestamp", lambda: clock.now().timestamp())
+    api = simulate(account())
+    log, due = logging.getLogger("daemon"), {}
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
@@ -227,22 +174,29 @@ def test_a_year_of_schedules_and_sensors_leaves_bounded_files_and_memory(home, t
     # Half of the days are to lie behind each limit, however few days there are: else nothing were seen of a bound.
     monkeypatch.setattr(housekeeping, "LOGS_KEPT", timedelta(days=60 * DAYS / 400))
     monkeypatch.setattr(housekeeping, "RUNS_KEPT", timedelta(days=DAYS / 2))
+    module = {"module_name": "credits_pipeline.definitions", "attribute": "defs"}
+    ours = LoadableTargetOrigin(executable_path=sys.executable, **module)
+    target = InProcessWorkspaceLoadTarget(InProcessCodeLocationOrigin(ours, location_name="credits_pipeline"))
     figures: list[dict[str, float]] = []
-    with launch.open_instance(settings) as instance, Daemon(instance) as daemon:
-        daemon.look_at_schedules()  # they count from when they are first seen
+    with (
+        launch.open_instance(settings) as instance,
+        create_test_daemon_workspace_context(target, instance) as process,
+    ):
+        list(launch_scheduled_runs(process, log, clock.now(), due))  # they count from when they are first seen
         for number in range(DAYS):
             night = BEGIN.date() + timedelta(days=number + 1)
             if number % OUTAGE_EVERY == OUTAGE_EVERY - 1:
                 api.misbehave(Fault.status(500), times=None)
             for at in SCHEDULED:
-                held.set(max(clock.now(), datetime.combine(night, at, UTC)))
-                daemon.look_at_schedules()
+                now.set(max(clock.now(), datetime.combine(night, at, UTC)))
+                assert list(filter(None, launch_scheduled_runs(process, log, clock.now(), due))) == []
                 api.behave()
-            held.set(datetime.combine(night, SENSED, UTC))
-            daemon.look_at_sensors()
+            now.set(datetime.combine(night, SENSED, UTC))
+            assert list(filter(None, execute_sensor_iteration(process, log, None, None))) == []
             if (number + 1) % max(DAYS // 40, 1) == 0:
                 sizes = {"dagster_home": home, "data": settings.data_dir, "temporary": temporary}
-                seen = {"days": number + 1, "memory_mb": memory_mb(), "runs": instance.get_runs_count()}
+                pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])  # held now: this can fall
+                seen = {"days": number + 1, "memory_mb": pages * os.sysconf("SC_PAGE_SIZE") / 1e6}
                 figures.append(seen | {f"{name}_mb": size_mb(folder) for name, folder in sizes.items()})
                 print({name: round(value, 1) for name, value in figures[-1].items()}, flush=True)
         ticks = Counter(
@@ -260,9 +214,6 @@ def test_a_year_of_schedules_and_sensors_leaves_bounded_files_and_memory(home, t
     half, last = figures[len(figures) // 2 - 1], figures[-1]
     for name, growth in GROWTH.items():
         assert last[name] < growth * half[name] + 1, name
-    with Warehouse(settings.warehouse_path).reading() as con:
-        assert con.execute("select count(*) from raw.credits_snapshots").fetchall() == [(DAYS - outages,)]
-        assert con.execute(
-            "select count(*), count(distinct usage_date) from raw.model_usage_days where usage_date >= ?",
-            [BEGIN.date()],
-        ).fetchall() == [(DAYS + 1, DAYS + 1)]
+    assert len(raw("from raw.credits_snapshots")) == DAYS - outages
+    billed = raw(f"select usage_date from raw.model_usage_days where usage_date >= '{BEGIN.date()}'")
+    assert len(billed) == len(set(billed)) == DAYS + 1

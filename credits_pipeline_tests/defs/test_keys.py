@@ -1,38 +1,31 @@
 """Whose keys these are: an account renamed, a key replaced, a key taken away, the wrong key first."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 
 import dagster as dg
 import pytest
 
-from credits_pipeline import clock, config
+from credits_pipeline import config
 from credits_pipeline.__main__ import main
 from credits_pipeline.defs import schedules
 from credits_pipeline.warehouse import Warehouse
 from credits_pipeline_tests.conftest import TODAY
-from credits_pipeline_tests.defs.test_daily_run import failures, spender
-from credits_pipeline_tests.defs.test_history import HISTORY, RAW, raw
+from credits_pipeline_tests.defs.test_daily_run import failures, raw, spender
+from credits_pipeline_tests.defs.test_history import HISTORY, RAW, unsettled
 from credits_pipeline_tests.faulty import Fault
 
-
-@pytest.fixture
-def a_day_later(now: clock.FrozenClock) -> Callable[[], None]:
-    return lambda: now.advance(timedelta(days=1))
-
-
-def warehouse() -> Warehouse:
-    return Warehouse(config.current().warehouse_path)
+DAY = timedelta(days=1)
 
 
 def accounts_in(table: str) -> set[str]:
     return {name for (name,) in raw(f"select distinct account from raw.{table}")}
 
 
-def test_a_key_whose_readings_have_another_name_is_refused_others_go_on(simulate, run_job, monkeypatch, a_day_later):
+def test_a_key_whose_readings_have_another_name_is_refused_others_go_on(simulate, run_job, monkeypatch, now):
     simulate(spender(), spender("acme"))
     assert run_job("daily_credits", asset_selection=RAW).success
-    a_day_later()
+    now.advance(DAY)
     monkeypatch.delenv("OPENROUTER_API_KEY_ACME")
     api = simulate(spender(), spender("acme_eu", key="acme"))
     said = failures(run_job("daily_credits"))
@@ -42,15 +35,15 @@ def test_a_key_whose_readings_have_another_name_is_refused_others_go_on(simulate
     assert accounts_in("credits_snapshots") == accounts_in("model_usage_days") == {"acme", "default"}
     assert len(raw("from raw.credits_snapshots where account = 'default'")) == 2
     assert {request.account for request in api.requests} == {"default"}
-    warehouse().rename_account("acme", "acme_eu")
+    Warehouse(config.current().warehouse_path).rename_account("acme", "acme_eu")
     assert run_job("daily_credits", asset_selection=RAW).success
     assert accounts_in("credits_snapshots") == {"acme_eu", "default"}
 
 
-def test_a_new_key_whose_counters_go_on_is_the_same_account(simulate, run_job, a_day_later):
+def test_a_new_key_whose_counters_go_on_is_the_same_account(simulate, run_job, now):
     simulate(spender())
     assert run_job("daily_credits", asset_selection=RAW).success
-    a_day_later()
+    now.advance(DAY)
     simulate(spender(key="rotated"))
     assert run_job("daily_credits", asset_selection=RAW).success
     assert len(raw("select distinct key_fingerprint from raw.credits_snapshots")) == 2
@@ -58,11 +51,11 @@ def test_a_new_key_whose_counters_go_on_is_the_same_account(simulate, run_job, a
 
 @pytest.mark.parametrize("usd_a_day", ["0.5", "2500"], ids=["counters fall", "counters jump"])
 def test_another_accounts_key_under_the_same_name_is_not_believed_until_the_user_says_so(
-    simulate, run_job, monkeypatch, a_day_later, usd_a_day
+    simulate, run_job, monkeypatch, now, usd_a_day
 ):
     simulate(spender(), spender("acme"))
     assert run_job("daily_credits", asset_selection=RAW).success
-    a_day_later()
+    now.advance(DAY)
     stranger = spender("acme", usd_a_day, key="stranger")
     simulate(spender(), stranger)
     bills = raw("from raw.model_usage where account = 'acme' order by all")
@@ -84,16 +77,16 @@ def test_after_a_wrong_key_the_right_one_fetches_the_whole_year(simulate, run_jo
     api = simulate(spender(), spender("acme"))
     api.misbehave(Fault.status(403, message="Only management keys"), times=None, account="acme")
     run_job("daily_credits", asset_selection=RAW)
-    assert schedules.unsettled_range(warehouse(), instance) is not None
+    assert unsettled(instance) is not None
     run_job("backfill_history", tags=schedules.range_tags("2025-06-17", "2026-06-16"), asset_selection=HISTORY)
-    assert schedules.unsettled_range(warehouse(), instance) == ("2026-06-15", "2026-06-16")
+    assert unsettled(instance) == ("2026-06-15", "2026-06-16")
     api.behave()
     monkeypatch.setenv("OPENROUTER_API_KEY_ACME", "sk-or-v1-simulated-right")
-    assert schedules.unsettled_range(warehouse(), instance) == ("2025-06-17", "2026-06-16")
+    assert unsettled(instance) == ("2025-06-17", "2026-06-16")
 
 
 def test_an_account_without_a_key_any_more_keeps_its_past_and_is_in_no_total_of_the_present(
-    simulate, run_job, instance, monkeypatch, a_day_later
+    simulate, run_job, instance, monkeypatch, now
 ):
     def shown(asset: str) -> dict[str | None, Mapping[str, dg.MetadataValue]]:
         newest = instance.fetch_materializations(dg.AssetKey(asset), limit=4).records
@@ -102,11 +95,11 @@ def test_an_account_without_a_key_any_more_keeps_its_past_and_is_in_no_total_of_
     simulate(spender(), spender("gone"))
     run_job("daily_credits")
     both = shown("credits_runway")[None]["balance_usd"].value
-    a_day_later()
+    now.advance(DAY)
     monkeypatch.delenv("OPENROUTER_API_KEY_GONE")
     assert run_job("daily_credits").success
     days = shown("model_usage")
-    assert days[(TODAY - timedelta(days=1)).isoformat()]["billed_usd"].value == 5.0, "what both were billed"
+    assert days[(TODAY - DAY).isoformat()]["billed_usd"].value == 5.0, "what both were billed"
     runway = shown("credits_runway")[None]
     assert runway["balance_usd"].value == pytest.approx(both / 2 - 2.5, abs=0.01)
     *_, last = str(runway["answer"].value).splitlines()

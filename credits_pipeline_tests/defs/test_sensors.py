@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -91,11 +92,11 @@ def sense(result: dg.ExecuteInProcessResult, instance: dg.DagsterInstance) -> No
 
 
 @pytest.fixture
-def report(instance: dg.DagsterInstance, told: Told) -> Iterator[Callable[[str], None]]:
+def report(instance: dg.DagsterInstance, told: Told) -> Iterator[Callable[..., None]]:
     """Run a job, and where it fails do what the daemon does."""
 
-    def run(job: str) -> None:
-        result = JOBS.resolve_job_def(job).execute_in_process(instance=instance, raise_on_error=False)
+    def run(job: str, **options: Any) -> None:
+        result = JOBS.resolve_job_def(job).execute_in_process(instance=instance, raise_on_error=False, **options)
         if not result.success:
             sense(result, instance)
 
@@ -104,22 +105,16 @@ def report(instance: dg.DagsterInstance, told: Told) -> Iterator[Callable[[str],
     mood["reason"] = reason
 
 
-def test_a_failed_run_is_reported_with_the_job_and_the_first_line_of_each_failed_step(report, told):
+def test_a_failed_run_is_reported_with_the_job_or_assets_and_the_first_line_of_each_failed_step(report, told):
     report("daily")
     report("careless_job")
-    assert told.titles == [f"The run of {job} failed" for job in ("daily", "careless_job")]
-    daily, careless_job = told.bodies
+    report("__ASSET_JOB", asset_selection=[dg.AssetKey("readings")])  # materialized by hand
+    assert told.titles == [f"The run of {what} failed" for what in ("daily", "careless_job", "readings")]
+    daily, careless_job, _ = told.bodies
     assert "- readings: the key of acme was rejected (401): make a new one" in daily
     assert "- careless: ValueError: no such day: 2026-02-30" in careless_job
     assert "Traceback" not in careless_job
     assert "second line" not in careless_job
-
-
-def test_assets_materialized_by_hand_are_named(instance):
-    run = instance.create_run_for_job(
-        JOBS.resolve_implicit_global_asset_job_def(), asset_selection=frozenset([dg.AssetKey("readings")])
-    )
-    assert sensors.what_ran(run) == "readings"
 
 
 def test_the_same_failure_of_a_job_is_told_once_until_a_run_succeeded_or_another_reason_came(report, told):
@@ -140,8 +135,7 @@ def test_the_same_failure_of_a_job_is_told_once_until_a_run_succeeded_or_another
 def test_a_run_that_is_tried_again_is_told_once_the_last_try_has_failed(report, instance, told, monkeypatch):
     monkeypatch.setattr(type(instance), "run_retries_enabled", True)  # as dagster.yaml has it
     for tries in ({"dagster/max_retries": "1"}, {"dagster/max_retries": "0"}):
-        result = JOBS.resolve_job_def("daily").execute_in_process(instance=instance, raise_on_error=False, tags=tries)
-        sense(result, instance)
+        report("daily", tags=tries)
         assert len(told.titles) == (tries["dagster/max_retries"] == "0")
 
 

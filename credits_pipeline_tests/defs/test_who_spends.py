@@ -8,11 +8,12 @@ import dagster as dg
 import pytest
 
 from credits_pipeline import clock, config
-from credits_pipeline.defs.schedules import range_tags, unsettled_range
+from credits_pipeline.defs.schedules import range_tags
 from credits_pipeline.simulator import SimulatedAccount, SimulatedKey
 from credits_pipeline.warehouse import Warehouse
 from credits_pipeline_tests.conftest import NOW, TODAY
-from credits_pipeline_tests.defs.test_history import raw
+from credits_pipeline_tests.defs.test_daily_run import raw
+from credits_pipeline_tests.defs.test_history import unsettled
 from credits_pipeline_tests.faulty import Fault
 
 KEY = "sk-or-v1-simulated-default"
@@ -91,23 +92,15 @@ def test_each_dimension_is_one_request_more_and_equals_the_ledger_by_key_to_the_
 def test_days_whose_bill_is_settled_and_breakdown_is_not_are_fetched_again(simulate, ten_days, monkeypatch, instance):
     monkeypatch.setenv("CREDITS_START_DATE", DAYS[0].isoformat())
     api = simulate(account())
-    warehouse = Warehouse(config.current().warehouse_path)
     api.misbehave(Fault.status(401), times=None)
     assert not ten_days().success
     api.behave()
     with clock.frozen(NOW + 3 * DAY):
+        warehouse = Warehouse(config.current().warehouse_path)
         warehouse.replace_usage("default", DAYS[0], TODAY, [], fetched_at=clock.now(), run_id="r")
-        range_of_days = (DAYS[0].isoformat(), (TODAY + 2 * DAY).isoformat())
-        assert unsettled_range(warehouse, instance) == range_of_days
+        assert unsettled(instance) == ("2026-06-08", "2026-06-19")
         assert ten_days().success
-        assert unsettled_range(warehouse, instance) == ((TODAY + DAY).isoformat(), (TODAY + 2 * DAY).isoformat())
-
-
-def test_a_key_that_may_not_ask_who_spends_is_a_warning_and_the_other_accounts_go_on(simulate, ten_days):
-    other = SimulatedAccount.from_ledger("plain", "sk-or-v1-plain", days={}, credits=[], is_management_key=False)
-    simulate(account(), other)
-    assert ten_days().success
-    assert raw("select distinct account from raw.usage_breakdown_days") == [("default",)]
+        assert unsettled(instance) == ("2026-06-18", "2026-06-19")
 
 
 def test_keys_are_listed_in_all_workspaces_once_a_day_and_deleted_ones_stay(simulate, run_job, now):

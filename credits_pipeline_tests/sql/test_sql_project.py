@@ -129,11 +129,12 @@ def test_a_build_describes_the_raw_tables_as_sources_yml_does_in_a_warehouse_of_
         con.execute("comment on column raw.model_usage_days.fetched_at is 'something else'")
         project.build(con, ["stg_credits_snapshots"])
         rows = con.execute(
-            "select table_name, column_name, comment from duckdb_columns() where schema_name = 'raw'"
-            " union all select table_name, '', comment from duckdb_tables() where schema_name = 'raw'"
+            "select table_name, column_name, lower(data_type), comment from duckdb_columns() where schema_name = 'raw'"
+            " union all select table_name, '', '', comment from duckdb_tables() where schema_name = 'raw'"
         ).fetchall()
-    described = {(table.name, "", table.comment) for table in project.sources.values()}
-    described |= {(t.name, c.name, c.description) for t in project.sources.values() for c in t.columns}
+    tables = project.sources.values()
+    described = {(table.name, "", "", table.comment) for table in tables}
+    described |= {(t.name, c.name, c.data_type.lower(), c.description) for t in tables for c in t.columns}
     assert set(rows) == described
 
 
