@@ -2,17 +2,18 @@
 
 from collections import ChainMap
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import dagster as dg
 
 from credits_pipeline import config
 from credits_pipeline.config import Account
-from credits_pipeline.defs.keys import KeyNames, compare, newest_readings, under_another_name
+from credits_pipeline.defs.keys import compare, newest_readings, under_another_name
+from credits_pipeline.defs.metadata import Newest, Row, newest
 from credits_pipeline.openrouter import Client, Forbidden, OpenRouter
 from credits_pipeline.text import markdown
-from credits_pipeline.warehouse import Tables
+from credits_pipeline.warehouse import AnyWarehouse, Connection, Tables
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -32,10 +33,12 @@ class Asked(Generic[T]):
     failures: Mapping[str, str]
     forbidden: Mapping[str, str]
     fingerprints: Mapping[str, str]  # of the keys that were asked with
+    figures: Sequence[Row] = ()  # about partitions
+    newest: Sequence[Newest] = ()  # rows of the table, a part for each shard
 
-    def of(self, replies: Mapping[str, U]) -> "Asked[U]":
+    def of(self, replies: Mapping[str, U], **others: Any) -> "Asked[U]":
         """The same, with what became of the replies in their place."""
-        return Asked(replies, self.failures, self.forbidden, self.fingerprints)
+        return Asked(**{**vars(self), "replies": replies, **others})
 
     def metadata(self) -> dict[str, Any]:
         """What `accounts_check` reads."""
@@ -47,45 +50,64 @@ class Asked(Generic[T]):
         }
 
 
-def merged(parts: Sequence[Asked[T]]) -> Asked[T]:
-    """What became of asking in all shards together."""
-    maps = {
-        field.name: dict(sorted(ChainMap(*(getattr(part, field.name) for part in parts)).items()))
-        for field in fields(Asked)
-    }
-    return Asked(**maps)
+Ask: TypeAlias = Callable[[Client, Account], Awaitable[T]]
+Store: TypeAlias = Callable[[Tables, Connection, Asked[T]], Asked[U]]
 
 
-def may_ask() -> None:
-    """Raise a Failure, never retried, that names a wrong setting: it will not mend itself."""
+def ask_and_store(
+    context: dg.AssetExecutionContext,
+    openrouter: OpenRouter,
+    warehouse: AnyWarehouse,
+    ask: Ask[T],
+    store: Store[T, U],
+    without: str = "",
+) -> Asked[U]:
+    """Ask for all accounts, and have `store` put what a shard's say into the raw table that has the asset's name.
+
+    Both are functions of a module, for they may be called on other machines. `without` says in the log what a key that
+    may not ask lacks. Raises a Failure, never retried, that names a wrong setting: it will not mend itself.
+    """
     try:
         config.current().require()
     except config.ConfigError as error:
         raise dg.Failure(str(error), allow_retries=False) from None
+    table = f"raw.{context.asset_key.to_user_string()}"
+    parts = warehouse.each(_ask_and_store, openrouter, newest_readings(warehouse), ask, store, table)
+    maps: dict[str, Any] = {
+        name: dict(sorted(ChainMap(*(getattr(part, name) for part in parts)).items()))
+        for name in ("replies", "failures", "forbidden", "fingerprints")
+    }
+    figures, rows = ([row for part in parts for row in part.figures], [row for part in parts for row in part.newest])
+    asked: Asked[U] = Asked(**maps, figures=figures, newest=rows)
+    for name, reason in asked.forbidden.items():
+        context.log.warning(f"{name}: {without}: {reason}")
+    return asked
 
 
-def ask_every_account(
-    openrouter: OpenRouter, shard: Tables, names: KeyNames, ask: Callable[[Client, Account], Awaitable[T]]
-) -> Asked[T]:
-    """Ask for all accounts of a shard at once, but those whose key belongs to another name or another account."""
+def _ask_and_store(
+    shard: Tables, openrouter: OpenRouter, readings: Sequence[Row], ask: Ask[T], store: Store[T, U], table: str
+) -> Asked[U]:
+    """Of a shard: ask for all at once, but those whose key belongs to another name or another account."""
     settings = config.current().require()
-    newest = newest_readings(shard)
     mine = [account for account in settings.accounts if shard.holds(account.name)]
-    refused = under_another_name(settings.accounts, names)
-    failures = {name: reason for name, reason in refused.items() if shard.holds(name)}
-    accounts = [account for account in mine if account.name not in failures]
+    before = {row["account"]: row for row in reversed(readings)}
+    keys = {row["account"]: row["fingerprint"] for row in reversed(readings) if row["fingerprint"]}
+    refused = under_another_name(settings.accounts, readings)
 
     async def ask_its_own(client: Client, account: Account) -> T:
-        before = newest.get(account.name, {"fingerprint": None})
-        if before["fingerprint"] and account.fingerprint not in {before["fingerprint"], *settings.accepted_keys}:
-            compare(account, before, await client.credits(account))
+        if account.fingerprint not in {keys.get(account.name, account.fingerprint), *settings.accepted_keys}:
+            compare(account, before[account.name], await client.credits(account))
         return await ask(client, account)
 
-    replies, errors = openrouter.ask_each(accounts, ask_its_own)
+    replies, errors = openrouter.ask_each([account for account in mine if account.name not in refused], ask_its_own)
     forbidden = {name: str(error) for name, error in errors.items() if isinstance(error, Forbidden)}
-    failures |= {name: str(error) for name, error in errors.items() if not isinstance(error, Forbidden)}
+    failures = {account.name: refused[account.name] for account in mine if account.name in refused}
+    failures |= {name: str(error) for name, error in errors.items() if name not in forbidden}
     fingerprints = {account.name: account.fingerprint for account in mine}
-    return Asked(dict(sorted(replies.items())), failures, forbidden, fingerprints)
+    asked = Asked(dict(sorted(replies.items())), failures, forbidden, fingerprints)
+    with shard.writing(f"storing {table}") as con:
+        stored = store(shard, con, asked)
+        return stored.of(stored.replies, newest=[newest(con, table)])
 
 
 def failure_summary(failures: Mapping[str, object]) -> str:

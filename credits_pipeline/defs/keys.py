@@ -5,13 +5,13 @@ difference between two strangers into spend. Neither is believed without a word 
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Sequence
 from decimal import Decimal
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
 from credits_pipeline.config import KEY_VARIABLE, Account
+from credits_pipeline.defs.metadata import Row
 from credits_pipeline.openrouter import Credits, OpenRouterError
 from credits_pipeline.warehouse import AnyWarehouse, Tables, fetch_dicts
 from credits_pipeline.wording import usd
@@ -23,36 +23,25 @@ LEAST_JUMP_USD = Decimal(100)
 NEWEST_READINGS = Path(__file__).with_name("newest_readings.sql")
 
 
-KeyNames = Mapping[str, Sequence[str]]
-"""By a key's fingerprint, the accounts that were read with it, the newest reading's first."""
+def newest_readings(warehouse: AnyWarehouse) -> list[Row]:
+    """The newest reading of each account with each key: the key's fingerprint (null: imported), and the counters.
+
+    The newest first; of all shards, since an account that gets another name may get to another one.
+    """
+    rows = [row for part in warehouse.each(_newest_readings) for row in part]
+    return sorted(rows, key=itemgetter("observed_at"), reverse=True)
 
 
-def names_by_key(warehouse: AnyWarehouse) -> KeyNames:
-    """Of all shards: an account that gets another name may get to another one."""
-    seen = sorted((row for part in warehouse.each(_seen) for row in part), key=lambda row: row[2], reverse=True)
-    names = defaultdict(list)
-    for fingerprint, account, _ in seen:
-        names[fingerprint].append(account)
-    return dict(names)
-
-
-def _seen(shard: Tables) -> list[tuple[str, str, datetime]]:
+def _newest_readings(shard: Tables) -> list[Row]:
     with shard.reading("looking whose keys these are") as con:
-        return con.execute(
-            "select key_fingerprint, account, max(observed_at) from raw.credits_snapshots"
-            " where key_fingerprint is not null group by all order by account"
-        ).fetchall()
+        return fetch_dicts(con, NEWEST_READINGS)
 
 
-def newest_readings(shard: Tables) -> dict[str, dict[str, Any]]:
-    """What the newest reading of each account of a shard says: its key's fingerprint (null: imported), and counters."""
-    with shard.reading("looking at the newest readings") as con:
-        return {row["account"]: row for row in fetch_dicts(con, NEWEST_READINGS)}
-
-
-def under_another_name(accounts: Sequence[Account], names: KeyNames) -> dict[str, str]:
+def under_another_name(accounts: Sequence[Account], readings: Sequence[Row]) -> dict[str, str]:
     """Accounts that are not to be asked for anything, each with the sentence that says what to do."""
-    keys = {account.name: account.fingerprint for account in accounts}
+    keys, names = {account.name: account.fingerprint for account in accounts}, defaultdict(list)
+    for reading in readings:
+        names[reading["fingerprint"]].append(reading["account"])
     refused = {}
     for name, fingerprint in keys.items():
         others = names.get(fingerprint, [name])
@@ -65,7 +54,7 @@ def under_another_name(accounts: Sequence[Account], names: KeyNames) -> dict[str
     return refused
 
 
-def compare(account: Account, before: dict[str, Any], now: Credits) -> None:
+def compare(account: Account, before: Row, now: Credits) -> None:
     """Raise OpenRouterError where the counters behind a new key do not go on from the newest reading, `before`."""
     bought, used = before["bought"], before["used"]
     days = max((now.observed_at.replace(tzinfo=None) - before["observed_at"]).days, 1)

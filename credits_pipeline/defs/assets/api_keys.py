@@ -4,13 +4,14 @@ One row per account, key (known by OpenRouter's hash of it, never the key itself
 the day's last list. A key that newer lists lack was deleted, and its history stays. Only the present can be listed.
 """
 
+from functools import partial
+
 import dagster as dg
 
-from credits_pipeline.defs.accounts import Asked, accounts_check, ask_every_account, may_ask, merged
-from credits_pipeline.defs.keys import KeyNames, names_by_key
-from credits_pipeline.defs.metadata import Newest, newest, preview_of
-from credits_pipeline.openrouter import Client, OpenRouter
-from credits_pipeline.warehouse import AnyWarehouse, Tables
+from credits_pipeline.defs.accounts import Asked, accounts_check, ask_and_store
+from credits_pipeline.defs.metadata import preview_of
+from credits_pipeline.openrouter import Client, Keys, OpenRouter
+from credits_pipeline.warehouse import AnyWarehouse, Connection, Tables
 
 KEY = dg.AssetKey("api_keys")
 
@@ -19,28 +20,19 @@ KEY = dg.AssetKey("api_keys")
 def api_keys(
     context: dg.AssetExecutionContext, openrouter: OpenRouter, warehouse: dg.ResourceParam[AnyWarehouse]
 ) -> dg.MaterializeResult[None]:
-    may_ask()
-    parts = warehouse.each(list_keys, openrouter, names_by_key(warehouse), context.run.run_id)
-    asked = merged([part for part, _ in parts])
-    for name, reason in asked.forbidden.items():
-        context.log.warning(f"{name}: this key does not list the account's keys: {reason}")
+    store = partial(store_keys, run_id=context.run.run_id)
+    without = "this key does not list the account's keys"
+    asked = ask_and_store(context, openrouter, warehouse, Client.keys, store, without)
     return dg.MaterializeResult(
-        metadata={
-            "keys": sum(asked.replies.values()),
-            "preview": preview_of([rows for _, rows in parts]),
-            **asked.metadata(),
-        }
+        metadata={"keys": sum(asked.replies.values()), "preview": preview_of(asked.newest), **asked.metadata()}
     )
 
 
-def list_keys(shard: Tables, openrouter: OpenRouter, names: KeyNames, run_id: str) -> tuple[Asked[int], Newest]:
-    """Store the keys of a shard's accounts; how many there are."""
-    asked = ask_every_account(openrouter, shard, names, Client.keys)
-    with shard.writing("storing the lists of keys") as con:
-        for name, listed in asked.replies.items():
-            shard.replace_keys(name, listed.keys, observed_at=listed.observed_at, run_id=run_id, con=con)
-        rows = newest(con, "raw.api_keys")
-    return asked.of({name: len(listed.keys) for name, listed in asked.replies.items()}), rows
+def store_keys(shard: Tables, con: Connection, asked: Asked[Keys], run_id: str) -> Asked[int]:
+    """Store the lists; the replies become how many keys each account has."""
+    for name, listed in asked.replies.items():
+        shard.replace_keys(name, listed.keys, observed_at=listed.observed_at, run_id=run_id, con=con)
+    return asked.of({name: len(listed.keys) for name, listed in asked.replies.items()})
 
 
 every_list_of_keys_was_read = accounts_check(

@@ -6,22 +6,25 @@ its own UTC day and never afterwards: a past day that was missed stays missing h
 all the same, from `model_usage`, which can be backfilled.
 """
 
-from collections.abc import Mapping
-from dataclasses import replace
 from datetime import date
 from decimal import Decimal
+from functools import partial
 
 import dagster as dg
 
 from credits_pipeline import clock, config
 from credits_pipeline.defs import accounts
-from credits_pipeline.defs.keys import KeyNames, names_by_key
-from credits_pipeline.defs.metadata import Newest, newest, preview_of
+from credits_pipeline.defs.metadata import preview_of
 from credits_pipeline.defs.partitions import daily_partitions, requested_days
 from credits_pipeline.openrouter import Client, Credits, OpenRouter
-from credits_pipeline.warehouse import AnyWarehouse, Reading, Tables
+from credits_pipeline.warehouse import AnyWarehouse, Connection, Reading, Tables, fetch_dicts
 
 KEY = dg.AssetKey("credits_snapshots")
+
+UNBELIEVED = (  # ordinary keys have been seen to get such a reply
+    "the API reported 0 credits and 0 usage for an account that has had both, so the reading was rejected; check that"
+    " its key is still a management key of that account"
+)
 
 
 def refuse_all_but_today(context: dg.AssetExecutionContext) -> None:
@@ -52,12 +55,10 @@ def credits_snapshots(
     for warning in config.current().warnings:
         context.log.warning(warning)
     refuse_all_but_today(context)
-    accounts.may_ask()
-    today = clock.today()
-    parts = warehouse.each(read_balances, openrouter, names_by_key(warehouse), today, context.run.run_id)
+    store = partial(append_readings, today=clock.today(), run_id=context.run.run_id)
+    asked = accounts.ask_and_store(context, openrouter, warehouse, Client.credits, store)
     refuse_all_but_today(context)  # the UTC day may have turned while the API was asked: then nothing was stored
-    asked = accounts.merged([part for part, _, _ in parts])
-    balances, failures = asked.replies, {**asked.failures, **asked.forbidden}
+    balances, failures = asked.replies, asked.failures
     if not balances:
         raise dg.Failure(f"no account could be read. {accounts.failure_summary(failures)}")
     context.log.info(f"{len(balances)} of {len(balances) + len(failures)} accounts read")
@@ -67,22 +68,25 @@ def credits_snapshots(
             **({} if failures else {"balance_usd": float(sum(balances.values()))}),
             "accounts_read": len(balances),
             "accounts_failed": len(failures),
-            accounts.FAILED: dg.MetadataValue.json(failures),
-            "dagster/partition_row_count": sum(rows for _, rows, _ in parts),
-            "preview": preview_of([rows for _, _, rows in parts]),
+            accounts.FAILED: dg.MetadataValue.json(dict(failures)),
+            "dagster/partition_row_count": sum(part["readings"] for part in asked.figures),
+            "preview": preview_of(asked.newest),
         }
     )
 
 
-def read_balances(
-    shard: Tables, openrouter: OpenRouter, names: KeyNames, today: date, run_id: str
-) -> tuple[accounts.Asked[Decimal], int, Newest]:
-    """Store a reading of each of a shard's accounts; their balances, and how many readings there are of `today`."""
-    asked = accounts.ask_every_account(openrouter, shard, names, Client.credits)
-    failures = {**asked.failures, **unbelieved(asked.replies, shard)}
-    believed = {name: reply for name, reply in asked.replies.items() if name not in failures}
+def append_readings(
+    shard: Tables, con: Connection, asked: accounts.Asked[Credits], today: date, run_id: str
+) -> accounts.Asked[Decimal]:
+    """Store the readings that are believed, unless `today` is over; the replies become balances."""
+    unbelieved = {
+        name: UNBELIEVED
+        for name, reply in asked.replies.items()
+        if reply.total_credits == reply.total_usage == 0 and shard.has_history(name, con)
+    }
+    believed = {name: reply for name, reply in asked.replies.items() if name not in unbelieved}
     if clock.today() == today:
-        shard.append_readings(
+        readings = [
             Reading(
                 account=name,
                 snapshot_date=reply.observed_at.date(),
@@ -94,23 +98,15 @@ def read_balances(
                 payload=reply.payload,
             )
             for name, reply in believed.items()
-        )
-    with shard.reading() as con:
-        rows = newest(con, "raw.credits_snapshots")
-        query = "select count(*) from raw.credits_snapshots where snapshot_date = ?"
-        of_today = con.execute(query, [today]).fetchall()[0][0]
-    balances = {name: reply.total_credits - reply.total_usage for name, reply in believed.items()}
-    return replace(asked.of(balances), failures=failures), of_today, rows
-
-
-def unbelieved(replies: Mapping[str, Credits], shard: Tables) -> dict[str, str]:
-    """Accounts with history for which the API says 0 and 0, as ordinary keys have been seen to get."""
-    return {
-        name: "the API reported 0 credits and 0 usage for an account that has had both, so the reading was "
-        "rejected; check that its key is still a management key of that account"
-        for name, reply in replies.items()
-        if reply.total_credits == reply.total_usage == 0 and shard.has_history(name)
-    }
+        ]
+        shard.append_readings(readings, con)
+    query = "select count(*) as readings from raw.credits_snapshots where snapshot_date = ?"
+    return asked.of(
+        {name: reply.total_credits - reply.total_usage for name, reply in believed.items()},
+        failures={**asked.failures, **asked.forbidden, **unbelieved},
+        forbidden={},
+        figures=fetch_dicts(con, query, [today]),
+    )
 
 
 every_account_was_read = accounts.accounts_check(

@@ -6,22 +6,19 @@ nothing was billed included. The running day is partial until it has been read a
 run (today and the three days before it) and the schedule `history_backfill` see to.
 """
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
 from datetime import date, timedelta
-from itertools import chain
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import dagster as dg
 
 from credits_pipeline import clock, config
-from credits_pipeline.config import Account
 from credits_pipeline.defs import accounts
 from credits_pipeline.defs.assets import credits_snapshots
-from credits_pipeline.defs.keys import KeyNames, names_by_key
-from credits_pipeline.defs.metadata import Newest, newest, preview_of
+from credits_pipeline.defs.metadata import Row, preview_of
 from credits_pipeline.defs.partitions import daily_partitions, requested_days
 from credits_pipeline.openrouter import Client, OpenRouter, Usage
 from credits_pipeline.warehouse import AnyWarehouse, Connection, Tables, fetch_dicts
@@ -57,42 +54,32 @@ def days_to_fetch(context: dg.AssetExecutionContext) -> tuple[date, date]:
     return first, last
 
 
-def store(
-    shard: Tables, con: Connection, replies: Mapping[str, Usage], run_id: str, dimension: str = ""
+def replace_days(
+    shard: Tables, con: Connection, account: str, usage: Usage, run_id: str, dimension: str = ""
 ) -> dict[str, str]:
-    """Replace the fetched days of every account in a `writing` block; by how much days known before moved (USD).
-
-    With a `dimension`: of the breakdown by it.
-    """
-    sums = {
-        name: shard.replace_usage(
-            name,
-            usage.first,
-            usage.last,
-            usage.rows,
-            fetched_at=usage.fetched_at,
-            run_id=run_id,
-            dimension=dimension,
-            con=con,
-        )
-        for name, usage in replies.items()
-    }
-    return {
-        f"{name} {day}": f"{new - old:+f}"
-        for name, days in sums.items()
-        for day, (old, new) in sorted(days.items())
-        if old is not None and new != old
-    }
+    """Replace the fetched days of an account's bill, or of its breakdown; by how much days known before moved (USD)."""
+    sums = shard.replace_usage(
+        account,
+        usage.first,
+        usage.last,
+        usage.rows,
+        fetched_at=usage.fetched_at,
+        run_id=run_id,
+        dimension=dimension,
+        con=con,
+    )
+    moved = {day: new - old for day, (old, new) in sums.items() if old is not None and new != old}
+    return {f"{account} {day}": f"{by:+f}" for day, by in moved.items()}
 
 
 def days_read_again(
-    context: dg.AssetExecutionContext, key: dg.AssetKey, first: date, figures: Mapping[date, dict[str, Any]]
+    context: dg.AssetExecutionContext, first: date, figures: Mapping[str, Row]
 ) -> Iterator[dg.AssetMaterialization]:
     """A record of each day from `first` on that was read together with those asked for."""
     asked_from, _ = requested_days(context)
-    for day in (first + timedelta(days=n) for n in range((asked_from - first).days)):
+    for day in ((first + timedelta(days=n)).isoformat() for n in range((asked_from - first).days)):
         again = "read again with the running day"
-        yield dg.AssetMaterialization(key, partition=day.isoformat(), metadata=figures.get(day), description=again)
+        yield dg.AssetMaterialization(context.asset_key, partition=day, metadata=figures.get(day), description=again)
 
 
 @dg.asset(
@@ -106,30 +93,32 @@ def model_usage(
     context: dg.AssetExecutionContext, openrouter: OpenRouter, warehouse: dg.ResourceParam[AnyWarehouse]
 ) -> Iterator[dg.AssetMaterialization | dg.MaterializeResult[None]]:
     first, last = days_to_fetch(context)
-    accounts.may_ask()
-    parts = warehouse.each(fetch_bills, openrouter, names_by_key(warehouse), first, last, context.run.run_id)
-    asked = accounts.merged([part.asked for part in parts])
-    replies, failures = asked.replies, asked.failures
-    changes = dict(item for part in parts for item in part.changes.items())
-    for name, fetched in replies.items():
-        if fetched.first > first:
+    ask = partial(Client.usage, first=first, last=last)
+    store = partial(store_bills, first=first, last=last, run_id=context.run.run_id)
+    without = "no analytics with this key, its spend comes from readings alone"
+    asked = accounts.ask_and_store(context, openrouter, warehouse, ask, store, without)
+    bills, failures = asked.replies, asked.failures
+    for name, bill in bills.items():
+        if bill.first > first:
             context.log.warning(f"{name}: the API no longer tells the bill of {first}, which stays unknown")
-    for name, reason in asked.forbidden.items():
-        context.log.warning(f"{name}: no analytics with this key, its spend comes from readings alone: {reason}")
-    if failures and not replies and not asked.forbidden and is_only_source(context):
+    takes_readings = credits_snapshots.KEY in context.job_def.asset_layer.executable_asset_keys
+    if failures and not bills and not asked.forbidden and not takes_readings:
+        # Nothing is lost if such a run ends here, with no day recorded as fetched.
         raise dg.Failure(f"no account's bill could be fetched. {accounts.failure_summary(failures)}")
-    # Over some accounts only, the sum would look like spend in the plot.
-    figures = {} if failures else added([part.figures for part in parts])
-    if replies:
-        yield from days_read_again(context, KEY, first, figures)
-        asked_from, _ = requested_days(context)
-        for day in (asked_from + timedelta(days=n) for n in range((last - asked_from).days + 1)):
-            context.add_asset_metadata(figures.get(day, {}), partition_key=day.isoformat())
-    context.add_asset_metadata({"preview": preview_of([part.rows for part in parts])}, partition_key=last.isoformat())
+    figures: dict[str, Counter[str]] = defaultdict(Counter)
+    if not failures:  # over some accounts only, the sum would look like spend in the plot
+        for row in asked.figures:
+            figures[row["day"]].update({"billed_usd": row["usd"], "dagster/partition_row_count": row["models"]})
+    if bills:
+        yield from days_read_again(context, first, figures)
+        for day in context.partition_keys:
+            context.add_asset_metadata(figures[day], partition_key=day)
+    context.add_asset_metadata({"preview": preview_of(asked.newest)}, partition_key=last.isoformat())
+    changes = {day: usd for bill in bills.values() for day, usd in bill.changes.items()}
     yield dg.MaterializeResult(
         metadata={
             "days": (last - first).days + 1,
-            "requests": sum(fetched.requests_made for fetched in replies.values()),
+            "requests": sum(bill.requests for bill in bills.values()),
             "days_changed": len(changes),
             "changed_days_usd": dg.MetadataValue.json(changes),
             **asked.metadata(),
@@ -137,41 +126,23 @@ def model_usage(
     )
 
 
-def is_only_source(context: dg.AssetExecutionContext) -> bool:
-    """Whether this run takes no readings: then nothing is lost if it ends here, with no day recorded as fetched."""
-    return credits_snapshots.KEY not in context.job_def.asset_layer.executable_asset_keys
+class Bill(NamedTuple):
+    """What is said of an account's bill once it is stored."""
+
+    first: date
+    requests: int
+    changes: dict[str, str]  # days known before, and by how much they moved (USD)
 
 
-class Bills(NamedTuple):
-    """What was fetched for a shard: how known days moved (USD), and the figures of each day."""
-
-    asked: accounts.Asked[Usage]  # without their rows
-    changes: dict[str, str]
-    figures: list[dict[str, Any]]  # the rows of `billed_by_day.sql`
-    rows: Newest
-
-
-def fetch_bills(shard: Tables, openrouter: OpenRouter, names: KeyNames, first: date, last: date, run_id: str) -> Bills:
-    """Store what a shard's accounts were billed from `first` to `last`."""
-
-    async def ask(client: Client, account: Account) -> Usage:
-        return await client.usage(account, first, last)
-
-    asked = accounts.ask_every_account(openrouter, shard, names, ask)
-    with shard.writing("storing what was billed") as con:
-        changes = store(shard, con, asked.replies, run_id)
-        rows, figures = newest(con, "raw.model_usage"), fetch_dicts(con, BILLED_BY_DAY, {"first": first, "last": last})
-    fetched = {name: replace(usage, rows=()) for name, usage in asked.replies.items()}
-    return Bills(asked.of(fetched), changes, figures, rows)
-
-
-def added(parts: Sequence[Sequence[dict[str, Any]]]) -> dict[date, dict[str, Any]]:
-    """The figures of each day over all shards, as metadata."""
-    sums: dict[date, dict[str, Any]] = defaultdict(lambda: {"billed_usd": 0.0, "dagster/partition_row_count": 0})
-    for row in chain(*parts):
-        sums[row["day"]]["billed_usd"] += row["usd"]
-        sums[row["day"]]["dagster/partition_row_count"] += row["models"]
-    return sums
+def store_bills(
+    shard: Tables, con: Connection, asked: accounts.Asked[Usage], first: date, last: date, run_id: str
+) -> accounts.Asked[Bill]:
+    """Store what was billed from `first` to `last`, and add it up by day."""
+    bills = {
+        name: Bill(usage.first, usage.requests_made, replace_days(shard, con, name, usage, run_id))
+        for name, usage in asked.replies.items()
+    }
+    return asked.of(bills, figures=fetch_dicts(con, BILLED_BY_DAY, {"first": first, "last": last}))
 
 
 def keys_without_analytics(instance: dg.DagsterInstance) -> set[str]:

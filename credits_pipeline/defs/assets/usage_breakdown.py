@@ -8,18 +8,18 @@ members is shown as `(unattributed)` in the tables made of both.
 
 from collections.abc import Iterator, Sequence
 from datetime import date
+from functools import partial
 
 import dagster as dg
 
 from credits_pipeline import config
 from credits_pipeline.config import Account
-from credits_pipeline.defs.accounts import Asked, accounts_check, ask_every_account, may_ask, merged
+from credits_pipeline.defs.accounts import Asked, accounts_check, ask_and_store
 from credits_pipeline.defs.assets import model_usage
-from credits_pipeline.defs.keys import KeyNames, names_by_key
-from credits_pipeline.defs.metadata import Newest, newest, preview_of
+from credits_pipeline.defs.metadata import preview_of
 from credits_pipeline.defs.partitions import daily_partitions
 from credits_pipeline.openrouter import Client, OpenRouter, Usage
-from credits_pipeline.warehouse import AnyWarehouse, Tables
+from credits_pipeline.warehouse import AnyWarehouse, Connection, Tables
 
 KEY = dg.AssetKey("usage_breakdown")
 
@@ -35,48 +35,36 @@ def usage_breakdown(
     context: dg.AssetExecutionContext, openrouter: OpenRouter, warehouse: dg.ResourceParam[AnyWarehouse]
 ) -> Iterator[dg.AssetMaterialization | dg.MaterializeResult[None]]:
     first, last = model_usage.days_to_fetch(context)
-    may_ask()
     dimensions = config.current().breakdowns
-    parts = warehouse.each(
-        fetch_breakdowns, openrouter, names_by_key(warehouse), dimensions, first, last, context.run.run_id
-    )
-    asked = merged([part for part, _ in parts])
-    for name, reason in asked.forbidden.items():
-        context.log.warning(f"{name}: this key does not tell who spends: {reason}")
-    yield from model_usage.days_read_again(context, KEY, first, {})
+    ask = partial(breakdowns, first=first, last=last, dimensions=dimensions)
+    store = partial(store_breakdowns, dimensions=dimensions, run_id=context.run.run_id)
+    asked = ask_and_store(context, openrouter, warehouse, ask, store, "this key does not tell who spends")
+    yield from model_usage.days_read_again(context, first, {})
     yield dg.MaterializeResult(
         metadata={
             "days": (last - first).days + 1,
             "dimensions": ", ".join(dimensions) or "none",
             "requests": sum(asked.replies.values()),
-            "preview": preview_of([rows for _, rows in parts]),
+            "preview": preview_of(asked.newest),
             **asked.metadata(),
         }
     )
 
 
-def fetch_breakdowns(
-    shard: Tables,
-    openrouter: OpenRouter,
-    names: KeyNames,
-    dimensions: Sequence[str],
-    first: date,
-    last: date,
-    run_id: str,
-) -> tuple[Asked[int], Newest]:
-    """Store who spent, of a shard's accounts; how many requests that took of each."""
+async def breakdowns(
+    client: Client, account: Account, first: date, last: date, dimensions: Sequence[str]
+) -> list[Usage]:
+    return [await client.usage(account, first, last, dimension) for dimension in dimensions]
 
-    async def ask(client: Client, account: Account) -> list[Usage]:
-        return [await client.usage(account, first, last, dimension=dimension) for dimension in dimensions]
 
-    asked = ask_every_account(openrouter, shard, names, ask)
-    with shard.writing("storing who spent") as con:
-        for place, dimension in enumerate(dimensions):
-            replies = {name: usages[place] for name, usages in asked.replies.items()}
-            model_usage.store(shard, con, replies, run_id, dimension)
-        rows = newest(con, "raw.usage_breakdown")
-    requests = {name: sum(usage.requests_made for usage in usages) for name, usages in asked.replies.items()}
-    return asked.of(requests), rows
+def store_breakdowns(
+    shard: Tables, con: Connection, asked: Asked[list[Usage]], dimensions: Sequence[str], run_id: str
+) -> Asked[int]:
+    """Store who spent; the replies become how many requests each account took."""
+    for name, usages in asked.replies.items():
+        for dimension, usage in zip(dimensions, usages, strict=True):
+            model_usage.replace_days(shard, con, name, usage, run_id, dimension)
+    return asked.of({n: sum(usage.requests_made for usage in usages) for n, usages in asked.replies.items()})
 
 
 every_breakdown_was_fetched = accounts_check(
