@@ -4,7 +4,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterable
-from datetime import date, datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -27,12 +27,12 @@ def run() -> int:
     warn(settings.alert_problems)
     try:
         with launch.open_instance(settings) as instance:
-            missing = missing_history(settings, instance)
-            ok = fetch_history(instance, *missing) if missing else True
+            refused = model_usage.keys_without_analytics(instance)
+            ok = fetch_missing(settings, instance)
             ok = take_readings(instance) and ok
             # A key that was refused until now, and answered just now, has its past still to be fetched.
-            if (found := missing_history(settings, instance)) and found != missing:
-                ok = fetch_history(instance, *found) and ok
+            if refused - model_usage.keys_without_analytics(instance):
+                ok = fetch_missing(settings, instance) and ok
     except launch.HistoryLocked as error:
         # A past balance cannot be read: today's reading must not depend on a file that only the UI needs.
         warn([f"{error}. The readings are taken all the same; this run is not in the history"])
@@ -42,16 +42,17 @@ def run() -> int:
     return 0 if ok else 1
 
 
-def missing_history(settings: config.Settings, instance: dg.DagsterInstance) -> tuple[str, str] | None:
-    """First and last day to fetch, where some lie before what the daily run reads by itself."""
+def fetch_missing(settings: config.Settings, instance: dg.DagsterInstance) -> bool:
+    """Fetch what is missing of the past, where some of it lies before the days that the daily run reads by itself."""
     days = schedules.unsettled_range(open_warehouse(settings), instance)
-    is_behind = days and date.fromisoformat(days[0]) < schedules.first_day_of_daily_run()
-    return days if is_behind else None
+    read_again = clock.today() - timedelta(days=model_usage.DAYS_READ_AGAIN)
+    return fetch_history(instance, *days) if days and days[0] < read_again.isoformat() else True
 
 
 def take_readings(instance: dg.DagsterInstance) -> bool:
     tell("Taking today's readings …")
-    return launch.run_job(instance, job("daily_credits"), partition=clock.today().isoformat())
+    today = clock.today().isoformat()
+    return launch.run_job(instance, job("daily_credits"), tags=schedules.range_tags(today, today))
 
 
 def job(name: str) -> dg.JobDefinition:

@@ -1,6 +1,6 @@
 """What runs when: the jobs, their schedules, and what follows when people materialize something by hand."""
 
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta
 from itertools import takewhile
 
 import dagster as dg
@@ -109,27 +109,17 @@ def unsettled_range(warehouse: AnyWarehouse, instance: dg.DagsterInstance) -> tu
     it has another key, or the daily run, which asks it all the same, is no longer refused.
     """
     refused = model_usage.keys_without_analytics(instance)
-    accounts = [a.name for a in config.current().accounts if a.fingerprint not in refused]
-    yesterday = clock.today() - timedelta(days=1)
-    days = sorted(
-        day
-        for part in warehouse.each(
-            Tables.unsettled_days, accounts, model_usage.oldest_day(), yesterday, config.current().breakdowns
-        )
-        for open_days in part.values()
-        for day in open_days
-    )
+    settings, yesterday = config.current(), clock.today() - timedelta(days=1)
+    accounts = [account.name for account in settings.accounts if account.fingerprint not in refused]
+    asked = (accounts, model_usage.oldest_day(), yesterday, settings.breakdowns)
+    parts = warehouse.each(Tables.unsettled_days, *asked)
+    days = sorted(day for part in parts for open_days in part.values() for day in open_days)
     return (days[0].isoformat(), days[-1].isoformat()) if days else None
 
 
 def range_tags(first: str, last: str) -> dict[str, str]:
     """Tags that make one run of the partitions `first` to `last`, both included."""
     return {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
-
-
-def first_day_of_daily_run() -> date:
-    """The earliest day that today's daily run reads by itself."""
-    return clock.today() - timedelta(days=model_usage.DAYS_READ_AGAIN)
 
 
 # Updates by a run that builds the asset as well, as the jobs do, do not count; those seen while anything upstream is

@@ -11,17 +11,10 @@ from dagster_shared.error import SerializableErrorInfo
 from credits_pipeline.text import one_line, plain
 
 
-def run_job(
-    instance: dg.DagsterInstance,
-    job: dg.JobDefinition,
-    *,
-    partition: str | None = None,
-    tags: Mapping[str, str] | None = None,
-) -> bool:
+def run_job(instance: dg.DagsterInstance, job: dg.JobDefinition, tags: Mapping[str, str] | None = None) -> bool:
     """Run a job to its end; say on stderr, in a sentence each, what failed. True when all went well."""
     result = job.execute_in_process(
         instance=instance,
-        partition_key=partition,
         tags=dict(tags or {}),
         run_config={"loggers": {"console": {}}},
         raise_on_error=False,
