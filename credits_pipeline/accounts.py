@@ -1,11 +1,12 @@
 """The accounts that have a key: a variable for each, or a line in the file that OPENROUTER_API_KEYS_FILE names."""
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from credits_pipeline.env_file import KEY_VARIABLE, ConfigError, Environment, as_path, fingerprint
+from credits_pipeline.env_file import KEY_VARIABLE, ConfigError, Environment, as_path
 
 DEFAULT_ACCOUNT = "default"
 # Some 18,000 keys in the environment, and no process can be started any more: execve(2) takes 2 MB.
@@ -27,36 +28,35 @@ class Account:
     @property
     def fingerprint(self) -> str:
         """12 hex digits of the key's SHA-256: stands for the key wherever it must not be shown."""
-        return fingerprint(self.key)
+        return hashlib.sha256(self.key.encode(errors="replace")).hexdigest()[:12]
 
 
 def read_accounts(env: Environment, problems: list[str]) -> tuple[Account, ...]:
     """The accounts of the variables, then those of the file. What cannot be read is a line in `problems`."""
     found: dict[str, Account] = {}
-
-    def add(account: Account) -> None:
-        if not re.fullmatch(r"""[!#-&(-~]+""", account.key):
-            raise ConfigError(f"{account.variable} holds a space or a character that no key has: copy the key again")
-        if (other := found.setdefault(account.name, account)) is not account:
-            raise ConfigError(
-                f"{account.variable} and {other.variable} both name the account {account.name}: remove one of them"
-            )
-
     # Sorted, with the plain variable first: the order of rows and messages never depends on the shell.
-    for variable in sorted(name for name in env if f"{name}_".startswith(f"{KEY_VARIABLE}_")):
+    variables = sorted(name for name in env if f"{name}_".startswith(f"{KEY_VARIABLE}_"))
+    for accounts in (*(_account_of(variable, env) for variable in variables), _accounts_of_file(env)):
         try:
-            account = Account(account_name(variable), env.secret(variable), variable)
-            if not account.key:
-                raise ConfigError(f"{variable} is empty: give it a value, or unset it")
-            add(account)
+            for account in accounts:
+                if not re.fullmatch(r"""[!#-&(-~]+""", account.key):
+                    wrong = "holds a space or a character that no key has: copy the key again"
+                    raise ConfigError(f"{account.variable} {wrong}")
+                if (other := found.setdefault(account.name, account)) is not account:
+                    raise ConfigError(
+                        f"{account.variable} and {other.variable} both name the account {account.name}: remove one of"
+                        " them"
+                    )
         except ConfigError as problem:
             problems.append(str(problem))
-    try:
-        for account in _accounts_of_file(env):
-            add(account)
-    except ConfigError as problem:
-        problems.append(str(problem))
     return tuple(found.values())
+
+
+def _account_of(variable: str, env: Environment) -> Iterator[Account]:
+    name, key = account_name(variable), env.secret(variable)
+    if not key:
+        raise ConfigError(f"{variable} is empty: give it a value, or unset it")
+    yield Account(name, key, variable)
 
 
 def _accounts_of_file(env: Environment) -> Iterator[Account]:

@@ -139,7 +139,7 @@ def dotenv_path() -> Path | None:
 def load(environ: Mapping[str, str], dotenv: Path | None = None) -> Settings:
     """Settings from `environ` and the file `dotenv`. Never raises: for a wrong value the default is used.
 
-    An empty value counts as none.
+    An empty value counts as none, but of breakdowns and the digest, where it means that there are none.
     """
     problems: list[str] = []
     alert_problems: list[str] = []
@@ -156,8 +156,9 @@ def load(environ: Mapping[str, str], dotenv: Path | None = None) -> Settings:
     if dotenv and environ.get(DOTENV_VARIABLE) and not dotenv.is_file():
         warnings.append(f"{DOTENV_VARIABLE} names {dotenv}, which is no file: correct it, or leave it empty")
 
-    def read(name: str, parse: Callable[[str], T], default: T, to: list[str] = problems) -> T:
-        return collect(lambda: parse(text) if (text := env.get(name)) else default, default, to)
+    def read(name: str, parse: Callable[[str], T], default: T, to: list[str] = problems, empty: T | None = None) -> T:
+        otherwise = default if empty is None or name not in env else empty
+        return collect(lambda: parse(text) if (text := env.get(name)) else otherwise, default, to)
 
     if clock.today() < DEFAULT_START_DATE:
         problems.append(f"this machine's clock says {clock.today()}: set it right, then run this again")
@@ -169,18 +170,14 @@ def load(environ: Mapping[str, str], dotenv: Path | None = None) -> Settings:
     data_dir = read("CREDITS_DATA_DIR", partial(as_path, "CREDITS_DATA_DIR"), PROJECT_ROOT / "data")
     if data_dir == PROJECT_ROOT / DEMO_DATA_DIR and not is_simulated:
         problems.append("CREDITS_DATA_DIR is the demo's folder, where all is simulated: name another one")
-    breakdowns = DEFAULT_BREAKDOWNS
-    if "CREDITS_BREAKDOWNS" in env:  # empty: none
-        breakdowns = collect(lambda: _breakdowns(env.get("CREDITS_BREAKDOWNS")), breakdowns, warnings)
+    breakdowns = read("CREDITS_BREAKDOWNS", _breakdowns, DEFAULT_BREAKDOWNS, warnings, empty=())
     teams = collect(lambda: read_teams(env.get("CREDITS_TEAMS"), breakdowns), None, warnings)
     urls: list[str] = []
     for name in ("CREDITS_ALERT_URLS", "CREDITS_ALERT_URLS_FILE"):
         text = collect(partial(env.secret, name), "", alert_problems)
         urls += _alert_urls(name, text, alert_problems)
-    digest_cron = DEFAULT_DIGEST_CRON
-    if "CREDITS_DIGEST_CRON" in env:  # empty: none
-        text = env.get("CREDITS_DIGEST_CRON")
-        digest_cron = collect(lambda: text and _cron("CREDITS_DIGEST_CRON", text), digest_cron, alert_problems)
+    parse_digest = partial(_cron, "CREDITS_DIGEST_CRON")
+    digest_cron = read("CREDITS_DIGEST_CRON", parse_digest, DEFAULT_DIGEST_CRON, alert_problems, empty="")
     return Settings(
         accounts=accounts,
         base_url=url,

@@ -4,7 +4,6 @@ What `.env` says comes before the environment: that is what Dagster's own servic
 UI, the daemon and a notebook all use the same key. No message ever repeats a value.
 """
 
-import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -100,11 +99,6 @@ def as_path(name: str, text: str, folder: Path = PROJECT_ROOT) -> Path:
         return folder / Path(text).expanduser()
     except RuntimeError:
         raise ConfigError(f"{name} must be a path: the ~user in it is unknown") from None
-
-
-def fingerprint(key: str) -> str:
-    """12 hex digits of the key's SHA-256: stands for the key wherever it must not be shown."""
-    return hashlib.sha256(key.encode(errors="replace")).hexdigest()[:12]
 
 
 def _cleaned(text: str, known: Mapping[str, str]) -> str:
