@@ -12,7 +12,6 @@ from typing import Any
 from credits_pipeline import wording
 
 TEMPLATE = Path(__file__).with_name("messages.txt.j2")
-SIMULATED = "SIMULATED"
 
 # Alerts shown in full in one message; of the rest only the titles, so that the message stays readable.
 MOST_IN_FULL, MOST_TITLES = 3, 20
@@ -27,14 +26,6 @@ def message(kind: str, *facts: Any) -> tuple[str, str]:
     text = str(getattr(wording.template(TEMPLATE, shown, sentence, capital).module, kind)(*facts))
     title, _, body = re.sub(r"\n+", "\n", re.sub(r"\n* +", " ", text).replace(" \n", "\n")).strip().partition("\n")
     return title, body
-
-
-def simulated(title: str, body: str) -> tuple[str, str]:
-    """The same message, marked: nobody should take the demo's money for real."""
-    return (
-        f"[{SIMULATED}] {title}",
-        f"{body}\n{SIMULATED}: these figures come from a simulated API; no real money is involved.",
-    )
 
 
 def together(alerts: Sequence[tuple[str, str]]) -> tuple[str, str]:

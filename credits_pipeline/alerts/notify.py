@@ -98,10 +98,11 @@ def send_test(settings: Settings) -> list[Outcome]:
 
 
 def _marked(alert: Alert, settings: Settings) -> Alert:
+    """Nobody should take the demo's money for real."""
     if not settings.is_simulated:
         return alert
-    title, body = messages.simulated(alert.title, alert.body)
-    return replace(alert, title=title, body=body)
+    said = "SIMULATED: these figures come from a simulated API; no real money is involved."
+    return replace(alert, title=f"[SIMULATED] {alert.title}", body=f"{alert.body}\n{said}")
 
 
 def _deliver(

@@ -84,6 +84,3 @@ housekeeping_schedule = dg.ScheduleDefinition(
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.RUNNING,
 )
-
-JOBS = [housekeeping]
-SCHEDULES = [housekeeping_schedule]

@@ -5,7 +5,6 @@ They run in the Dagster daemon: without it (`make run` from cron, say) nothing w
 
 import hashlib
 import json
-import logging
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -17,7 +16,7 @@ from credits_pipeline import clock, config
 from credits_pipeline.alerts.due import Changes, by_age
 from credits_pipeline.alerts.memory import Alert
 from credits_pipeline.alerts.messages import message
-from credits_pipeline.alerts.notify import Detector, notify, send_without_memory
+from credits_pipeline.alerts.notify import notify, send_without_memory
 from credits_pipeline.errors import CreditsError
 from credits_pipeline.launch.instance import end_dead_runs
 from credits_pipeline.launch.runs import reason
@@ -56,10 +55,14 @@ def run_failure(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
         resolved = (a.key for a in active if a.kind == "run_failed" and is_resolved(instance, a))
         return Changes((alert,), frozenset(resolved))
 
-    if error := look(detect, context.log, run_id=run.run_id):
+    settings = config.current()
+    try:
+        warehouse = open_warehouse(settings, lock_timeout_s=LOCK_WAIT_S)
+        notify(settings, warehouse, detect, run_id=run.run_id, log=context.log)
+    except (CreditsError, OSError) as error:
         # A full disk or a damaged warehouse may be why the run failed: this alert then matters most.
         context.log.warning(f"this alert is not remembered: {error}")
-        send_without_memory(config.current(), alert, log=context.log)
+        send_without_memory(settings, alert, log=context.log)
     return None
 
 
@@ -72,20 +75,20 @@ def run_failure(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
 )
 def stale_data(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     settings, watched = config.current(), json.loads(context.cursor or "{}")
-    limit, old = settings.stale_after, list[str]()
-    try:
-        parts = open_warehouse(settings, lock_timeout_s=LOCK_WAIT_S).each(Tables.read_at)
-    except (CreditsError, OSError) as failed:
-        return dg.SkipReason(f"could not look: {failed}")
-    read = {name: at for part in parts for name, at in part.items()}
+    limit, read, old = settings.stale_after, dict[str, datetime](), list[str]()
 
     def detect(_: Connection, active: Sequence[Alert], settings: config.Settings) -> Changes:
         found = by_age(read, active, settings, watched, limit)
         old.extend(str(alert.account) for alert in found.due)
         return found
 
-    if error := look(detect, context.log):
-        return dg.SkipReason(f"could not look: {error}")
+    try:
+        warehouse = open_warehouse(settings, lock_timeout_s=LOCK_WAIT_S)
+        for part in warehouse.each(Tables.read_at):
+            read |= part
+        notify(settings, warehouse, detect, log=context.log)
+    except (CreditsError, OSError) as failed:
+        return dg.SkipReason(f"could not look: {failed}")
     context.update_cursor(json.dumps(watched))
     hours = f"{limit / timedelta(hours=1):g} hours"
     late = f"no new reading for {hours}: {', '.join(old)}"
@@ -105,16 +108,6 @@ def dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
 
 
 SENSORS = [run_failure, stale_data, dead_runs]
-
-
-def look(detect: Detector, log: logging.Logger, run_id: str | None = None) -> Exception | None:
-    """One pass of the alerts; the error where the warehouse or its folder cannot be used now."""
-    settings = config.current()
-    try:
-        notify(settings, open_warehouse(settings, lock_timeout_s=LOCK_WAIT_S), detect, run_id=run_id, log=log)
-    except (CreditsError, OSError) as error:
-        return error
-    return None
 
 
 def belongs_to(run: dg.DagsterRun, project: dg.RepositoryDefinition) -> bool:

@@ -37,7 +37,3 @@ def weekly_digest_schedule() -> dg.RunRequest | dg.SkipReason:
     if not config.current().digest_cron:
         return dg.SkipReason("alerts have no channel (CREDITS_ALERT_URLS), or CREDITS_DIGEST_CRON is empty")
     return dg.RunRequest()
-
-
-JOBS = [weekly_digest]
-SCHEDULES = [weekly_digest_schedule]
