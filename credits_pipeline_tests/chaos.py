@@ -67,9 +67,9 @@ class World:
     def run(self, *arguments: str, **options: Any) -> Ended:
         return self.start(*arguments, **options).wait()
 
-    def start(self, *arguments: str, environ: Mapping[str, str] | None = None, **options: Any) -> Any:
+    def start(self, *arguments: str, environ: Mapping[str, str] = {}, **options: Any) -> Any:
         options = {"now": self.now, "folder": self.root / "output", **options}
-        return self.children.start(arguments or ["run"], environ={**self.environ, **(environ or {})}, **options)
+        return self.children.start(arguments or ["run"], environ={**self.environ, **environ}, **options)
 
     @property
     def warehouse(self) -> Warehouse:
@@ -146,10 +146,6 @@ STAGES = (
 )
 
 
-def nothing(_: World) -> None:
-    """Nothing to do."""
-
-
 # In the suite that runs at every change; the rest is heavy.
 ALWAYS = {
     *(("SIGKILL", stage) for stage in (*STAGES[3:5], *STAGES[6:])),
@@ -166,9 +162,10 @@ class Row:
     name: str
     stage: str = ""
     says: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    before: Callable[[World], None] = nothing
-    after: Callable[[World], None] = nothing
+    answer: Misbehaviour | None = None  # of the API's
+    environ: Mapping[str, str] = field(default_factory=dict)
+    shift: timedelta = timedelta()  # of this machine's clock; the server's is right
+    after: Callable[[World], None] | None = None
     needs_disk: bool = False
 
     def __str__(self) -> str:
@@ -182,16 +179,6 @@ class Row:
     def may_pass(self) -> bool:
         """With what was written by then, and the old copy's room, a run can come to its end."""
         return self.name == "disk full" and self.stage in {"before the copy gets its name", "mid-report"}
-
-
-def answering(name: str, fault: Misbehaviour, *, says: str) -> Row:
-    before, after = lambda world: world.api.misbehave(fault, times=None), lambda world: world.api.behave()
-    return Row(name, says=says, before=before, after=after)
-
-
-def shifted(name: str, by: timedelta) -> Row:
-    """A clock that is wrong on this machine, and right on the server."""
-    return Row(name, says="set the clock", options={"shift": by})
 
 
 def room_again(world: World) -> None:
@@ -220,14 +207,14 @@ def table() -> list[Row]:
         ]
     return [
         *rows,
-        answering("a web page, and nothing else", Misbehaviour.status(200, html=True), says="run again later"),
-        answering("connection reset", Misbehaviour.reset(), says="run again|again later"),
-        answering("broken off mid-body", Misbehaviour.truncated_body(), says="again"),
-        answering("429 storm", Misbehaviour.status(429, retry_after=120), says="fewer requests"),
-        answering("500 for an hour", Misbehaviour.status(500), says="run again later"),
-        Row("DNS failure", says="nowhere.invalid", options={"environ": NOWHERE}),
-        shifted("clock back a day", timedelta(days=-1)),
-        shifted("clock forward a year", timedelta(days=365)),
+        Row("a web page, and nothing else", says="run again later", answer=Misbehaviour.status(200, html=True)),
+        Row("connection reset", says="run again|again later", answer=Misbehaviour.reset()),
+        Row("broken off mid-body", says="again", answer=Misbehaviour.truncated_body()),
+        Row("429 storm", says="fewer requests", answer=Misbehaviour.status(429, retry_after=120)),
+        Row("500 for an hour", says="run again later", answer=Misbehaviour.status(500)),
+        Row("DNS failure", says="nowhere.invalid", environ=NOWHERE),
+        Row("clock back a day", says="set the clock", shift=timedelta(days=-1)),
+        Row("clock forward a year", says="set the clock", shift=timedelta(days=365)),
     ]
 
 
@@ -235,16 +222,16 @@ def strike(world: World, row: Row) -> Ended:
     """Let the fault strike a run an hour later, and check what must hold after it and after the next run."""
     world.now += timedelta(hours=1)
     before, seen = world.readings(), world.published()
-    options = dict(row.options)
-    shift = options.pop("shift", timedelta())
-    if row.stage:
-        options |= {"stage": row.stage, "fate": row.name}
-    row.before(world)
+    fate = {"stage": row.stage, "fate": row.name} if row.stage else {}
+    if row.answer:
+        world.api.misbehave(row.answer, times=None)
     try:
-        ended = world.run(now=world.now + shift, **options)
+        ended = world.run(now=world.now + row.shift, environ=row.environ, **fate)
         as_of = world.published()  # whatever happened, there is a whole copy
     finally:
-        row.after(world)
+        world.api.behave()
+        if row.after:
+            row.after(world)
     after = survived(world, before, seen, as_of)
     if row.may_pass and ended.returncode == 0:
         assert as_of == after[-1][2], "the run says that all went well"
