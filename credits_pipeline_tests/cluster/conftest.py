@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
+import duckdb
 import pytest
 
 from credits_pipeline import clock, config
@@ -56,6 +57,11 @@ class Lake:
         options = ("--preload", "credits_pipeline_tests.cluster.worker")
         return servers.cluster(self.folder / "dask", {**environ}, workers, *options)
 
+    def ask(self, query: str) -> list[tuple[object, ...]]:
+        """Of the published copy."""
+        with duckdb.connect(str(self.published), read_only=True) as con:
+            return con.execute(query).fetchall()
+
     def each(self, do: Callable[[Tables], object]) -> list[object]:
         return open_warehouse(config.current()).each(do)
 
@@ -81,10 +87,8 @@ def _definitions_of_a_lake() -> None:
     """As a process that has CREDITS_LAKE from the start defines them: a failed test does not stop what comes after."""
     os.environ.update(servers.certificates())  # before Dask is imported, which reads them once
     told = {"CREDITS_LAKE": "postgres:service=x", "CREDITS_LAKE_DATA": "/nowhere", "CREDITS_SHARDS": "1"}
-    told |= {"CREDITS_ENV_FILE": ""}
-    before = {name: os.environ.get(name) for name in told}
-    os.environ.update(told)
-    import credits_pipeline.definitions  # noqa: F401
-
-    for name, value in before.items():
-        os.environ.pop(name) if value is None else os.environ.update({name: value})
+    told["CREDITS_ENV_FILE"] = ""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in told.items():
+            patch.setenv(name, value)
+        import credits_pipeline.definitions  # noqa: F401

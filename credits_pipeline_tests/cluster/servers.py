@@ -99,20 +99,17 @@ class Bucket:
         url = self.environ["AWS_ENDPOINT_URL"]
         urllib.request.urlopen(urllib.request.Request(f"{url}/credits", method="PUT"), timeout=PATIENCE_S).close()
 
+    def __enter__(self) -> "Bucket":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.shutdown()
+        self._thread.join()
+
     @property
     def environ(self) -> dict[str, str]:
         secrets = dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "testing")
         return {**secrets, "AWS_REGION": "us-east-1", "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.server.port}"}
-
-
-@contextmanager
-def bucket() -> Iterator[Bucket]:
-    made = Bucket()
-    try:
-        yield made
-    finally:
-        made.server.shutdown()
-        made._thread.join()
 
 
 @cache

@@ -1,26 +1,18 @@
 """The shards of a lake worked on by other processes: a Dask scheduler and workers, with real certificates."""
 
-import json
 import shutil
 import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
 
-import duckdb
-
-from credits_pipeline import clock, commands, config
+from credits_pipeline import config
 from credits_pipeline.config import PROJECT_ROOT
-from credits_pipeline_tests.cluster.conftest import Lake, green
+from credits_pipeline_tests.cluster.conftest import green
 from credits_pipeline_tests.cluster.test_lake import accounts, assert_same, marts, two_days_in_a_file
-from credits_pipeline_tests.conftest import NOW, TODAY
+from credits_pipeline_tests.conftest import TODAY
 from credits_pipeline_tests.defs.test_daily_run import failures
 from credits_pipeline_tests.receiver import Receiver
-
-
-def published(lake: Lake, query: str) -> list[tuple[object, ...]]:
-    with duckdb.connect(str(lake.published), read_only=True) as con:
-        return con.execute(query).fetchall()
 
 
 def test_two_workers_read_bill_build_and_publish_what_one_file_has(lake, simulate, run_job, days_go_by, monkeypatch):
@@ -56,7 +48,7 @@ def test_a_worker_killed_in_mid_build_has_its_shard_done_again_and_the_run_is_gr
         green(run_job("daily_credits"))
         assert not fate.exists()
         assert [worker.poll() for worker in cluster.workers].count(-9) == 1
-    assert published(lake, "select count(*), count(distinct account) from marts.credits_readings") == [(4, 4)]
+    assert lake.ask("select count(*), count(distinct account) from marts.credits_readings") == [(4, 4)]
 
 
 def test_a_killed_run_leaves_the_old_generation_and_the_next_one_heals(lake, simulate, run_job, days_go_by, tmp_path):
@@ -77,9 +69,7 @@ def test_a_killed_run_leaves_the_old_generation_and_the_next_one_heals(lake, sim
     assert_same(marts(lake.published), before)
     lake.use(shards=2)
     green(run_job("daily_credits"))
-    assert published(lake, "select max(observed_at)::date from marts.credits_readings") == [
-        (TODAY + timedelta(days=1),)
-    ]
+    assert lake.ask("select max(observed_at)::date from marts.credits_readings") == [(TODAY + timedelta(days=1),)]
 
 
 def test_a_worker_with_another_program_is_refused_in_a_sentence_that_names_both(lake, simulate, run_job, tmp_path):
@@ -109,16 +99,7 @@ def test_a_scheduler_that_is_away_or_has_no_workers_is_a_sentence(lake, simulate
     simulate(*accounts(1))
     lake.use(shards=1, cluster="tcp://127.0.0.1:9")
     assert "no scheduler answers at tcp://127.0.0.1:9" in " ".join(failures(run_job("daily_credits")).values())
+    monkeypatch.setattr(ours, "WAIT_FOR_WORKERS_S", 15)  # a scheduler takes its time to start on a busy machine
     with lake.start_workers(0) as cluster:
         lake.use(shards=1, cluster=cluster.address, **cluster.environ)
         assert "has no workers" in " ".join(failures(run_job("daily_credits")).values())
-
-
-def test_the_answer_is_that_of_all_shards(lake, simulate, run_job, capsys):
-    simulate(*accounts(5))
-    lake.use(shards=3)
-    green(run_job("daily_credits"))
-    assert clock.now() == NOW
-    commands.answer(as_json=True, days=None, probability=0.5)
-    told = json.loads(capsys.readouterr().out)
-    assert len(told["accounts"]) == 5

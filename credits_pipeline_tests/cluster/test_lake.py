@@ -1,6 +1,6 @@
 """The warehouse in a lake: the same tables as of one file, published as views over files that stay where they are."""
 
-import math
+import json
 import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -22,7 +22,8 @@ from credits_pipeline_tests.cluster import servers
 from credits_pipeline_tests.cluster.conftest import green
 from credits_pipeline_tests.conftest import TODAY
 from credits_pipeline_tests.defs.test_daily_run import failures
-from credits_pipeline_tests.models import project
+from credits_pipeline_tests.models import is_same, project
+from credits_pipeline_tests.warehouse.stored import reading
 from credits_pipeline_tests.warehouse.test_readers import stop, three_readers
 from tools import superset
 
@@ -47,26 +48,16 @@ def accounts(count: int = len(NAMES)) -> list[SimulatedAccount]:
 
 def marts(path: Path) -> dict[str, tuple[list[tuple[str, ...]], list[tuple[Any, ...]]]]:
     """Every published table: its columns with their types and comments, and its rows, sorted."""
+    query = """
+        select table_name, column_name, data_type, comment from duckdb_columns()
+        where schema_name = 'marts' and table_name <> 'published' order by table_name, column_index
+    """
     with duckdb.connect(str(path), read_only=True) as con:
         con.execute("set TimeZone = 'UTC'")
-        names = [
-            name
-            for (name,) in con.execute(
-                "select distinct table_name from duckdb_columns() where schema_name = 'marts'"
-            ).fetchall()
-        ]
-        return {
-            name: (
-                con.execute(
-                    "select column_name, data_type, comment from duckdb_columns() where schema_name = 'marts'"
-                    " and table_name = ? order by column_index",
-                    [name],
-                ).fetchall(),
-                con.execute(f"from marts.{name} order by all").fetchall(),
-            )
-            for name in names
-            if name != "published"
-        }
+        columns: dict[str, list[tuple[str, ...]]] = {}
+        for table, *column in con.execute(query).fetchall():
+            columns.setdefault(table, []).append(tuple(column))
+        return {name: (of, con.execute(f"from marts.{name} order by all").fetchall()) for name, of in columns.items()}
 
 
 def forecasts() -> set[str]:
@@ -76,16 +67,6 @@ def forecasts() -> set[str]:
         if found.intersection(model.depends_on):
             found.add(model.name)
     return found
-
-
-def is_same(one: object, other: object, tolerance: float) -> bool:
-    if isinstance(one, float) and isinstance(other, float):
-        return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-9)
-    if isinstance(one, Decimal) and isinstance(other, Decimal):
-        return abs(one - other) <= tolerance
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return len(one) == len(other) and all(is_same(a, b, tolerance) for a, b in zip(one, other, strict=True))
-    return one == other
 
 
 def assert_same(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -100,14 +81,8 @@ def assert_same(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
 
 
 def raw_rows(shard: Tables) -> list[tuple[Any, ...]]:
-    tables = (
-        "credits_snapshots",
-        "model_usage",
-        "model_usage_days",
-        "usage_breakdown",
-        "usage_breakdown_days",
-        "api_keys",
-    )
+    tables = ["credits_snapshots", "model_usage", "model_usage_days"]
+    tables += ["usage_breakdown", "usage_breakdown_days", "api_keys"]
     with shard.reading() as con:
         return [(table, *row) for table in tables for row in con.execute(f"from raw.{table}").fetchall()]
 
@@ -124,7 +99,9 @@ def two_days_in_a_file(run_job, move):
     green(run_job("daily_credits"))
 
 
-def test_a_lake_of_1_4_and_8_shards_has_every_row_and_gives_the_tables_of_the_file(lake, simulate, run_job, days_go_by):
+def test_a_lake_of_1_4_and_8_shards_has_every_row_and_gives_the_tables_of_the_file(
+    lake, simulate, run_job, days_go_by, capsys
+):
     simulate(*accounts())
     two_days_in_a_file(run_job, days_go_by)
     settings = config.current()
@@ -143,6 +120,9 @@ def test_a_lake_of_1_4_and_8_shards_has_every_row_and_gives_the_tables_of_the_fi
         assert all_raw(lake.each(raw_rows)) == raw
         assert_same(marts(lake.published), wanted)
     assert read_mart("credits_runway").shape[0] == len(NAMES)
+    capsys.readouterr()
+    commands.answer(as_json=True, days=None, probability=0.5)
+    assert len(json.loads(capsys.readouterr().out)["accounts"]) == len(NAMES)
     # Files of what is over go once nothing published names them, and no others.
     former = lake.folder / "lake" / "1"
     assert list(former.rglob("*.parquet"))
@@ -206,9 +186,8 @@ def test_a_shard_whose_test_fails_keeps_its_tables_and_the_run_names_test_and_ac
     assert "accepted_values_stg_credits_snapshots_source" in why
     stays = {name for name in NAMES[:6] if shard_of(name, 2) == shard_of("a", 2)}
     assert {name for name in NAMES[:6] if f"{name}: " in why} == stays != set(NAMES[:6])
-    with duckdb.connect(str(lake.published), read_only=True) as con:
-        days = dict(con.execute("select account, as_of::date from marts.credits_runway").fetchall())
-    assert days == {name: TODAY if name in stays else TODAY + timedelta(days=1) for name in NAMES[:6]}
+    days = {name: TODAY if name in stays else TODAY + timedelta(days=1) for name in NAMES[:6]}
+    assert dict(lake.ask("select account, as_of::date from marts.credits_runway")) == days
 
 
 def test_a_second_writer_of_a_shard_is_refused_in_a_sentence(lake):
@@ -219,21 +198,15 @@ def test_a_second_writer_of_a_shard_is_refused_in_a_sentence(lake):
         pass
     held = r"shard 0 of the lake is held by process \d+ on .*building"
     with first.held("building the SQL models"), pytest.raises(WarehouseBusy, match=held):  # type: ignore[attr-defined]
-        second.append_readings([_reading()])
-    assert second.append_readings([_reading()]) == 1
-
-
-def _reading() -> Any:
-    from credits_pipeline_tests.warehouse.stored import reading
-
-    return reading(clock.now(), account="a")
+        second.append_readings([reading(clock.now(), account="a")])
+    assert second.append_readings([reading(clock.now(), account="a")]) == 1
 
 
 def test_postgres_or_the_bucket_away_is_a_red_run_with_a_sentence_and_the_next_one_heals(
     lake, pg, simulate, run_job, days_go_by
 ):
     simulate(*accounts(3))
-    with servers.bucket() as bucket:
+    with servers.Bucket() as bucket:
         lake.use(shards=2, data="s3://credits/lake", **bucket.environ)
         green(run_job("daily_credits"))
         before = read_mart("credits_runway")
@@ -275,13 +248,9 @@ def test_what_is_imported_and_what_the_schedules_ask_for_is_the_same_in_a_lake(
     commands.import_readings_of(logged, "b", None)
     with warehouse.of("b").reading() as con:
         assert con.execute("select count(*) from raw.credits_snapshots where source = 'import'").fetchone() == (2,)
-    for command in (
-        lambda: commands.backup(None),
-        lambda: commands.restore(tmp_path),
-        lambda: commands.rename("a", "x"),
-    ):
+    for command, *told in ((commands.backup, None), (commands.restore, tmp_path), (commands.rename, "a", "x")):
         with pytest.raises(config.ConfigError, match=r"docs/scale\.md"):
-            command()
+            command(*told)
 
 
 def test_sql_and_python_agree_on_where_an_account_is():
