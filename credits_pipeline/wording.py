@@ -6,7 +6,7 @@ Longer sentences about rows of the tables are the macros of `sentences.txt.j2`.
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime
 from decimal import Decimal
 from functools import cache, partial
 from pathlib import Path
@@ -25,7 +25,6 @@ SENTENCES = Path(__file__).with_name("sentences.txt.j2")
 LONGEST_NAME, LONGEST_SENTENCE = 80, 400
 # Money has 9 decimals; for an amount under a cent, two significant digits are enough to compare it.
 _MONEY_PLACES = 9
-_CENT = Decimal("0.01")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _SIZES = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k"))
 UNKNOWN = "unknown"
@@ -42,8 +41,6 @@ STATES = {
     "beyond": ("calm", "longer than a year"),
     "perhaps": ("calm", "probably longer than a year"),
 }
-# With the default schedule: one night may be missed. `Settings.stale_after` follows the schedule that is configured.
-STALE_AFTER = timedelta(hours=36)
 
 
 @cache
@@ -91,11 +88,9 @@ def usd(amount: Decimal | float | int | None, *, signed: bool = False) -> str:
         return UNKNOWN
     exact = amount if isinstance(amount, Decimal) else Decimal(repr(amount))
     size = abs(exact)
-    if size.quantize(_CENT) >= _CENT or size == 0:
-        digits = f"{size.quantize(_CENT):,.2f}"
-    else:
-        places = min(_MONEY_PLACES, 1 - size.adjusted())
-        digits = f"{size.quantize(Decimal(1).scaleb(-places)):.{places}f}".rstrip("0")
+    digits = f"{size:,.2f}"
+    if digits == "0.00" and size:
+        digits = f"{size:.{min(_MONEY_PLACES, 1 - size.adjusted())}f}".rstrip("0")
     sign = "\u2212" if exact < 0 else "+" if signed and exact > 0 else ""
     return f"{sign}${digits}"
 
@@ -157,11 +152,6 @@ def span(early: date | None, late: date | None) -> str:
     return day(early) if early == late else f"{day(early, year=early.year != late.year)} – {day(late)}"
 
 
-def is_stale(as_of: datetime | None, seen_at: datetime, after: timedelta = STALE_AFTER) -> bool:
-    """Whether a reading (UTC, naive as tables hold it) is too old to speak of the present at `seen_at` (aware)."""
-    return as_of is not None and seen_at - as_of.replace(tzinfo=UTC) > after
-
-
 @dataclass(frozen=True)
 class Answer:
     """When the credits run out, in words: the date, how sure it is, and how near (`tone`).
@@ -178,11 +168,11 @@ class Answer:
     explanation: str = ""
 
 
-def answer(runway: Row, *, seen_at: datetime | None = None, after: timedelta = STALE_AFTER) -> Answer:
+def answer(runway: Row) -> Answer:
     """A row of `credits_runway` (no status: never read), or only its dates, as a sentence and how sure it is.
 
-    Dates are UTC days. No "today" and no "tomorrow": a page or a message is read later than it was written. A reading
-    that is stale at `seen_at` (aware; None: it was just read) says so first, and its tone is never calm.
+    Dates are UTC days. No "today" and no "tomorrow": a page or a message is read later than it was written. A row that
+    `is_stale`, of a reading too old to speak of the present, says so first, and its tone is never calm.
     """
     early, middle, late = (runway.get(f"run_out_p{p}") for p in (10, 50, 90))
     state = "unused" if runway.get("is_unused") else runway.get("status", "ok") or "unread"
@@ -193,7 +183,7 @@ def answer(runway: Row, *, seen_at: datetime | None = None, after: timedelta = S
     tone, brief = STATES.get(state, (near, day(middle)))
     interval = "" if state not in ("ok", "perhaps") else "that day" if early == late else span(early, late)
     headline, why = say("headline", runway, state), plain(runway.get("explanation") or "")
-    if seen_at and state != "unread" and is_stale(runway["as_of"], seen_at, after):
+    if runway.get("is_stale"):
         headline = f"No reading since {day(runway['as_of'])}. At that time: {headline[0].lower()}{headline[1:]}"
         tone = "watch" if tone == "calm" else tone
     parts = (interval, "early" if is_dated and runway.get("is_early") else "")

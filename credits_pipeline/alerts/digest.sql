@@ -2,6 +2,7 @@
 -- before, the two keys (without a breakdown by key, models) whose spend moved most, when credits run out and what a week
 -- ago was thought, the month, what to buy. Quiet: about the same spend, credits for a month or bought automatically, the
 -- budget in no danger.
+-- A row is stale if its reading is of before $stale_before (UTC).
 -- And the titles of the alerts that stand or are new since $since, of other things than the digest itself says.
 
 with keys as (
@@ -60,6 +61,7 @@ alerts as (
 
 select
     runway.*,
+    coalesce(runway.as_of < $stale_before, false) as is_stale,
     (select list(replace(title, '[SIMULATED] ', '') order by place, due_at)[:5] from alerts) as alerts,
     summary.before_7d_usd,
     summary.unknown_days_7d,

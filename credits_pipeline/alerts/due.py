@@ -80,11 +80,11 @@ def by_age(
 
 def by_week(con: Connection, active: Sequence[Alert], settings: Settings) -> Changes:
     """The weekly digest, short enough for a phone, due once on the running day: what a week cost, and what comes."""
-    asked = {"accounts": [account.name for account in settings.accounts], "since": now() - WEEK}
+    times = {"since": now() - WEEK, "stale_before": now() - settings.stale_after}
     kinds = {"urgency": list(URGENCY), "past": list(PAST_EVENTS)}
-    rows = fetch_dicts(con, FOLDER / "digest.sql", asked | kinds)
-    age = {"seen_at": clock.now(), "after": settings.stale_after}
-    due = [Alert(f"digest/{clock.today()}", "digest", *message("digest", rows, age))] if rows else []
+    asked = {"accounts": [account.name for account in settings.accounts], **times, **kinds}
+    rows = fetch_dicts(con, FOLDER / "digest.sql", asked)
+    due = [Alert(f"digest/{clock.today()}", "digest", *message("digest", rows))] if rows else []
     return Changes(tuple(due))
 
 

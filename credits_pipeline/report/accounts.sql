@@ -1,6 +1,7 @@
--- One row per account that was ever read or billed, or has a key: its row of credits_runway (null if never read), its
--- periods of spend, the purchase to advise or the automatic top-up that makes one needless, the running month, and who spent
--- most on the last day and in 7 days (each a struct, of nulls where nothing is known). The most urgent first; at the end those without a key.
+-- One row per account that was ever read or billed, or has a key: its row of credits_runway (null if never read), whether
+-- its reading is too old to speak of the present (of before $stale_before, UTC), its periods of spend, the purchase to
+-- advise or the automatic top-up that makes one needless, the running month, and who spent most on the last day and in 7
+-- days (each a struct, of nulls where nothing is known). The most urgent first; at the end those without a key.
 -- $accounts: who has a key. Where nobody has, as in a copy of the tables on another machine, nothing is known of keys.
 
 with keys as (select unnest(cast($accounts as varchar[])) as account),
@@ -22,6 +23,7 @@ select
     account,
     keys.account is not null or len($accounts) = 0 as has_key,
     runway.* exclude (account, spend_7d_usd, spend_30d_usd),
+    coalesce(runway.as_of < $stale_before, false) as is_stale,
     spend.* exclude (account),
     spenders,
     topup,

@@ -26,7 +26,9 @@ def accounts(con: Connection, settings: Settings) -> list[Row]:
 
     An account that has a key and was never read or billed has only a name.
     """
-    return fetch_dicts(con, FOLDER / "accounts.sql", {"accounts": [account.name for account in settings.accounts]})
+    stale_before = (clock.now() - settings.stale_after).replace(tzinfo=None)
+    asked = {"accounts": [account.name for account in settings.accounts], "stale_before": stale_before}
+    return fetch_dicts(con, FOLDER / "accounts.sql", asked)
 
 
 def text(settings: Settings) -> str:
@@ -37,8 +39,6 @@ def text(settings: Settings) -> str:
     said = wording.template(FOLDER / "answer.txt.j2").render(
         rows=rows,
         is_simulated=is_simulated,
-        now=clock.now(),
-        stale_after=settings.stale_after,
         page=shown(settings.report_path),
         tables=shown(settings.published_path),
         ui="demo-ui" if settings.data_dir == config.PROJECT_ROOT / config.DEMO_DATA_DIR else "dev",
@@ -54,7 +54,7 @@ def shown(path: Path) -> Path:
 def as_json(settings: Settings) -> str:
     """Each account, the most urgent first: the sentences of the terminal, and its rows of the marts."""
     with open_published(settings.published_path) as con:
-        found = [_said(row, settings) for row in accounts(con, settings)]
+        found = [_said(row) for row in accounts(con, settings)]
         [published] = fetch_dicts(con, "from marts.published")
         for mart in (*MARTS_OF_ONE_ROW, *MARTS):
             rows = _by_account(con, mart)
@@ -85,7 +85,7 @@ def gone_within(settings: Settings, days: int, probability: float) -> list[str]:
     gone = [
         row["account"] for row in rows if row["status"] == "exhausted" or chances.get(row["account"], 0) >= probability
     ]
-    unknown = [row["account"] for row in rows if not row["as_of"] or _said(row, settings)["is_stale"]]
+    unknown = [row["account"] for row in rows if not row["as_of"] or row["is_stale"]]
     if unknown and not gone:
         raise CreditsError(f"whether credits are gone is not known, because these were not read: {', '.join(unknown)}")
     return gone
@@ -116,12 +116,10 @@ def what_if(settings: Settings, *, model: str, other: str, share: float, account
     return template.render(row=row, used=used, wanted=wanted, share=share).rstrip()
 
 
-def _said(row: Row, settings: Settings) -> dict[str, Any]:
-    answer = wording.answer(row, seen_at=clock.now(), after=settings.stale_after)
+def _said(row: Row) -> dict[str, Any]:
+    answer = wording.answer(row)
     return {
-        "account": row["account"],
-        "has_key": row["has_key"],
-        "is_stale": wording.is_stale(row["as_of"], clock.now(), settings.stale_after),
+        **{name: row[name] for name in ("account", "has_key", "is_stale")},
         "headline": answer.headline if row["has_key"] else wording.say("no_key", row),
         "detail": answer.detail if row["has_key"] else "",
     }

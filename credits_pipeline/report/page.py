@@ -5,7 +5,8 @@ fetching and scripts, should a name ever get past the escaping.
 """
 
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
+from operator import itemgetter
 from typing import Any
 
 from credits_pipeline import clock, files, wording
@@ -32,7 +33,7 @@ def write(settings: Settings) -> None:
     """
     path = settings.report_path
     with open_published(settings.published_path) as con:
-        page = render(con, settings, generated_at=clock.now())
+        page = render(con, settings)
     hung = CreditsError(f"Another run has been writing {path} for {LOCK_TIMEOUT_S} s: stop it, then run again.")
     try:
         with files.only_one(path.with_name(f".{path.name}.lock"), otherwise=hung, timeout_s=LOCK_TIMEOUT_S):
@@ -43,43 +44,27 @@ def write(settings: Settings) -> None:
         ) from error
 
 
-def render(con: Connection, settings: Settings, *, generated_at: datetime) -> str:
-    """The page as HTML, from a connection to the marts. `generated_at` is aware."""
+def render(con: Connection, settings: Settings) -> str:
+    """The page as HTML, from a connection to the marts."""
     rows = accounts(con, settings)
     keyed = [row for row in rows if row["has_key"]]
     published = next(iter(fetch_dicts(con, "from marts.published")), None)
     (total,) = fetch_dicts(con, FOLDER / "total.sql", {"accounts": [row["account"] for row in keyed]})
-    newest = max((row["as_of"] for row in keyed if row["as_of"]), default=None)
-    age = generated_at - newest.replace(tzinfo=UTC) if newest else timedelta()
-
-    def is_stale(as_of: datetime | None) -> bool:
-        return wording.is_stale(as_of, generated_at, settings.stale_after)
-
-    def section(number: int, row: Row) -> dict[str, Any]:
-        """What the page says about one account; charts and tables only of the first FULL_ACCOUNTS."""
-        anchor = f"account-{number}"
-        said: dict[str, Any] = {
-            "anchor": anchor,
-            "row": row,
-            "answer": wording.answer(row, seen_at=generated_at, after=settings.stale_after),
-            "is_stale": is_stale(row["as_of"]),
-            "is_full": number <= FULL_ACCOUNTS,
-        }
-        if said["is_full"]:
-            said |= {"figures": figures(con, row["account"], anchor), "tables": tables(con, row["account"])}
-        return said
-
+    sections: list[dict[str, Any]] = []
+    for number, row in enumerate(keyed[:LISTED_ACCOUNTS], start=1):
+        anchor, is_full = f"account-{number}", number <= FULL_ACCOUNTS
+        sections.append({"anchor": anchor, "row": row, "answer": wording.answer(row), "is_full": is_full})
+        if is_full:
+            sections[-1] |= {"figures": figures(con, row["account"], anchor), "tables": tables(con, row["account"])}
     return wording.template(FOLDER / "report.html.j2").render(
-        sections=[section(number, row) for number, row in enumerate(keyed[:LISTED_ACCOUNTS], start=1)],
+        sections=sections,
         not_listed=len(keyed[LISTED_ACCOUNTS:]),
         full_accounts=FULL_ACCOUNTS,
         without_key=[row for row in rows if not row["has_key"]],
         total=total,
         published=published,
-        as_of=newest,
-        is_stale=is_stale(newest),
-        age_minutes=age // timedelta(minutes=1),
-        generated_at=generated_at.astimezone(UTC),
+        newest=max((row for row in keyed if row["as_of"]), key=itemgetter("as_of"), default=None),
+        now=clock.now().replace(tzinfo=None),
         stale_hours=settings.stale_after // timedelta(hours=1),
         light=drawing.css("light"),
         dark=drawing.css("dark"),

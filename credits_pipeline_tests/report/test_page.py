@@ -69,7 +69,8 @@ class Page(HTMLParser):
 
 
 def rendered(world: World, *names: str, at: datetime = WRITTEN) -> Page:
-    return Page(page.render(world.con, settings(*names), generated_at=at))
+    with clock.frozen(at):
+        return Page(page.render(world.con, settings(*names)))
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +241,8 @@ def test_data_older_than_the_schedule_allows_are_called_stale(people, hours, is_
     assert ("There has been no reading for more than 36 hours" in text) == is_stale
     weekly = settings("young")
     weekly.stale_after = timedelta(days=8)
-    assert "Out of date" not in Page(page.render(people.con, weekly, generated_at=later)).text
+    with clock.frozen(later):
+        assert "Out of date" not in Page(page.render(people.con, weekly)).text
 
 
 def named(*names: str) -> World:
