@@ -45,11 +45,15 @@ def write(path: Path, content: str, *, mode: int = 0o600) -> None:
         fresh.unlink(missing_ok=True)
         fresh.touch(0o600)
         fresh.write_text(content, encoding="utf-8")
-        with suppress(PermissionError):  # of a file system without modes
-            fresh.chmod(mode)
+        set_mode(fresh, mode)
         move_into_place(fresh, path)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def set_mode(path: Path, mode: int) -> None:
+    with suppress(PermissionError):  # of a file system without modes
+        path.chmod(mode)
 
 
 def move_into_place(fresh: Path, path: Path) -> None:
@@ -69,11 +73,6 @@ def sync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-def absolute(path: Path) -> Path:
-    """Absolute, with symlinks left as the user chose them."""
-    return Path(os.path.abspath(path))  # noqa: PTH100
 
 
 def beside(path: Path, suffix: str) -> Path:

@@ -16,7 +16,7 @@ class Backups(WarehouseFile):
         It holds `warehouse.duckdb`, which `restore` takes, and the raw and mart tables as Parquet
         (`raw/…`, `marts/…`) for any other tool. A backup that was cut short never looks like a whole one.
         """
-        into = files.absolute(into)
+        into = into.absolute()
         with self._held("making a backup") as deadline:
             files.make_directory(into)
             finished = into / f"credits-{stamp()}"
@@ -42,7 +42,7 @@ class Backups(WarehouseFile):
         are copied into a new file, so that a damaged backup changes nothing and a forged one brings nothing else
         along. Rebuild the SQL and publish afterwards.
         """
-        source = files.absolute(source)
+        source = source.absolute()
         source = source / "warehouse.duckdb" if source.is_dir() else source
         files.refuse_what_is_no_file(source)
         if not source.exists():
@@ -96,12 +96,11 @@ class Backups(WarehouseFile):
 
 def _copy_our_tables(con: Connection) -> None:
     """From `backup` into `warehouse`. A view in a table's place would run what somebody else wrote, so it is none."""
-    con.execute("begin transaction")
-    for schema in ("raw", "ops"):
-        if missing := set(tables_of(con, schema)) - set(tables_of(con, schema, "backup")):
-            raise WarehouseCorrupt(f"no {missing}")
-        for table in tables_of(con, schema):
-            if table != "schema_version":  # written already
-                name = f"{schema}.{table}"
-                con.execute(f"insert into warehouse.{name} by name select * from backup.{name}")
-    con.execute("commit")
+    with connection.transaction(con):
+        for schema in ("raw", "ops"):
+            if missing := set(tables_of(con, schema)) - set(tables_of(con, schema, "backup")):
+                raise WarehouseCorrupt(f"no {missing}")
+            for table in tables_of(con, schema):
+                if table != "schema_version":  # written already
+                    name = f"{schema}.{table}"
+                    con.execute(f"insert into warehouse.{name} by name select * from backup.{name}")

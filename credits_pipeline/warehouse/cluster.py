@@ -23,10 +23,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 WAIT_FOR_WORKERS_S: Final = 60
-WAIT_FOR_LOCK_S: Final = 60
 
 
-def on_each(settings: Settings, generation: int, do: Callable[..., T], args: tuple[Any, ...]) -> list[T]:
+def on_each(settings: Settings, generation: int, do: Callable[..., T], *args: Any) -> list[T]:
     """What `do(shard, *args)` returns for each shard, in the order of shards. A lost worker's shard is done again.
 
     Raises WarehouseError where the cluster cannot do it; what `do` raises, of the first shard that fails.
@@ -34,7 +33,7 @@ def on_each(settings: Settings, generation: int, do: Callable[..., T], args: tup
     assert settings.lake
     numbers = range(settings.lake.shards)
     if not settings.lake.cluster:
-        return [do(shard_at(settings, generation, number), *args) for number in numbers]
+        return [do(Shard(settings.lake, generation, number, settings.data_dir), *args) for number in numbers]
     with _client(settings.lake.cluster) as client:
         from distributed import KilledWorker
 
@@ -48,12 +47,6 @@ def on_each(settings: Settings, generation: int, do: Callable[..., T], args: tup
                 " needs more memory than they have. Give them more, or run `make reshard SHARDS=…` for smaller shards."
             ) from error
         return found
-
-
-def shard_at(settings: Settings, generation: int, number: int, *, lock_timeout_s: float = WAIT_FOR_LOCK_S) -> Shard:
-    if settings.lake is None:
-        raise ConfigError("CREDITS_LAKE is not set on this host: give every worker the same .env")
-    return Shard(settings.lake, generation, number, settings.data_dir, lock_timeout_s=lock_timeout_s)
 
 
 @cache
@@ -108,9 +101,12 @@ def _on_worker(number: int, generation: int, wanted: str, what: tuple[Callable[.
     if running() != wanted:  # it joined after the others were asked
         raise WarehouseError(f"CREDITS_CLUSTER: a worker runs {running()}, and the run {wanted}: update it.")
     export_others(config.dotenv_path())
-    shard, worker = shard_at(config.current().valid(), generation, number), get_worker()
-    shard.limits = {"threads": worker.state.nthreads}
+    settings, worker = config.current().valid(), get_worker()
+    if settings.lake is None:
+        raise ConfigError("CREDITS_LAKE is not set on this host: give every worker the same .env")
+    shard = Shard(settings.lake, generation, number, settings.data_dir)
+    shard.limits["threads"] = worker.state.nthreads
     if memory := worker.memory_manager.memory_limit:
-        shard.limits = {**shard.limits, "memory_limit": f"{memory // 2_000_000}MB"}
+        shard.limits["memory_limit"] = f"{memory // 2_000_000}MB"
     do, args = what
     return do(shard, *args)

@@ -73,11 +73,9 @@ def load_extensions(con: Connection, settings: LakeSettings) -> None:
 
     for name in ("postgres_scanner", "ducklake", *(("httpfs",) if settings.is_bucket else ())):
         package = importlib.util.find_spec(f"duckdb_extension_{name}")
-        places = package.submodule_search_locations if package else None
-        path = (
-            Path(places[0]) / "extensions" / f"v{duckdb.__version__}" / f"{name}.duckdb_extension" if places else None
-        )
-        if path is None or not path.exists():
+        file = f"extensions/v{duckdb.__version__}/{name}.duckdb_extension"
+        path = Path(package.origin).parent / file if package and package.origin else None
+        if not path or not path.exists():
             raise WarehouseError(
                 f"CREDITS_LAKE needs DuckDB's extension {name} for DuckDB {duckdb.__version__}, which is not installed:"
                 " run `make cluster`"

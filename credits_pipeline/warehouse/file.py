@@ -32,7 +32,7 @@ class WarehouseFile:
     """The warehouse at `path`, opened for the length of one call or one `with` block, never longer."""
 
     def __init__(self, path: Path, *, lock_timeout_s: float = 60, migrations: Path = MIGRATIONS) -> None:
-        self.path = files.absolute(path)
+        self.path = path.absolute()
         self.lock_timeout_s = lock_timeout_s
         self._steps = steps(migrations)
 
@@ -54,7 +54,7 @@ class WarehouseFile:
 
     @contextmanager
     def _held(self, purpose: str) -> Iterator[float]:
-        """Hold the file lock, creating files for our eyes only; yields the deadline for DuckDB's own lock."""
+        """Hold the lock beside the file, creating files for our eyes only; yields the deadline for DuckDB's own."""
         deadline = clock.monotonic() + self.lock_timeout_s
         lock = files.beside(self.path, ".lock")
 
@@ -62,7 +62,6 @@ class WarehouseFile:
             return WarehouseBusy(connection.busy(self.path, lock.read_text("utf-8") or "another process"))
 
         with connection.named_errors(self.path):
-            files.make_directory(self.path.parent)
             files.refuse_what_is_no_file(self.path)
             with files.only_one(lock, otherwise=is_busy, timeout_s=self.lock_timeout_s):
                 with suppress(OSError):  # on a full disk one can still read; the note is only for those who wait

@@ -6,8 +6,7 @@ small file of views over exactly the Parquet files of one commit of every shard.
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +20,7 @@ from credits_pipeline.warehouse.connection import Connection, WarehouseError, re
 from credits_pipeline.warehouse.engine import load_extensions
 from credits_pipeline.warehouse.file import remove_leftovers, temporary
 from credits_pipeline.warehouse.published import describe, replace_published, write_published
-from credits_pipeline.warehouse.shard import SHARD_OF, Shard, ShardFiles, layout, postgres, set_layout, shard_of
+from credits_pipeline.warehouse.shard import SHARD_OF, Shard, ShardFiles, layouts, postgres, set_layout, shard_of
 
 T = TypeVar("T")
 
@@ -35,18 +34,18 @@ ORPHANS_KEPT: Final = timedelta(days=2)
 class Lake(AnyWarehouse):
     """The shards of the lake that `settings` name, created at first use."""
 
-    def __init__(self, settings: Settings, *, lock_timeout_s: float = cluster.WAIT_FOR_LOCK_S) -> None:
+    def __init__(self, settings: Settings, *, lock_timeout_s: float = 60) -> None:
         assert settings.lake
-        self._settings, self._lake_settings, self._lock_timeout_s = settings, settings.lake, lock_timeout_s
+        self._settings, self._lake, self._lock_timeout_s = settings, settings.lake, lock_timeout_s
         self._listed: list[ShardFiles] | None = None
 
     def each(self, do: Callable[..., T], *args: Any) -> list[T]:
         """What `do(shard, *args)` returns for each shard, by the workers of CREDITS_CLUSTER where there are any."""
         self._listed = None  # it may write
-        return cluster.on_each(self._settings, self._generation, do, args)
+        return cluster.on_each(self._settings, self._generation, do, *args)
 
     def of(self, account: str) -> Shard:
-        return self._shard(shard_of(account, self._lake_settings.shards))
+        return self._shard(shard_of(account, self._lake.shards))
 
     @contextmanager
     def reading(self, purpose: str = "reading") -> Iterator[Connection]:
@@ -76,22 +75,20 @@ class Lake(AnyWarehouse):
             yield con
             con.execute("use warehouse; detach whole; detach database if exists published")
 
-    @contextmanager
-    def writing(self, purpose: str) -> Iterator[Connection]:
+    def writing(self, purpose: str) -> AbstractContextManager[Connection]:
         """To what is remembered of alerts; the rest is written shard by shard."""
-        with self._shard(0).writing(purpose) as con:
-            yield con
+        return self._shard(0).writing(purpose)
 
     def publish(self, target: Path, *, run_id: str, published_at: datetime, version: str, is_simulated: bool) -> None:
         """Replace the file `target` by views of the marts of every shard's last commit; the rest as for a file."""
-        target = files.absolute(target)
+        target = target.absolute()
         files.make_directory(target.parent)
         files.refuse_what_is_no_file(target)
         fresh, found = temporary(target), self._files()
         as_of = max((part.as_of for part in found if part.as_of), default=None)
         try:
             with connection.connect(target) as con:
-                load_extensions(con, self._lake_settings)
+                load_extensions(con, self._lake)
                 connection.attach(con, fresh, "published")
                 con.execute("begin transaction; create schema published.marts; create schema published.lake")
                 _create_views(con, "published", found)
@@ -118,33 +115,27 @@ class Lake(AnyWarehouse):
                 if "shards" in tables_of(con, "lake", "published"):
                     published = {(g, n): at for g, n, at in con.execute("from published.lake.shards").fetchall()}
         snapshots = {number: at for (generation, number), at in published.items() if generation == self._generation}
-        cluster.on_each(self._settings, self._generation, _tidy, (snapshots, kept, orphans_kept))
-        for generation, shards in self._former():
-            if all(generation != used for used, _ in published):
-                for number in range(shards):
-                    former = replace(self._lake_settings, shards=shards)
-                    Shard(former, generation, number, self._settings.data_dir).remove()
-                with postgres(self._lake_settings) as pg, pg.cursor() as cursor:
-                    cursor.execute("delete from credits.layout where generation = %s", [generation])
-
-    def _former(self) -> list[tuple[int, int]]:
-        with postgres(self._lake_settings) as pg, pg.cursor() as cursor:
-            cursor.execute("select generation, shards from credits.layout where generation < %s", [self._generation])
-            return [(generation, shards) for generation, shards in cursor.fetchall()]
+        cluster.on_each(self._settings, self._generation, Shard.tidy, snapshots, kept, orphans_kept)
+        with postgres(self._lake) as pg:
+            for generation, shards in layouts(pg).items():
+                if generation < self._generation and all(generation != used for used, _ in published):
+                    for number in range(shards):
+                        Shard(self._lake, generation, number, self._settings.data_dir).remove()
+                    pg.execute("delete from credits.layout where generation = %s", [generation])
 
     def _files(self) -> list[ShardFiles]:
         if self._listed is None:
-            self._listed = cluster.on_each(self._settings, self._generation, Shard.mart_files, ())
+            self._listed = cluster.on_each(self._settings, self._generation, Shard.mart_files)
         return self._listed
 
     def _shard(self, number: int) -> Shard:
-        return cluster.shard_at(self._settings, self._generation, number, lock_timeout_s=self._lock_timeout_s)
+        return Shard(self._lake, self._generation, number, self._settings.data_dir, lock_timeout_s=self._lock_timeout_s)
 
     @cached_property
     def _generation(self) -> int:
-        wanted = self._lake_settings.shards
-        with postgres(self._lake_settings) as pg:
-            if (found := layout(pg)) is None:
+        wanted = self._lake.shards
+        with postgres(self._lake) as pg:
+            if not (found := layouts(pg)):
                 if (path := self._settings.warehouse_path).exists():
                     raise WarehouseError(
                         f"The lake is empty, and there is a warehouse in {path}: run `make reshard SHARDS={wanted}` to"
@@ -152,8 +143,8 @@ class Lake(AnyWarehouse):
                     )
                 set_layout(pg, 1, wanted)
                 return 1
-        generation, shards = found
-        if shards != wanted:
+        generation = max(found)
+        if (shards := found[generation]) != wanted:
             raise WarehouseError(
                 f"The lake has {shards} shards and CREDITS_SHARDS says {wanted}: set it to {shards}, or run"
                 f" `make reshard SHARDS={wanted}` first."
@@ -170,12 +161,14 @@ def reshard(settings: Settings, shards: int) -> int:
     lake = settings.lake
     assert lake
     with postgres(lake) as pg, ExitStack() as held:
-        generation, present = layout(pg) or (0, 0)
+        generations = layouts(pg)
+        generation = max(generations, default=0)
+        present = generations.get(generation, 0)
         if present == shards:
             raise WarehouseError(f"The lake has {shards} shards already.")
         if not present and not settings.warehouse_path.exists():
             raise WarehouseError("There is nothing to move yet: set CREDITS_SHARDS, and the first run begins the lake.")
-        olds = [Shard(replace(lake, shards=present), generation, n, settings.data_dir) for n in range(present)]
+        olds = [Shard(lake, generation, number, settings.data_dir) for number in range(present)]
         for old in olds:
             held.enter_context(old.held("moving its rows into new shards"))
         if not present:
@@ -183,16 +176,15 @@ def reshard(settings: Settings, shards: int) -> int:
                 pass
         rows = 0
         for number in range(shards):
-            new = Shard(replace(lake, shards=shards), generation + 1, number, settings.data_dir)
-            with pg.cursor() as cursor:  # what an attempt that was cut short left
-                cursor.execute(f"drop schema if exists {new.schema} cascade")
-            rows += _move(settings, olds, new)
+            new = Shard(lake, generation + 1, number, settings.data_dir)
+            pg.execute(f"drop schema if exists {new.schema} cascade")  # what an attempt that was cut short left
+            rows += _move(settings, olds, new, SHARD_OF.format(shards=shards) + f" = {number}")
         set_layout(pg, generation + 1, shards)
     return rows
 
 
-def _move(settings: Settings, olds: list[Shard], new: Shard) -> int:
-    """Copy what belongs to `new` from `olds`, or from the file where there are none."""
+def _move(settings: Settings, olds: list[Shard], new: Shard, is_its_own: str) -> int:
+    """Copy the rows for which `is_its_own` holds to `new` from `olds`, or from the file where there are none."""
     rows = 0
     with new.reading("preparing its tables"):
         pass
@@ -207,17 +199,12 @@ def _move(settings: Settings, olds: list[Shard], new: Shard) -> int:
                     for table in tables_of(con, schema, "source"):
                         if table in {"schema_version", "account_plans", "teams"}:  # written by every build
                             continue
-                        is_mine = SHARD_OF.format(shards=new.settings.shards) + f" = {new.number}"
-                        where = str(new.number == 0) if schema == "ops" else is_mine
+                        where = str(new.number == 0) if schema == "ops" else is_its_own
                         insert = f"insert into {schema}.{table} by name from source.{schema}.{table} where {where}"
                         [(moved,)] = con.execute(insert).fetchall()
                         rows += moved
             con.execute("detach source")
     return rows
-
-
-def _tidy(shard: Shard, published: dict[int, int], kept: timedelta, orphans_kept: timedelta) -> None:
-    shard.tidy(published.get(shard.number), kept, orphans_kept)
 
 
 def _create_views(con: Connection, catalog: str, found: list[ShardFiles]) -> None:
@@ -237,4 +224,4 @@ def _create_views(con: Connection, catalog: str, found: list[ShardFiles]) -> Non
         else:
             query = f"select {', '.join(f'null::{kind} as {quoted(name)}' for name, kind in kinds.items())} limit 0"
         con.execute(f"create view {quoted(catalog, 'marts', table)} as {query}")
-    describe(con, catalog, "view", [(table, column, comment) for table, column, comment, _ in described if comment])
+    describe(con, catalog, "view", described)

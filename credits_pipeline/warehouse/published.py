@@ -2,10 +2,10 @@
 
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from credits_pipeline import clock, config, files
 from credits_pipeline.text import literal, quoted
@@ -15,6 +15,9 @@ from credits_pipeline.warehouse.file import WarehouseFile, naive, remove_leftove
 
 if TYPE_CHECKING:
     import pandas as pd
+
+Described: TypeAlias = tuple[str, str, str | None, str]
+"""A mart, or a column of it: the table, the column or '', the comment, the type or ''."""
 
 _PUBLISHED_WAIT_S: Final = 10.0
 """How long a reader waits if someone opened the published copy for writing, which nobody should."""
@@ -28,7 +31,7 @@ class Publisher(WarehouseFile):
         A crash at any point leaves the old file or the new one. `marts.published` says what is in it.
         `parquet`, beside it, becomes a link to a folder with the same tables as Parquet; the folder before is kept.
         """
-        target = files.absolute(target)
+        target = target.absolute()
         with self._held("publishing") as deadline:
             files.make_directory(target.parent)
             files.refuse_what_is_no_file(target)
@@ -37,15 +40,15 @@ class Publisher(WarehouseFile):
             try:
                 with self._open(deadline, read_only=True) as con:
                     connection.attach(con, fresh, "published")
-                    con.execute("begin transaction")  # one, not one per comment: each waits for the disk
-                    _copy_marts(con)
-                    newest = "select max(observed_at) from marts.credits_readings"
-                    as_of = (
-                        con.execute(newest).fetchall()[0][0] if "credits_readings" in tables_of(con, "marts") else None
-                    )
+                    # One transaction, not one per comment: each waits for the disk.
+                    con.execute("begin transaction; create schema published.marts")
+                    for table in tables_of(con, "marts"):
+                        mart = quoted("marts", table)
+                        con.execute(f"create table published.{mart} as from warehouse.{mart}")
+                    described, as_of = about_marts(con)
+                    describe(con, "published", "table", described)
                     write_published(con, as_of, run_id, published_at, version, is_simulated)
-                    con.execute("commit")
-                    con.execute("checkpoint published")
+                    con.execute("commit; checkpoint published")
                     connection.write_parquet(con, "marts", folder, "published")
                     con.execute("detach published")
                 # DuckDB has released both files by now, so opening them here cannot drop its locks.
@@ -65,7 +68,7 @@ def open_published(path: Path) -> Iterator[Connection]:
 
     It goes on seeing the generation it was opened on. Raises WarehouseError where there is none yet.
     """
-    path = files.absolute(path)
+    path = path.absolute()
     files.refuse_what_is_no_file(path)
     if not path.exists():
         raise WarehouseError(f"There is no {path} yet: run `make run` first (the demo's copy is in data/demo).")
@@ -102,8 +105,7 @@ def read_mart(name: str, path: Path | None = None) -> "pd.DataFrame":
 
 
 def replace_published(fresh: Path, target: Path) -> None:
-    with suppress(PermissionError):  # of a file system without modes
-        fresh.chmod(0o444)
+    files.set_mode(fresh, 0o444)
     files.move_into_place(fresh, target)
     # A log that a tool left beside the old file would be replayed onto this one.
     files.beside(target, ".wal").unlink(missing_ok=True)
@@ -112,10 +114,8 @@ def replace_published(fresh: Path, target: Path) -> None:
 def _replace_folder(fresh: Path, link: Path) -> None:
     for file in fresh.iterdir():
         files.sync(file)
-    with suppress(PermissionError):  # of a file system without modes
-        for file in fresh.iterdir():
-            file.chmod(0o444)
-        fresh.chmod(0o755)
+        files.set_mode(file, 0o444)
+    files.set_mode(fresh, 0o755)
     if not link.is_symlink():
         shutil.rmtree(link, ignore_errors=True)  # what `scp -r` makes of a link
     pointer = fresh / "link"
@@ -124,25 +124,25 @@ def _replace_folder(fresh: Path, link: Path) -> None:
     files.sync(link.parent)
 
 
-def _copy_marts(con: Connection) -> None:
-    con.execute("create schema published.marts")
-    for name in tables_of(con, "marts"):
-        table = f"marts.{quoted(name)}"
-        con.execute(f"create table published.{table} as from warehouse.{table}")
+def about_marts(con: Connection) -> tuple[list[Described], datetime | None]:
+    """What the marts of `warehouse` and their columns are, and the instant of the newest reading in them."""
     described = con.execute(
         """
-        select table_name, '', comment from duckdb_tables()
-        where database_name = 'warehouse' and schema_name = 'marts' and comment is not null
+        select table_name, '', comment, '' from duckdb_tables()
+        where database_name = 'warehouse' and schema_name = 'marts'
         union all
-        select table_name, column_name, comment from duckdb_columns()
-        where database_name = 'warehouse' and schema_name = 'marts' and comment is not null
+        select table_name, column_name, comment, data_type from duckdb_columns()
+        where database_name = 'warehouse' and schema_name = 'marts'
         """
     ).fetchall()
-    describe(con, "published", "table", described)
+    if "credits_readings" not in tables_of(con, "marts"):
+        return described, None
+    [(as_of,)] = con.execute("select max(observed_at) from marts.credits_readings").fetchall()
+    return described, as_of
 
 
-def describe(con: Connection, catalog: str, kind: str, described: Iterable[tuple[str, str, str]]) -> None:
-    """Comment on marts, each a `kind`, and on their columns: by table and column, the column empty for the table's own.
+def describe(con: Connection, catalog: str, kind: str, described: Iterable[Described]) -> None:
+    """Comment on marts, each a `kind`, and on their columns.
 
     As one script: hundreds of statements by themselves cost more than the copy that they describe.
     """
@@ -150,7 +150,8 @@ def describe(con: Connection, catalog: str, kind: str, described: Iterable[tuple
         ";".join(
             f"comment on {'column' if column else kind} {quoted(catalog, 'marts', table, *filter(None, [column]))}"
             f" is {literal(comment)}"
-            for table, column, comment in described
+            for table, column, comment, _ in described
+            if comment
         )
     )
 

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,14 +18,23 @@ from credits_pipeline.text import literal
 from credits_pipeline.warehouse import connection, engine
 from credits_pipeline.warehouse.connection import Connection, WarehouseBusy, WarehouseError, tables_of
 from credits_pipeline.warehouse.file import apply, holder, steps, version_of
+from credits_pipeline.warehouse.published import Described, about_marts
 from credits_pipeline.warehouse.tables import Tables
 
 if TYPE_CHECKING:
-    from psycopg2.extensions import connection as PostgresConnection
+    from psycopg2.extensions import cursor as Cursor
 
 _POLL_S: Final = 0.2
 _IN_TODAYS_FORM: Final[set[str]] = set()  # shards that this process has found so
 _NO_CHECK: Final = " check (source in ('api', 'import'))"  # DuckLake knows no checks; only our own code writes here
+# Signs in what DuckDB says → our sentence.
+_SIGNS: Final[dict[tuple[str, ...], str]] = {
+    ("onflict", "another transaction"): "{shard} was changed by another process meanwhile: run this again.",
+    ("connection to server", "server closed the connection", "terminating connection", "Failed to connect"):
+        "PostgreSQL (CREDITS_LAKE) does not answer, so nothing of {shard} was changed: {reason}",
+    ("HTTP", "Could not connect", "onnection refused", "IO Error"):
+        "The lake's storage (CREDITS_LAKE_DATA) does not answer, so nothing of {shard} was changed: {reason}",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -35,8 +44,8 @@ class ShardFiles:
     shard: int
     snapshot: int
     paths: Mapping[str, list[str]]  # by table
-    described: list[tuple[str, str, str | None, str]]  # table, column or '', comment, type or ''
-    as_of: Any  # instant of the newest reading, naive UTC
+    described: list[Described]
+    as_of: datetime | None  # of the newest reading, naive UTC
 
 
 class Shard(Tables):
@@ -48,9 +57,8 @@ class Shard(Tables):
         self.settings, self.generation, self.number = settings, generation, number
         self.schema = f"credits_{generation}_{number:04}"
         self.data = f"{settings.data}/{generation}/{number:04}/"
-        self._folder = folder
-        self._lock_timeout_s = lock_timeout_s
-        self.limits: Mapping[str, object] = {}  # settings of DuckDB: what a worker may use of its machine
+        self._folder, self._lock_timeout_s = folder, lock_timeout_s
+        self.limits: dict[str, object] = {}  # settings of DuckDB: what a worker may use of its machine
 
     def __str__(self) -> str:
         return f"shard {self.number} of the lake"
@@ -60,14 +68,9 @@ class Shard(Tables):
 
     @contextmanager
     def writing(self, purpose: str) -> Iterator[Connection]:
-        """A read-write connection inside one transaction: committed at the end, undone by any exception.
-
-        The shard is created or migrated first where needed. `purpose` is shown to those who have to wait.
-        Raises WarehouseBusy, or WarehouseError where PostgreSQL or the storage does not answer.
-        """
+        """As to a file. Raises WarehouseBusy, or WarehouseError where PostgreSQL or the storage does not answer."""
         with self.held(purpose), self.opened() as con:
-            todo = self._steps_to_go(con)
-            if todo:
+            if todo := self._steps_to_go(con):
                 apply(con, todo, len(steps()))
             with connection.transaction(con):
                 yield con
@@ -76,16 +79,15 @@ class Shard(Tables):
     def reading(self, purpose: str = "reading") -> Iterator[Connection]:
         """A connection to the last commit. An absent shard is created empty, an older one migrated, first."""
         with self.opened() as con:
-            if not self._steps_to_go(con):
-                yield con
-                return
-        with self.writing("preparing its tables"):
-            pass
+            todo = self._steps_to_go(con)
+        if todo:
+            with self.writing("preparing its tables"):
+                pass
         with self.opened() as con:
             yield con
 
-    def tidy(self, published: int | None, kept: timedelta, orphans_kept: timedelta) -> None:
-        """Forget states older than `kept` but the `published` one, join small files, remove what no state names.
+    def tidy(self, published: Mapping[int, int], kept: timedelta, orphans_kept: timedelta) -> None:
+        """Forget states older than `kept` but the `published` one (by shard), join small files, remove the others.
 
         Files that no state ever named are removed after `orphans_kept`.
         """
@@ -94,7 +96,7 @@ class Shard(Tables):
             old = con.execute(
                 f"select list(snapshot_id) from ducklake_snapshots('warehouse') where snapshot_time < {since}"
                 " and snapshot_id <> ? and snapshot_id < (select id from ducklake_current_snapshot('warehouse'))",
-                [-1 if published is None else published],
+                [published.get(self.number, -1)],
             ).fetchall()[0][0]
             if old:
                 con.execute(f"call ducklake_expire_snapshots('warehouse', versions => {old})")
@@ -105,22 +107,13 @@ class Shard(Tables):
 
     def mart_files(self) -> ShardFiles:
         """The files of the marts, of one commit."""
-        with self.reading("listing the tables to publish") as con:
-            con.execute("begin transaction")  # one state for all
+        with self.reading("listing the tables to publish") as con, connection.transaction(con):  # one state for all
             paths = {}
             for name in tables_of(con, "marts"):
                 found = con.execute(f"from ducklake_list_files('warehouse', '{name}', schema => 'marts')").fetchall()
                 paths[name] = [row[0] for row in found]
-            described = con.execute(
-                "select table_name, '', comment, '' from duckdb_tables()"
-                " where database_name = 'warehouse' and schema_name = 'marts' union all"
-                " select table_name, column_name, comment, data_type from duckdb_columns()"
-                " where database_name = 'warehouse' and schema_name = 'marts'"
-            ).fetchall()
-            newest = "select max(observed_at) from marts.credits_readings"
-            as_of = con.execute(newest).fetchall()[0][0] if "credits_readings" in paths else None
+            described, as_of = about_marts(con)
             [(snapshot,)] = con.execute("from ducklake_current_snapshot('warehouse')").fetchall()
-            con.execute("commit")
         return ShardFiles(self.number, snapshot, paths, described, as_of)
 
     def remove(self) -> None:
@@ -133,8 +126,8 @@ class Shard(Tables):
                 con.execute("call ducklake_cleanup_old_files('warehouse', cleanup_all => true)")
                 con.execute("call ducklake_delete_orphaned_files('warehouse', cleanup_all => true)")
             engine.forget()
-            with postgres(self.settings) as pg, pg.cursor() as cursor:
-                cursor.execute(f"drop schema if exists {self.schema} cascade")
+            with postgres(self.settings) as pg:
+                pg.execute(f"drop schema if exists {self.schema} cascade")
 
     def attach_as(self, name: str, *, read_only: bool = False) -> str:
         """The statement that attaches the catalog. Tables without a file would not be published: no inlining."""
@@ -145,9 +138,18 @@ class Shard(Tables):
 
     @contextmanager
     def opened(self) -> Iterator[Connection]:
-        how = self.attach_as("warehouse")
-        with lake_errors(str(self)), engine.attached(self.settings, how, self._folder, self.limits) as con:
-            yield con
+        """The shard, as its last commit left it. Raises WarehouseError where catalog or storage fail."""
+        import duckdb
+
+        try:
+            with engine.attached(self.settings, self.attach_as("warehouse"), self._folder, self.limits) as con:
+                yield con
+        except duckdb.Error as error:
+            reason = str(error).split("\n", 1)[0]
+            for signs, sentence in _SIGNS.items():
+                if any(sign in str(error) for sign in signs):
+                    raise WarehouseError(sentence.format(shard=self, reason=reason)) from error
+            raise
 
     def _steps_to_go(self, con: Connection) -> list[str]:
         if self.attach_as("warehouse") in _IN_TODAYS_FORM:
@@ -163,21 +165,19 @@ class Shard(Tables):
         """Be the only writer of the shard. The lock is a session's: it goes when the process does."""
         deadline = clock.monotonic() + self._lock_timeout_s
         key = int.from_bytes(hashlib.sha256(self.schema.encode()).digest()[:7])
-        with postgres(self.settings, f"{holder()} ({purpose})") as pg, pg.cursor() as cursor:
-            while True:
-                cursor.execute("select pg_try_advisory_lock(%s)", [key])
-                if cursor.fetchall()[0][0]:
-                    break
+        with postgres(self.settings, f"{holder()} ({purpose})") as pg:
+            while not ask(pg, "select pg_try_advisory_lock(%s)", key)[0][0]:
                 if clock.monotonic() >= deadline:
-                    cursor.execute(
+                    holders = ask(
+                        pg,
                         "select application_name from pg_locks join pg_stat_activity using (pid) where locktype ="
                         " 'advisory' and granted and (classid::bigint << 32) + objid::bigint = %s",
-                        [key],
+                        key,
                     )
-                    who = ", ".join(row[0] for row in cursor.fetchall()) or "another process"
+                    who = ", ".join(name for (name,) in holders) or "another process"
                     raise WarehouseBusy(connection.busy(str(self), who))
                 clock.sleep(_POLL_S)
-            if not is_over and self.generation < (layout(pg) or (0, 0))[0]:
+            if not is_over and self.generation < max(layouts(pg), default=0):
                 raise WarehouseError("The lake has got another number of shards meanwhile: run this again.")
             yield
 
@@ -191,35 +191,36 @@ SHARD_OF: Final = "('0x' || sha256(account)[1:16])::ubigint % {shards}"
 """The same in SQL."""
 
 
-def layout(pg: "PostgresConnection") -> tuple[int, int] | None:
-    """The lake's generation (it counts changes of the number of shards) and its shards; None where there is no lake."""
-    with pg.cursor() as cursor:
-        cursor.execute("select to_regclass('credits.layout') is not null")
-        if not cursor.fetchall()[0][0]:
-            return None
-        cursor.execute("select generation, shards from credits.layout order by generation desc limit 1")
-        found = cursor.fetchone()
-        return (found[0], found[1]) if found else None
+def layouts(pg: "Cursor") -> dict[int, int]:
+    """The shards of every generation of the lake (it counts changes of their number), the present one last."""
+    if ask(pg, "select to_regclass('credits.layout')") == [(None,)]:
+        return {}
+    return dict(ask(pg, "select generation, shards from credits.layout order by generation"))
 
 
-def set_layout(pg: "PostgresConnection", generation: int, shards: int) -> None:
+def set_layout(pg: "Cursor", generation: int, shards: int) -> None:
     """From now on the lake has this many shards. Raises WarehouseError if another process said so first."""
     import psycopg2
 
     try:
-        with pg.cursor() as cursor:
-            cursor.execute(
-                "create schema if not exists credits; create table if not exists credits.layout"
-                " (generation int primary key, shards int not null, since timestamptz not null default now())"
-            )
-            cursor.execute("insert into credits.layout (generation, shards) values (%s, %s)", [generation, shards])
+        pg.execute(
+            "create schema if not exists credits; create table if not exists credits.layout"
+            " (generation int primary key, shards int not null, since timestamptz not null default now())"
+        )
+        pg.execute("insert into credits.layout (generation, shards) values (%s, %s)", [generation, shards])
     except psycopg2.Error as error:
         raise WarehouseError(f"The lake could not be laid out ({error}): run this again.") from error
 
 
+def ask(pg: "Cursor", query: str, *values: object) -> list[tuple[Any, ...]]:
+    pg.execute(query, values)
+    found: list[tuple[Any, ...]] = pg.fetchall()
+    return found
+
+
 @contextmanager
-def postgres(settings: LakeSettings, name: str = "credits_pipeline") -> Iterator["PostgresConnection"]:
-    """A connection to the PostgreSQL server of the lake, each statement its own transaction."""
+def postgres(settings: LakeSettings, name: str = "credits_pipeline") -> Iterator["Cursor"]:
+    """The PostgreSQL server of the lake, each statement its own transaction."""
     try:
         import psycopg2
     except ImportError:
@@ -233,30 +234,6 @@ def postgres(settings: LakeSettings, name: str = "credits_pipeline") -> Iterator
         ) from error
     try:
         pg.autocommit = True
-        yield pg
+        yield pg.cursor()
     finally:
         pg.close()
-
-
-_SIGNS: Final[dict[tuple[str, ...], str]] = {
-    ("onflict", "another transaction"): "{shard} was changed by another process meanwhile: run this again.",
-    ("connection to server", "server closed the connection", "terminating connection", "Failed to connect"):
-        "PostgreSQL (CREDITS_LAKE) does not answer, so nothing of {shard} was changed: {reason}",
-    ("HTTP", "Could not connect", "onnection refused", "IO Error"):
-        "The lake's storage (CREDITS_LAKE_DATA) does not answer, so nothing of {shard} was changed: {reason}",
-}  # fmt: skip
-
-
-@contextmanager
-def lake_errors(shard: str) -> Iterator[None]:
-    """Give the failures of catalog and storage a sentence; let every other exception through."""
-    import duckdb
-
-    try:
-        yield
-    except duckdb.Error as error:
-        reason = str(error).split("\n", 1)[0]
-        for signs, sentence in _SIGNS.items():
-            if any(sign in str(error) for sign in signs):
-                raise WarehouseError(sentence.format(shard=shard, reason=reason)) from error
-        raise
