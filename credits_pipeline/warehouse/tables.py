@@ -120,7 +120,6 @@ class Tables(ABC):
         one `writing` block.
         """
         table, only = _table_of(dimension)
-        days = _days(first, last)
         with nullcontext(con) if con else self.writing(f"storing the usage of {account}") as inner:
             stored = {
                 day: (usd, at)
@@ -132,7 +131,7 @@ class Tables(ABC):
             }
             # A fetch from the future was taken while the clock was wrong: it must not shut out right ones.
             at, now = naive(fetched_at), naive(clock.now())
-            sums = {day: Decimal(0) for day in days if not (day in stored and at < stored[day][1] <= now)}
+            sums = {day: Decimal(0) for day in _days(first, last) if not (day in stored and at < stored[day][1] <= now)}
             rows = [row for row in rows if row.usage_date in sums]
             for row in rows:
                 sums[row.usage_date] += row.credits_usd
@@ -192,25 +191,23 @@ def _table_of(dimension: str) -> tuple[str, str]:
     return ("raw.usage_breakdown", f"dimension = {literal(dimension)}") if dimension else ("raw.model_usage", "true")
 
 
-def insert(con: Connection, table: str, rows: Sequence[object], **constants: object) -> None:
+def insert(con: Connection, table: str, rows: Sequence[object], **constants: Any) -> None:
     """Append rows, of which each has an attribute per column that `constants` does not give.
 
     As typed lists: a pandas object column would be typed from a sample, which makes 2 of the Decimal 1.5.
     """
     kinds = {name: kind for name, kind, *_ in con.execute(f"describe {table}").fetchall()}
-    columns = [
-        [constants[name]] * len(rows) if name in constants else [getattr(row, name) for row in rows] for name in kinds
-    ]
-    values = [_parameters(column, kind) for column, kind in zip(columns, kinds.values(), strict=True)]
+    columns = []
+    for name, kind in kinds.items():
+        values = [constants[name]] * len(rows) if name in constants else [getattr(row, name) for row in rows]
+        if kind.startswith("DECIMAL"):  # as text, since DuckDB 1.5.6 takes the parameter Decimal('1E+3') for 1
+            values = [None if value is None else f"{value:f}" for value in values]
+        elif kind == "TIMESTAMP":
+            values = [value and naive(value) for value in values]
+        columns.append(values)
     # Without a name of its own, DuckDB names a column after all the values in it, which takes as long as storing them.
     lists = ", ".join(f"unnest(?::{kind}[]) as {name}" for name, kind in kinds.items())
-    con.execute(f"insert into {table} select {lists}", values)
-
-
-def _parameters(column: list[Any], kind: str) -> list[Any]:
-    if kind.startswith("DECIMAL"):  # as text, since DuckDB 1.5.6 takes the parameter Decimal('1E+3') for 1
-        return [None if value is None else f"{value:f}" for value in column]
-    return [value and naive(value) for value in column] if kind == "TIMESTAMP" else column
+    con.execute(f"insert into {table} select {lists}", columns)
 
 
 def _days(first: date, last: date) -> list[date]:
