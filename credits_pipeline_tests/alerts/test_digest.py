@@ -63,7 +63,9 @@ def test_it_says_week_movers_date_month_what_to_buy_and_alerts_and_comes_once_wi
     assert world.send(by_week).due == ()
     assert len(receiver.messages) == count
     now.advance(timedelta(days=7))
-    assert [alert.key for alert in world.send(by_week).due] == ["digest/2026-06-24"]
+    (alert,) = world.send(by_week).due  # a week on, and nothing was read since
+    assert alert.key == "digest/2026-06-24"
+    assert "No reading since 17 Jun 2026. At that time: credits last until about 30 Jun 2026" in alert.body
 
 
 def test_a_quiet_week_is_one_line_and_many_accounts_stay_short(world):
