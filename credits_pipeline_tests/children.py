@@ -214,7 +214,7 @@ def arm(stage: str, fate: Callable[[], None]) -> None:
     owner, name, first, last = {
         "before the request": (client.Client, "credits", before, nothing),
         "mid-body": (client, "_read", before, nothing),
-        "before the write": (Warehouse, "append_readings", before, nothing),
+        "before the write": (Warehouse, "writing", before, nothing),
         "mid-transaction of the readings": (tables, "insert", nothing, before),
         "mid-transaction of the SQL": (SqlProject, "build", nothing, before),
         "between commit and publish": (Warehouse, "publish", before, nothing),
