@@ -2,8 +2,8 @@
 
 One row per account and reading is appended to `raw.credits_snapshots`: credits ever bought and credits ever used
 (USD), the instant (UTC) and the reply itself. The API knows only the present, so a partition can be filled during
-its own UTC day and never afterwards: a past day that was missed stays missing here. What was *spent* on it is known
-all the same, from `model_usage`, which can be backfilled.
+its own UTC day and never afterwards: a day that was missed, or that lies before the first reading, stays missing here,
+which is no failure. What was *spent* on it is known all the same, from `model_usage`, which can be backfilled.
 """
 
 from datetime import date
