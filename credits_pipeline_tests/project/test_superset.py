@@ -123,7 +123,8 @@ def test_sql_lab_answers_and_can_neither_write_nor_read_other_files(bi, history)
 
 def test_charts_show_what_the_marts_say(bi, history):
     rows = bi.rows("Spend per day, by account")
-    shown = {(day_of(row.pop("spend_date")), account): usd for row in rows for account, usd in row.items() if usd}
+    days = [(day_of(row.pop("spend_date")), row) for row in rows]
+    shown = {(day, account): usd for day, row in days for account, usd in row.items() if usd}
     spent = "select spend_date, account, spend_usd from marts.daily_spend where spend_usd <> 0"
     last = ask(history, f"{spent} qualify max(spend_date) over () - spend_date < 90")
     assert shown == {(str(day), account): pytest.approx(float(usd)) for day, account, usd in last}
