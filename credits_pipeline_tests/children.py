@@ -192,6 +192,8 @@ class Pace(clock.FrozenClock):
 
 def arm(stage: str, fate: Callable[[], None]) -> None:
     """Have this process meet its fate the first time it comes to the stage."""
+    import httpx
+
     from credits_pipeline import files
     from credits_pipeline.openrouter import client
     from credits_pipeline.sql_project import SqlProject
@@ -213,7 +215,7 @@ def arm(stage: str, fate: Callable[[], None]) -> None:
 
     owner, name, first, last = {
         "before the request": (client.Client, "credits", before, nothing),
-        "mid-body": (client, "_read", before, nothing),
+        "mid-body": (httpx.Response, "aiter_raw", before, nothing),
         "before the write": (Warehouse, "writing", before, nothing),
         "mid-transaction of the readings": (tables, "insert", nothing, before),
         "mid-transaction of the SQL": (SqlProject, "build", nothing, before),
