@@ -105,7 +105,7 @@ def pipeline(*arguments: str) -> list[str]:
 
 
 def dbt_build(env: dict[str, str]) -> list[str]:
-    """`dbt build` on a copy of the warehouse, as its users run it."""
+    """`dbt build` on a copy of the warehouse, as its users run it; `env` is told where the copy is."""
     project = ROOT / "dbt_like_sql"
     copy = Path(env["CREDITS_DATA_DIR"]) / "dbt.duckdb"
     shutil.copy(Path(env["CREDITS_DATA_DIR"]) / "warehouse.duckdb", copy)
@@ -120,12 +120,8 @@ def daily_run(repeat: int) -> None:
     empty, ours, dbt = [], [], []
     with simulated(1, 0) as env:
         took(pipeline("run"), env)  # last year's bills, once
-        command = dbt_build(dict(env))
-        env_dbt = {
-            **env,
-            "CREDITS_DBT_WAREHOUSE": str(Path(env["CREDITS_DATA_DIR"]) / "dbt.duckdb"),
-            "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
-        }
+        env_dbt = dict(env)
+        command = dbt_build(env_dbt)
         for number in range(repeat):
             print(f"  round {number + 1} of {repeat} …", flush=True)
             empty.append(took([sys.executable, "-c", EMPTY_JOB], env))

@@ -68,10 +68,9 @@ class Tables(ABC):
             newest = "select account, max(observed_at) from raw.credits_snapshots group by account"
             return dict(con.execute(newest).fetchall())
 
-    def has_history(self, account: str, con: "Connection | None" = None) -> bool:
+    def has_history(self, account: str, con: Connection) -> bool:
         """Whether the account was ever seen with credits or spend: then a reply of {0, 0} is not believed."""
-        with nullcontext(con) if con else self.reading("reading the history of an account") as inner:
-            return bool(fetch_dicts(inner, FOLDER / "has_history.sql", {"account": account}))
+        return bool(fetch_dicts(con, FOLDER / "has_history.sql", {"account": account}))
 
     def rename_account(self, old: str, new: str) -> int:
         """Call the account `old` `new` from now on, and return how many rows of raw and ops it had.

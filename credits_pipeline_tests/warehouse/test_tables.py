@@ -57,14 +57,16 @@ with warehouse.reading() as con:
 
 
 def test_an_account_has_history_once_it_was_seen_with_credits_or_a_bill(warehouse):
-    assert not warehouse.has_history("default")
-    warehouse.append_readings([reading(credits="0", usage="0")])
-    assert not warehouse.has_history("default")  # an honest account before its first top-up
     day = NOON.date()
-    warehouse.replace_usage("billed", day, day, [Row(day, "m", Decimal(1))], fetched_at=NOON, run_id="run")
-    assert warehouse.has_history("billed")
-    warehouse.append_readings([reading()])
-    assert warehouse.has_history("default")
+    with warehouse.writing("testing") as con:
+        assert not warehouse.has_history("default", con)
+        warehouse.append_readings([reading(credits="0", usage="0")], con)
+        assert not warehouse.has_history("default", con)  # an honest account before its first top-up
+        bill = [Row(day, "m", Decimal(1))]
+        warehouse.replace_usage("billed", day, day, bill, fetched_at=NOON, run_id="run", con=con)
+        assert warehouse.has_history("billed", con)
+        warehouse.append_readings([reading()], con)
+        assert warehouse.has_history("default", con)
 
 
 HOUR = timedelta(hours=1)
