@@ -10,7 +10,8 @@ from typing import Any
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 # Every character with a meaning in Markdown, or in HTML inside it.
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>&~:/@])")
+_MARKDOWN = re.compile(r"[\\`*_{}\[\]()#+\-.!|<>&~:/@]")
+_ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}  # these mean something in HTML as well
 
 
 def plain(text: str) -> str:
@@ -26,7 +27,7 @@ def one_line(text: str, longest: int = 0) -> str:
 
 def markdown(text: str) -> str:
     """`text` as Markdown that shows exactly these characters and nothing else."""
-    return _MARKDOWN.sub(r"\\\1", plain(text)).replace("\\<", "&lt;").replace("\\>", "&gt;").replace("\\&", "&amp;")
+    return _MARKDOWN.sub(lambda found: _ENTITIES.get(found[0], f"\\{found[0]}"), plain(text))
 
 
 # A table cell that people skim: the JSON of a reply fits, an attacker's essay does not.

@@ -24,6 +24,7 @@ HOSTILE = st.text(
 @example("![x](https://evil.example/pixel.png)")
 @example("<https://evil.example>")
 @example("&#60;b&#62; &lt;i&gt;")
+@example("\\<")
 @example("[x]: https://evil.example")
 @example("```\ncode")
 def test_markdown_shows_exactly_the_characters_of_a_name_and_no_tag_link_or_picture(words):
