@@ -14,6 +14,7 @@ from credits_pipeline.accounts import DEFAULT_ACCOUNT, account_name
 from credits_pipeline.alerts import notify as alerts
 from credits_pipeline.defs import schedules
 from credits_pipeline.defs.assets import model_usage
+from credits_pipeline.defs.partitions import oldest_day
 from credits_pipeline.report import answer as report
 from credits_pipeline.warehouse import Warehouse, open_warehouse
 from credits_pipeline.warehouse.importing import import_readings
@@ -64,7 +65,7 @@ def job(name: str) -> dg.JobDefinition:
 def backfill(first: datetime | None, last: datetime | None) -> int:
     """What was billed from `first` to `last` (UTC days, inclusive); all that the API knows by default."""
     settings = config.current().require()
-    oldest, today = model_usage.oldest_day(), clock.today()
+    oldest, today = oldest_day(), clock.today()
     since, until = first.date() if first else oldest, last.date() if last else today
     if not oldest <= since <= until <= today:
         raise config.ConfigError(

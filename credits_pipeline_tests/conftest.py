@@ -20,6 +20,9 @@ from credits_pipeline_tests.faulty import FaultyAPI
 TODAY = date(2026, 6, 17)
 NOW = datetime(2026, 6, 17, 0, 5, tzinfo=UTC)
 
+with clock.frozen(NOW):  # which days are partitions is decided once
+    import credits_pipeline.defs.partitions  # noqa: F401
+
 
 # A test on a busy machine is slow, not wrong; and nothing is left in the folder that it is run from.
 hypothesis.settings.register_profile("ours", deadline=None, database=None)

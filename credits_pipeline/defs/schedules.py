@@ -7,6 +7,7 @@ import dagster as dg
 
 from credits_pipeline import clock, config
 from credits_pipeline.defs.assets import alerts_sent, api_keys, credits_snapshots, model_usage, usage_breakdown
+from credits_pipeline.defs.partitions import oldest_day
 from credits_pipeline.warehouse import AnyWarehouse, Tables
 
 PRESENT = dg.AssetSelection.assets(credits_snapshots.KEY, api_keys.KEY)  # of which the API tells no past
@@ -111,7 +112,7 @@ def unsettled_range(warehouse: AnyWarehouse, instance: dg.DagsterInstance) -> tu
     refused = model_usage.keys_without_analytics(instance)
     settings, yesterday = config.current(), clock.today() - timedelta(days=1)
     accounts = [account.name for account in settings.accounts if account.fingerprint not in refused]
-    asked = (accounts, model_usage.oldest_day(), yesterday, settings.breakdowns)
+    asked = (accounts, oldest_day(), yesterday, settings.breakdowns)
     parts = warehouse.each(Tables.unsettled_days, *asked)
     days = sorted(day for part in parts for open_days in part.values() for day in open_days)
     return (days[0].isoformat(), days[-1].isoformat()) if days else None

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from credits_pipeline import config, launch
+from credits_pipeline.defs import partitions
 from credits_pipeline.defs.assets import sql_models
 from credits_pipeline.sql_project import SqlProject
 from credits_pipeline_tests.defs.test_daily_run import failures, published, spender
@@ -120,6 +121,11 @@ def test_dg_and_workspace_yaml_lead_to_the_same_definitions():
     (location,) = yaml.safe_load((config.PROJECT_ROOT / "workspace.yaml").read_text(encoding="utf-8"))["load_from"]
     assert location["python_module"]["module_name"] == dg_project["code_location_target_module"]
     assert location["python_module"]["location_name"] == dg_project["code_location_name"]
+
+
+def test_partitions_are_the_days_that_somebody_can_still_ask_for(now):
+    days = partitions.daily_partitions.get_partition_keys(current_time=now.now)
+    assert (days[0], days[-1], len(days)) == ("2025-06-17", "2026-06-17", 366)
 
 
 def materialize(

@@ -15,28 +15,20 @@ from typing import NamedTuple
 
 import dagster as dg
 
-from credits_pipeline import clock, config
+from credits_pipeline import clock
 from credits_pipeline.defs import accounts
 from credits_pipeline.defs.assets import credits_snapshots
 from credits_pipeline.defs.metadata import Row, preview_of
-from credits_pipeline.defs.partitions import daily_partitions, requested_days
+from credits_pipeline.defs.partitions import daily_partitions, oldest_day, requested_days
 from credits_pipeline.openrouter import Client, OpenRouter, Usage
 from credits_pipeline.warehouse import AnyWarehouse, Connection, Tables, fetch_dicts
 
 KEY = dg.AssetKey("model_usage")
 BILLED_BY_DAY = Path(__file__).with_name("billed_by_day.sql")
 
-# How far back the API answers. Source: the vendor's documentation of POST /analytics/query.
-HISTORY_DAYS = 365
-
 # A day's bill still moves after its end (when it becomes final is not documented), so a run that takes the
 # running day takes these days again.
 DAYS_READ_AGAIN = 3
-
-
-def oldest_day() -> date:
-    """The first day that can be asked for: 365 days ago, or CREDITS_START_DATE where that is later."""
-    return max(config.current().start_date, clock.today() - timedelta(days=HISTORY_DAYS))
 
 
 def days_to_fetch(context: dg.AssetExecutionContext) -> tuple[date, date]:
