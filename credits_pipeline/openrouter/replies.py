@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache, partial
+from operator import attrgetter
 from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
 from pydantic import (
@@ -198,13 +199,15 @@ class UsageReply(Reply):
             said = {name: value for name, value in row.items() if value is not None}
             day = _utc_day(str(said.get("date__day") or said.get("created_at__day")))
             if first <= day < end:
-                kept.append({**said, "usage_date": day, "member": said.get(dimension, "")})
+                kept.append(said | {"usage_date": day, "member": said.get(dimension, "")})
         return kept
 
     @model_validator(mode="after")
     def _days_are_believable(self) -> "UsageReply":
         for name in FIGURES:
             most = LARGEST_DAY_USD if name.endswith("_usd") else LARGEST_COUNT
+            if sum(map(abs, map(attrgetter(name), self.rows))) <= most:  # then any day of them is less
+                continue
             of_day: dict[date, Any] = defaultdict(int)
             for row in self.rows:
                 of_day[row.usage_date] += abs(getattr(row, name))

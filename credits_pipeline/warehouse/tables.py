@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
@@ -196,17 +197,17 @@ def insert(con: Connection, table: str, rows: Sequence[object], **constants: Any
     As typed lists: a pandas object column would be typed from a sample, which makes 2 of the Decimal 1.5.
     """
     kinds = {name: kind for name, kind, *_ in con.execute(f"describe {table}").fetchall()}
-    columns = []
+    selected, values = [], []
     for name, kind in kinds.items():
-        values = [constants[name]] * len(rows) if name in constants else [getattr(row, name) for row in rows]
+        column = [constants[name]] if name in constants else [*map(attrgetter(name), rows)]
         if kind.startswith("DECIMAL"):  # as text, since DuckDB 1.5.6 takes the parameter Decimal('1E+3') for 1
-            values = [None if value is None else f"{value:f}" for value in values]
+            column = [None if value is None else f"{value:f}" for value in column]
         elif kind == "TIMESTAMP":
-            values = [value and naive(value) for value in values]
-        columns.append(values)
-    # Without a name of its own, DuckDB names a column after all the values in it, which takes as long as storing them.
-    lists = ", ".join(f"unnest(?::{kind}[]) as {name}" for name, kind in kinds.items())
-    con.execute(f"insert into {table} select {lists}", columns)
+            column = [value and naive(value) for value in column]
+        # Without a name, DuckDB names a column after all the values in it, which takes as long as storing them.
+        selected.append(f"?::{kind} as {name}" if name in constants else f"unnest(?::{kind}[]) as {name}")
+        values.append(column[0] if name in constants else column)
+    con.execute(f"insert into {table} select {', '.join(selected)}", values)
 
 
 def _days(first: date, last: date) -> list[date]:
