@@ -69,6 +69,7 @@ PEOPLE = [
     account("3", "700", every=40, billed=range(34, 40)),  # most days are not known
     account("2", "20", last=20),  # lost its key on day 20
     History((), account("5", "0", billed=range(40)).bills),  # billed, never read
+    account("2", "-500", last=20),  # used up, and read last before 00003, which is as well
 ]
 WITHOUT_KEY, UNREAD = {"00008"}, "unread"
 

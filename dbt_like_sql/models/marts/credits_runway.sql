@@ -166,7 +166,7 @@ select
     -- Of an account alone, so that it sorts the accounts of several warehouses too. Days are counted from 1970.
     cast(
         case
-            when status = 'exhausted' and not is_unused then 0
+            when status = 'exhausted' and not is_unused then run_out_p50 - date '1970-01-01'
             else
                 coalesce(if(is_unused, null, run_out_p50) - date '1970-01-01', 99999) * 1000000
                 + coalesce(if(is_unused, null, run_out_p10) - date '1970-01-01', 99999) * 10
