@@ -261,7 +261,8 @@ def read_alerts(tables: Tables, alerts: Sequence[Row]) -> None:
     for alert in alerts:
         name, said = alert["account"], plain(f"{alert['title']}\n{alert['body']}")
         row, what = tables.row(name), f"alert, {alert['alert_key']}"
-        is_news = alert["kind"] == "spend" or row["state"] not in ("unread", "unused", "idle")
+        # A bill may tell of spend that the account's counters do not, and its keys' limits are judged by it.
+        is_news = alert["kind"] in ("spend", "key_limit") or row["state"] not in ("unread", "unused", "idle")
         tables.same(what, name in tables.keyed and is_news, row["state"])
         tables.figures(what, said, row)
         for shown in re.findall(r"(\d+) days? left", alert["title"]):
