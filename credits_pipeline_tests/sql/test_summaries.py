@@ -94,6 +94,17 @@ def test_a_batch_job_just_after_midnight_makes_no_day_before_it_unusual_whose_wh
     assert row["billed_usd"] == usd(44)
 
 
+def test_after_days_without_readings_a_usual_day_is_judged_by_its_own_night_and_nothing_was_bought(world):
+    spend = [14, 14, 14, 14, 14, 14, 2] * 6 + [14, 14]
+    world.spend_nightly(START, spend, credits=700)
+    bill_each(world, spend)
+    asleep = [START + 41 * DAY, START + 43 * DAY]  # over a Sunday, until Tuesday
+    world.con.execute("delete from raw.credits_snapshots where snapshot_date between ? and ?", asleep)
+    assert unusual(world) == []
+    [change] = world.table("int_runway_change")
+    assert (change["credit_change_usd"], change["credit_days"]) == (0, 0)
+
+
 @pytest.mark.parametrize(
     ("spend", "found"),
     [

@@ -36,7 +36,7 @@ night_before as materialized (
 ),
 
 balances as materialized (
-    select places.account, balance.balance_usd
+    select places.account, balance.balance_usd, balance.total_credits
     from places
     inner join {{ ref('daily_balance') }} as balance
         on places.account = balance.account
@@ -44,32 +44,33 @@ balances as materialized (
     where balance.balance_usd > 0
 ),
 
-spends as materialized (
-    select places.account, spend.spend_usd
-    from places
-    inner join {{ ref('daily_spend') }} as spend
-        on places.account = spend.account
-        and places.last_complete_date = spend.spend_date
+credits as materialized (
+    select account, arg_max(total_credits, observed_at) as total_credits
+    from {{ ref('credits_readings') }}
+    group by account
 ),
 
+-- What the day cost is what the balance fell by, credits aside: a balance that was estimated the night before may differ
+-- from today's by more, or less, than the day's bill, and the rest was no purchase.
 pairs as materialized (
     select
         places.account,
         places.last_complete_date,
         cast(places.balance_at_close_usd as double) as balance_today,
         cast(balances.balance_usd as double) as balance_before,
-        cast(balances.balance_usd as double) - cast(spends.spend_usd as double) as balance_after_spend,
+        cast(credits.total_credits - balances.total_credits as decimal(18, 9)) as credit_change_usd,
+        cast(places.balance_at_close_usd as double) - cast(credit_change_usd as double) as balance_after_spend,
         try_cast(
-            cast(places.balance_at_close_usd as decimal(38, 9)) - balances.balance_usd + spends.spend_usd as decimal(18, 9)
-        ) as credit_change_usd,
-        spends.spend_usd,
+            cast(balances.balance_usd as decimal(38, 9)) - places.balance_at_close_usd + credit_change_usd
+            as decimal(18, 9)
+        ) as spend_usd,
         today.forecast as forecast_today,
         night_before.forecast as forecast_before
     from places
     inner join today using (account)
     inner join night_before using (account)
     inner join balances using (account)
-    inner join spends using (account)
+    inner join credits using (account)
 ),
 
 -- The median date is the first day by whose end the days that have not passed yet cost the balance.

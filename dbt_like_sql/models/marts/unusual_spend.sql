@@ -13,7 +13,11 @@ with days as (
         if(bills.is_whole_day, 'billed', spend.method) as method,
         spend.observed_usd,
         spend.billed_usd,
-        forecast.next_day_p99_usd
+        forecast.next_day_p99_usd,
+        spend.method = 'observed'
+        and bills.is_whole_day
+        and spend.observed_usd > forecast.next_day_p99_usd
+        and spend.billed_usd <= forecast.next_day_p99_usd as is_another_days
     from {{ ref('daily_spend') }} as spend
     inner join {{ ref('runway_history') }} as forecast
         on spend.account = forecast.account
@@ -29,11 +33,7 @@ with days as (
 forecasts as (
     select
         * exclude (next_day_p99_usd),
-        if(
-            lag(method = 'billed' and observed_usd > next_day_p99_usd and billed_usd <= next_day_p99_usd) over by_day,
-            lag(next_day_p99_usd) over by_day,
-            next_day_p99_usd
-        ) as next_day_p99_usd
+        if(lag(is_another_days) over by_day, lag(next_day_p99_usd) over by_day, next_day_p99_usd) as next_day_p99_usd
     from days
     window by_day as (partition by account order by spend_date)
 ),
