@@ -54,9 +54,10 @@ def read_accounts(env: Environment, problems: list[str]) -> tuple[Account, ...]:
 
 def _account_of(variable: str, env: Environment) -> Iterator[Account]:
     name, key = account_name(variable), env.secret(variable)
-    if not key:
+    if key:
+        yield Account(name, key, variable)
+    elif variable != KEY_VARIABLE:  # which is so in a fresh copy of `.env.example`
         raise ConfigError(f"{variable} is empty: give it a value, or unset it")
-    yield Account(name, key, variable)
 
 
 def _accounts_of_file(env: Environment) -> Iterator[Account]:

@@ -104,6 +104,13 @@ def test_a_key_that_is_empty_or_could_not_be_a_header_is_refused_without_showing
     assert "sk" not in problem
 
 
+def test_the_empty_key_of_a_fresh_template_is_none_whether_or_not_there_are_further_accounts():
+    settings = config.load({"OPENROUTER_API_KEY": " ", "OPENROUTER_API_KEY_ACME": KEY})
+    assert [account.name for account in settings.require().accounts] == ["acme"]
+    with pytest.raises(ConfigError, match="OPENROUTER_API_KEY is not set"):
+        config.load({"OPENROUTER_API_KEY": ""}).require()
+
+
 def test_neither_settings_nor_accounts_show_a_secret_and_a_fingerprint_stands_for_a_key():
     url = "slack://token-a/token-b/token-c"
     settings = config.load({"OPENROUTER_API_KEY": KEY, "OPENROUTER_API_KEY_B": f"{KEY}x", "CREDITS_ALERT_URLS": url})
