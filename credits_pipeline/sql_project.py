@@ -173,12 +173,14 @@ class SqlProject:
     def _drop_leftovers(self, con: "Connection") -> None:
         """A model that left the project must not live on as a table that nobody refreshes."""
         kept = {(table.schema_name, table.name) for table in (*self.models.values(), *self.sources.values())}
-        found = con.execute(
-            "select schema_name, table_name from duckdb_tables() where database_name = current_database()"
-        ).fetchall()
-        for schema, table in found:
-            if schema in self.schemas and (schema, table) not in kept:
+        for schema, table in _tables(con) - kept:
+            if schema in self.schemas:
                 con.execute(f"drop table {quoted(schema, table)}")
+
+    def never_built(self, con: "Connection") -> set[str]:
+        """The models that have no table."""
+        found = _tables(con)
+        return {name for name, model in self.models.items() if (model.schema_name, name) not in found}
 
 
 class _Templates:
@@ -223,6 +225,11 @@ class _Templates:
 
     def _read(self, what: str, name: str, among: Mapping[str, Any]) -> Any:
         return self._asked[what].setdefault(name, _look_up(what, name, among))
+
+
+def _tables(con: "Connection") -> set[tuple[str, str]]:
+    query = "select schema_name, table_name from duckdb_tables() where database_name = current_database()"
+    return set(con.execute(query).fetchall())
 
 
 def _look_up(what: str, name: str, among: Mapping[str, Any]) -> Any:

@@ -44,6 +44,7 @@ SLOW = {
     "test_nothing_is_rebuilt_while_a_backfill_from_the_ui_goes_on",
     "test_paths_on_the_command_line_may_begin_with_a_tilde",
     "test_readings_logged_earlier_become_history",
+    "test_the_first_thing_done_by_hand_is_followed_by_a_rebuild_that_finds_all_tables",
     "test_the_same_input_gives_the_same_rows_in_any_order_and_with_any_number_of_threads",
     "test_the_schedule_asks_for_the_whole_year_of_an_account_added_later",
     "test_what_cannot_be_shown_of_a_table_costs_neither_the_table_nor_its_checks",

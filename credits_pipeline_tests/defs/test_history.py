@@ -185,6 +185,15 @@ def test_a_backfill_from_the_ui_is_followed_by_one_rebuild_and_the_jobs_by_none(
     assert ("2026-05-20",) in published("select spend_date::varchar from marts.daily_spend")
 
 
+@pytest.mark.parametrize("raw", ["credits_snapshots", "model_usage", "api_keys"])
+def test_the_first_thing_done_by_hand_is_followed_by_a_rebuild_that_finds_all_tables(simulate, run_job, tick, raw):
+    simulate(spender())
+    asked = {"partition_key": None} if raw == "api_keys" else {}
+    assert run_job("daily_credits", asset_selection=[dg.AssetKey(raw)], **asked).success
+    rebuilt = [dg.AssetKey(name) for name in tick()]
+    assert run_job("rebuild", asset_selection=rebuilt).success
+
+
 def test_nothing_is_rebuilt_while_a_backfill_from_the_ui_goes_on(simulate, instance, tick):
     api = simulate(spender())
     assert by_hand(instance, "2026-05-20", "2026-05-25").success

@@ -3,6 +3,7 @@
 One step is one transaction: build the selected models, test them, then commit, or change nothing at all.
 """
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -77,7 +78,7 @@ def sql_models(project: SqlProject) -> dg.AssetsDefinition:
             shown = described(context, warehouse, project, result)
             left = {name: f"its tables are yesterday's: {part.because}" for part, names in blocked for name in names}
             failed = {FAILED: dg.MetadataValue.json(left)} if blocked else {}
-            for built in result.models:
+            for built in (built for built in result.models if built.model in models):
                 yield dg.MaterializeResult(asset_key=built.model, metadata={**shown.get(built.model, {}), **failed})
         for test in result.tests:
             if (test.test.model, test.test.name) in wanted:
@@ -105,7 +106,8 @@ def build_shard(
             for table, rows in configured.items():
                 if rows is not None:  # a file of teams with a wrong line changes nothing
                     replace_rows(con, table, rows)
-            result = project.build(con, models)
+            # Before the first daily run people may fill one raw table by hand: what is then rebuilt needs the others.
+            result = project.build(con, None if models is None else {*models, *project.never_built(con)})
             done = {(r.test.model, r.test.name) for r in result.tests}
             # Tests that were asked for without their model: a check executed alone.
             lone = [test for test in wanted if (test.model, test.name) not in done]
@@ -122,19 +124,27 @@ def build_shard(
 def merged(results: Sequence[BuildResult]) -> BuildResult:
     """What was built and found in all shards together. Tables of a shard that is blocked are not counted."""
     built = [result for result in results if not result.blocking] or results
-    models = tuple(
-        ModelResult(parts[0].model, sum(part.row_count for part in parts), sum(part.seconds for part in parts))
-        for parts in zip(*(result.models for result in built), strict=True)
+    models, tests = defaultdict[str, list[ModelResult]](list), defaultdict[Test, list[TestResult]](list)
+    for result in built:
+        for model in result.models:
+            models[model.model].append(model)
+    for result in results:
+        for test in result.tests:
+            tests[test.test].append(test)
+    return BuildResult(
+        tuple(
+            ModelResult(n, sum(p.row_count for p in parts), sum(p.seconds for p in parts))
+            for n, parts in models.items()
+        ),
+        tuple(
+            TestResult(
+                test,
+                sum(part.failing_rows for part in parts),
+                tuple(row for part in parts for row in part.sample)[:SAMPLE_ROWS],
+            )
+            for test, parts in tests.items()
+        ),
     )
-    tests = tuple(
-        TestResult(
-            parts[0].test,
-            sum(part.failing_rows for part in parts),
-            tuple(row for part in parts for row in part.sample)[:SAMPLE_ROWS],
-        )
-        for parts in zip(*(result.tests for result in results), strict=True)
-    )
-    return BuildResult(models, tests)
 
 
 def described(
