@@ -92,7 +92,7 @@ def stale_data(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     context.update_cursor(json.dumps(watched))
     hours = f"{limit / timedelta(hours=1):g} hours"
     late = f"no new reading for {hours}: {', '.join(old)}"
-    return dg.SkipReason(late if old else f"every account with a key was read within the last {hours}")
+    return dg.SkipReason(late if old else f"no account with a key has gone without a reading for {hours}")
 
 
 @dg.sensor(

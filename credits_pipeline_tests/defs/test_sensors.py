@@ -185,7 +185,7 @@ def test_data_older_than_36_hours_are_reported_once_until_there_is_a_new_reading
         watch.tick()
         assert len(told.titles) == times
     watch.read()
-    assert watch.tick() == "every account with a key was read within the last 36 hours"
+    assert watch.tick() == "no account with a key has gone without a reading for 36 hours"
     now.advance(timedelta(hours=37))
     assert watch.tick() == "no new reading for 36 hours: default"
     assert told.titles == ["default: no new reading for 37 hours"] * 2
@@ -198,7 +198,7 @@ def test_a_weekend_without_readings_is_no_alarm_where_none_are_scheduled(watch, 
     now.set(datetime(2026, 6, 19, 0, 5, tzinfo=UTC))  # a Friday
     watch.read()
     now.set(datetime(2026, 6, 22, 0, 4, tzinfo=UTC))
-    assert watch.tick() == "every account with a key was read within the last 84 hours"
+    assert watch.tick() == "no account with a key has gone without a reading for 84 hours"
     now.advance(timedelta(hours=13))
     watch.tick()
     assert told.titles == ["default: no new reading for 84 hours"]

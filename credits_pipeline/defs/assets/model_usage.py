@@ -37,8 +37,9 @@ def days_to_fetch(context: dg.AssetExecutionContext) -> tuple[date, date]:
     oldest, today = oldest_day(), clock.today()
     if first < oldest or last > today:
         raise dg.Failure(
-            f"{context.asset_key.to_user_string()} was asked for {first} to {last}, but the API only covers {oldest} to"
-            f" {today} (UTC), so nothing was written. Choose partitions within these days.",
+            f"{context.asset_key.to_user_string()} was asked for {first} to {last}, but the API can be asked for"
+            f" {oldest} to {today} (UTC; 365 days, from CREDITS_START_DATE on), so nothing was written. Choose"
+            " partitions within these days.",
             allow_retries=False,
         )
     if last == today:
